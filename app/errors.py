@@ -1,0 +1,79 @@
+"""Every error that Qasid raises on purpose, drawn as one tree.
+
+QasidError
+├── ConfigurationError     something a person wrote is wrong: where, which key, why
+├── DatabaseUnavailable    PostgreSQL did not answer in time; what was asked of it may or may not have happened
+├── Unreadable             bytes from a provider that make no sense; they go to quarantine, never to a 5xx
+├── Unknown                an endpoint, tenant or channel that does not exist
+├── SendError              what became of a request to a provider
+│   ├── Refused            the provider answered, and did not take it
+│   ├── NeverLeft          nothing of it reached the provider: sending again is safe
+│   └── InDoubt            it may have arrived: sending again may double it
+└── AssistantError         no usable answer
+    ├── AssistantBusy      worth another try within the deadline
+    └── AssistantRefused   another try would end the same way
+"""
+
+
+class QasidError(Exception):
+    """The root: catch it at a process's edge, nowhere else."""
+
+
+class ConfigurationError(QasidError):
+    """Something a person wrote is wrong. The message says where, which key, why, and what would be right."""
+
+
+class DatabaseUnavailable(QasidError):
+    """PostgreSQL did not answer in time; what was asked of it may or may not have happened."""
+
+
+class Unreadable(QasidError):
+    """Bytes from a provider that make no sense. The message says what was expected; it never quotes the bytes."""
+
+
+class Unknown(QasidError):
+    """A name that was asked for does not exist."""
+
+
+class SendError(QasidError):
+    """What became of a request to a provider, as far as we can know it."""
+
+
+class Refused(SendError):
+    """The provider answered, and did not take it.
+
+    `code` is the provider's own error code (Graph's `error.code`), never the HTTP status, which says too little.
+    `retry_after` is in seconds, as the provider asked, or None.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after = retry_after
+
+
+class NeverLeft(SendError):
+    """Nothing of the request reached the provider: sending again is safe."""
+
+
+class InDoubt(SendError):
+    """The request may have arrived: sending again may double it."""
+
+
+class AssistantError(QasidError):
+    """The assistant gave no usable answer."""
+
+
+class AssistantBusy(AssistantError):
+    """It may well answer at another try: overloaded, unreachable, cut in mid-stream, empty.
+
+    `retry_after` is in seconds, as the provider asked, or None.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class AssistantRefused(AssistantError):
+    """Another try would end the same way: a wrong key, a wrong model, a refusal."""
