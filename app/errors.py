@@ -14,6 +14,8 @@ QasidError
     └── AssistantRefused   another try would end the same way
 """
 
+from typing import Literal
+
 
 class QasidError(Exception):
     """The root: catch it at a process's edge, nowhere else."""
@@ -43,13 +45,15 @@ class Refused(SendError):
     """The provider answered, and did not take it.
 
     `code` is the provider's own error code (Graph's `error.code`), never the HTTP status, which says too little.
-    `retry_after` is in seconds, as the provider asked, or None.
+    `then` says what may be done: `again` after `after` seconds, `hold` (a person must mend the channel; try again at
+    growing intervals), or `dead` (the same request would never be taken).
     """
 
-    def __init__(self, message: str, *, code: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, code: int, then: Literal["again", "hold", "dead"], after: float = 0.0) -> None:
         super().__init__(message)
         self.code = code
-        self.retry_after = retry_after
+        self.then = then
+        self.after = after
 
 
 class NeverLeft(SendError):

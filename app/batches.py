@@ -1,0 +1,142 @@
+"""Group commit: batches that form by themselves. Knows no table; what a batch is written with is its caller's.
+
+While one flush is in flight, arrivals pile up; the next flush takes them all. No timer: what comes alone waits for nothing.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import structlog
+
+from app.db import BAD_DATA
+from app.errors import DatabaseUnavailable
+
+log = structlog.get_logger(__name__)
+
+Row = TypeVar("Row")
+Verdict = TypeVar("Verdict")
+
+# Bounds of one flush, and of what may wait for one: beyond it the caller hears at once that there is no room.
+MOST_ROWS = 500
+MOST_BYTES = 4 * 1024 * 1024
+MOST_WAITING = 20_000
+
+
+class Batches(Generic[Row, Verdict]):
+    """Writes rows in batches, one flush at a time, and hands each row's verdict to whoever submitted it.
+
+    `write(rows)` returns one verdict per row, in order, once they are committed. A batch refused for its data is halved
+    until the bad row stands alone; `refuse(row, error)` then gives its verdict. A flush that takes longer than
+    `patience` seconds is left behind (a frozen server is not waited for): its rows fail, the next flush goes on with
+    another connection.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        write: Callable[[Sequence[Row]], Awaitable[Sequence[Verdict]]],
+        *,
+        refuse: Callable[[Row, Exception], Awaitable[Verdict]] | None = None,
+        weigh: Callable[[Row], int] | None = None,
+        patience: float = 10.0,
+    ) -> None:
+        self.name = name
+        self._write = write
+        self._refuse = refuse
+        self._weigh = weigh
+        self._patience = patience
+        self._waiting: deque[tuple[Row, asyncio.Future[Verdict]]] = deque()
+        self._flusher: asyncio.Task[None] | None = None
+        self._left_behind: set[asyncio.Task[None]] = set()
+
+    def submit(self, row: Row) -> asyncio.Future[Verdict]:
+        """The future of this row's verdict. Cancelling it before its flush begins takes the row out.
+
+        Raises (in the future):
+            DatabaseUnavailable: the verdict is unknown; the row may or may not have been written.
+        """
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        if len(self._waiting) >= MOST_WAITING:
+            future.set_exception(DatabaseUnavailable(f"{self.name}: {MOST_WAITING} rows wait already"))
+            return future
+        self._waiting.append((row, future))
+        if self._flusher is None:
+            self._flusher = asyncio.get_running_loop().create_task(self._run(), name=f"batches {self.name}")
+        return future
+
+    async def drain(self) -> None:
+        """Return once nothing waits any more."""
+        while self._flusher is not None:
+            await asyncio.wait({self._flusher})
+
+    async def _run(self) -> None:
+        try:
+            while batch := self._next():
+                flush = asyncio.create_task(self._flush(batch), name=f"flush {self.name}")
+                done, _ = await asyncio.wait({flush}, timeout=self._patience)
+                if not done:
+                    log.warning("flush left behind", name=self.name, rows=len(batch), seconds=self._patience)
+                    flush.cancel()
+                    self._left_behind.add(flush)
+                    flush.add_done_callback(self._left_behind.discard)
+                    _fail(batch, DatabaseUnavailable(f"{self.name}: no answer within {self._patience:g} s"))
+        finally:
+            self._flusher = None
+
+    def _next(self) -> list[tuple[Row, "asyncio.Future[Verdict]"]]:
+        batch: list[tuple[Row, asyncio.Future[Verdict]]] = []
+        weight = 0
+        while self._waiting and len(batch) < MOST_ROWS:
+            row, future = self._waiting[0]
+            if future.done():  # its submitter has left
+                self._waiting.popleft()
+                continue
+            weight += self._weigh(row) if self._weigh else 0
+            if batch and weight > MOST_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _flush(self, batch: list[tuple[Row, "asyncio.Future[Verdict]"]]) -> None:
+        try:
+            verdicts = await self._write([row for row, _ in batch])
+        except BAD_DATA as error:
+            await self._halve(batch, error)
+        except Exception as error:
+            # Whatever it was, nobody may wait for ever; the caller decides what an unknown verdict means.
+            log.warning("flush failed", name=self.name, rows=len(batch), error=type(error).__name__)
+            unavailable = DatabaseUnavailable(f"{self.name}: {type(error).__name__}: {error}")
+            unavailable.__cause__ = error
+            _fail(batch, unavailable)
+        else:
+            for (_, future), verdict in zip(batch, verdicts, strict=True):
+                if not future.done():
+                    future.set_result(verdict)
+
+    async def _halve(self, batch: list[tuple[Row, "asyncio.Future[Verdict]"]], error: Exception) -> None:
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await self._flush(batch[:middle])
+            await self._flush(batch[middle:])
+            return
+        [(row, future)] = batch
+        if self._refuse is None:
+            _fail(batch, error)
+            return
+        try:
+            verdict = await self._refuse(row, error)
+        except Exception as failure:
+            _fail(batch, DatabaseUnavailable(f"{self.name}: {type(failure).__name__}: {failure}"))
+        else:
+            if not future.done():
+                future.set_result(verdict)
+
+
+def _fail(batch: list[tuple[Row, "asyncio.Future[Verdict]"]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
+            # Its submitter may have left at the deadline; then nobody retrieves this, which is no mistake.
+            future.exception()

@@ -1,0 +1,103 @@
+"""Meta's WhatsApp Cloud API: whose signature a webhook bears, and handing a text over.
+
+`cloud_webhook.py` reads the bodies, `cloud_codes.py` says what error codes mean. Formats: docs/wire-cloud.md.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from app import http
+from app.channels import Accepted, cloud_webhook
+from app.channels.cloud_codes import refusal
+from app.directory import Channel
+from app.errors import InDoubt
+from app.messages import Identity, Item, Key
+
+
+class _SentId(Struct):
+    id: str
+
+
+class _Sent(Struct):
+    messages: list[_SentId]
+
+
+class _GraphError(Struct):
+    code: int
+    message: str = ""
+
+
+class _Failure(Struct):
+    error: _GraphError
+
+
+_sent = msgspec.json.Decoder(_Sent)
+_failure = msgspec.json.Decoder(_Failure)
+_encode = msgspec.json.Encoder().encode
+
+# Nobody says what an id looks like; what we store and log is bounded all the same.
+_WAMID = re.compile(r"[\x21-\x7e]{1,512}")
+
+
+class CloudAPI:
+    """`app.channels.Provider` for endpoints of kind `cloud`."""
+
+    signature_header = b"x-hub-signature-256"
+    body_limit = 4 * 1024 * 1024  # Meta sends at most 3 MB
+
+    def authentic(self, signatures: Sequence[bytes], body: bytes, secrets: Sequence[bytes]) -> bool:
+        """HMAC-SHA256 of the raw bytes under the app secret, `sha256=` and lower-case hex, exactly one header."""
+        if len(signatures) != 1:
+            return False
+        fits = False
+        for secret in secrets:
+            expected = b"sha256=" + hmac.digest(secret, body, hashlib.sha256).hex().encode()
+            fits |= hmac.compare_digest(expected, signatures[0])
+        return fits
+
+    def decode(self, body: bytes) -> list[Item]:
+        """See `cloud_webhook.items`."""
+        return cloud_webhook.items(body)
+
+    async def send_text(
+        self, client: httpx.AsyncClient, channel: Channel, to: Identity, text: str, key: Key, timeout: float
+    ) -> Accepted:
+        """`POST /{phone_number_id}/messages`. Previews are off: they fetch URLs that the assistant chose."""
+        recipient = {"to": f"+{to.value}"} if to.kind == "wa_id" else {"recipient": to.value}
+        answer = await http.post(
+            client,
+            f"{channel.base_url}/{channel.address}/messages",
+            headers={"authorization": f"Bearer {channel.token}", "content-type": "application/json"},
+            content=_encode(
+                {
+                    "messaging_product": "whatsapp",
+                    "recipient_type": "individual",
+                    **recipient,
+                    "type": "text",
+                    "text": {"body": text, "preview_url": False},
+                    "biz_opaque_callback_data": str(key),
+                }
+            ),
+            timeout=timeout,
+        )
+        if answer.status_code >= 500:
+            raise InDoubt(f"HTTP {answer.status_code}")
+        if answer.status_code < 300:
+            try:
+                wamid = _sent.decode(answer.content).messages[0].id
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, IndexError):
+                raise InDoubt(f"HTTP {answer.status_code} without a message id") from None
+            if not _WAMID.fullmatch(wamid):
+                raise InDoubt(f"HTTP {answer.status_code} with a message id that is none")
+            return Accepted(wamid)
+        try:
+            error = _failure.decode(answer.content).error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise InDoubt(f"HTTP {answer.status_code} without a Graph error") from None
+        raise refusal(error.code, error.message, key.attempt)

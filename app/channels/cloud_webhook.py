@@ -1,0 +1,365 @@
+"""Reads the Cloud API's webhook bodies: every entry × change × (messages, statuses, errors, echoes) is an item of its own.
+
+Pure: bytes in, items out. What cannot be read becomes a `Stray`; its neighbours go on. Source of the shapes: the webhook
+examples of facebook/openapi (v23.0) and Meta's status reference; docs/wire-cloud.md gathers them.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+from app.errors import Unreadable
+from app.messages import KINDS, Direction, Identity, Item, Key, Message, Status, Stray
+
+# Meta signs no time, so an item from the future is a forgery or a broken clock; neither is answered by guess.
+FUTURE = timedelta(minutes=5)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
+
+
+# --- the envelope, loose: a single malformed item must not take its neighbours along ---------------------------------
+
+
+class _Profile(Struct):
+    name: str = ""
+
+
+class _Contact(Struct):
+    wa_id: str | None = None
+    user_id: str | None = None
+    profile: _Profile | None = None
+
+
+class _Metadata(Struct):
+    phone_number_id: str
+
+
+class _Value(Struct):
+    metadata: _Metadata
+    contacts: list[_Contact] = []
+    messages: list[Raw] = []
+    message_echoes: list[Raw] = []
+    statuses: list[Raw] = []
+    errors: list[Raw] = []
+
+
+class _Change(Struct):
+    value: _Value
+    field: str = ""
+
+
+class _Entry(Struct):
+    changes: list[_Change]
+
+
+class _Envelope(Struct):
+    entry: list[_Entry]
+
+
+class _LooseChange(Struct):
+    value: Raw
+    field: str = ""
+
+
+class _LooseEntry(Struct):
+    changes: list[Raw]
+
+
+class _LooseEnvelope(Struct):
+    entry: list[Raw]
+
+
+# --- one message ----------------------------------------------------------------------------------------------------
+
+
+class _Text(Struct):
+    body: str
+
+
+class _Media(Struct):
+    caption: str | None = None
+    filename: str | None = None
+
+
+class _Location(Struct):
+    latitude: float
+    longitude: float
+    name: str | None = None
+    address: str | None = None
+
+
+class _Choice(Struct):
+    title: str = ""
+
+
+class _Interactive(Struct):
+    button_reply: _Choice | None = None
+    list_reply: _Choice | None = None
+
+
+class _Button(Struct):
+    text: str = ""
+
+
+class _Reaction(Struct):
+    message_id: str
+    emoji: str | None = None
+
+
+class _Original(Struct):
+    original_message_id: str
+
+
+class _Name(Struct):
+    formatted_name: str = ""
+
+
+class _Card(Struct):
+    name: _Name | None = None
+
+
+class _System(Struct):
+    body: str = ""
+
+
+class _Message(Struct):
+    id: str
+    timestamp: str | int
+    type: str
+    sender: str | None = field(name="from", default=None)
+    sender_user_id: str | None = field(name="from_user_id", default=None)
+    recipient: str | None = field(name="to", default=None)
+    recipient_user_id: str | None = field(name="to_user_id", default=None)
+    text: _Text | None = None
+    image: _Media | None = None
+    video: _Media | None = None
+    document: _Media | None = None
+    location: _Location | None = None
+    interactive: _Interactive | None = None
+    button: _Button | None = None
+    reaction: _Reaction | None = None
+    contacts: list[_Card] | None = None
+    edit: "_Edit | None" = None
+    revoke: _Original | None = None
+    system: _System | None = None
+
+
+class _Edited(Struct):
+    """The new content of an edited message: a message without id and time."""
+
+    text: _Text | None = None
+    image: _Media | None = None
+    video: _Media | None = None
+    document: _Media | None = None
+
+
+class _Edit(_Original):
+    message: _Edited | None = None
+
+
+class _Error(Struct):
+    code: int = 0
+    title: str = ""
+
+
+class _Status(Struct):
+    id: str
+    status: str
+    timestamp: str | int
+    biz_opaque_callback_data: str | None = None
+    errors: list[_Error] = []
+
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_loose_envelope = msgspec.json.Decoder(_LooseEnvelope)
+_loose_entry = msgspec.json.Decoder(_LooseEntry)
+_loose_change = msgspec.json.Decoder(_LooseChange)
+_message = msgspec.json.Decoder(_Message)
+_status = msgspec.json.Decoder(_Status)
+
+_DIGITS = re.compile(r"[0-9]{1,12}")
+
+
+def items(body: bytes) -> list[Item]:
+    """Every item of an authentic body, in order; one `Stray` for each part that cannot be read. Never raises."""
+    try:
+        envelope = _envelope.decode(body)
+    except UNREADABLE:
+        return list(_loosely(body))
+    found = [item for entry in envelope.entry for change in entry.changes for item in _of(change.field, change.value)]
+    # An envelope without a single item says something that we do not know: keep it, drop nothing without a trace.
+    return found or [Stray(reason="no item in the body", raw=body)]
+
+
+def _loosely(body: bytes) -> Iterator[Item]:
+    """The same, level by level: what makes no sense is set aside as small as it can be cut out."""
+    try:
+        envelope = _loose_envelope.decode(body)
+    except UNREADABLE as error:
+        yield _stray("body", body, error)
+        return
+    if not envelope.entry:
+        yield Stray(reason="no item in the body", raw=body)
+    for entry_raw in envelope.entry:
+        try:
+            entry = _loose_entry.decode(entry_raw)
+        except UNREADABLE as error:
+            yield _stray("entry", bytes(entry_raw), error)
+            continue
+        if not entry.changes:
+            yield Stray(reason="entry without a change", raw=bytes(entry_raw))
+        for change_raw in entry.changes:
+            try:
+                change = _loose_change.decode(change_raw)
+                value = msgspec.json.decode(change.value, type=_Value)
+            except UNREADABLE as error:
+                yield _stray("change", bytes(change_raw), error)
+                continue
+            yield from _of(change.field, value) or [Stray(reason="change without an item", raw=bytes(change_raw))]
+
+
+def _of(change: str, value: _Value) -> list[Item]:
+    address = value.metadata.phone_number_id
+    found: list[Item] = []
+    for raw in value.messages:
+        found.append(_read("message", raw, address, lambda raw: _to_message(raw, value, "in")))
+    for raw in value.message_echoes:
+        found.append(_read("echo", raw, address, lambda raw: _to_message(raw, value, "echo")))
+    for raw in value.statuses:
+        found.append(_read("status", raw, address, lambda raw: _to_status(raw, value)))
+    for raw in value.errors:
+        found.append(Stray(reason="the provider reports an error", raw=bytes(raw), address=address))
+    return found
+
+
+def _read(what: str, raw: Raw, address: str, read: Callable[[bytes], Item]) -> Item:
+    try:
+        return read(bytes(raw))
+    except UNREADABLE as error:
+        return _stray(what, bytes(raw), error, address)
+
+
+def _stray(what: str, raw: bytes, error: Exception, address: str | None = None) -> Stray:
+    # msgspec names the place and the type that it expected, and quotes nothing; the other two may quote bytes.
+    said = str(error) if isinstance(error, msgspec.ValidationError | Unreadable) else type(error).__name__
+    return Stray(reason=f"{what}: {said}"[:300], raw=raw, address=address)
+
+
+def _to_message(raw: bytes, value: _Value, direction: Direction) -> Message:
+    m = _message.decode(raw)
+    if m.type not in KINDS:
+        raise Unreadable("unknown type")
+    if not m.id:
+        raise Unreadable("empty id")
+    identities, name = _person(m, value, direction)
+    refers_to, body = _content(m)
+    return Message(
+        address=value.metadata.phone_number_id,
+        provider_id=m.id,
+        direction=direction,
+        kind=m.type,
+        sent_at=_time(m.timestamp),
+        identities=identities,
+        name=name,
+        body=body.replace("\0", "\N{REPLACEMENT CHARACTER}"),  # PostgreSQL's text knows no U+0000; `raw` keeps it
+        raw=raw,
+        refers_to=refers_to,
+    )
+
+
+def _person(m: _Message, value: _Value, direction: Direction) -> tuple[tuple[Identity, ...], str]:
+    """Who is at the other end: the phone number where there is one, the business-scoped id besides or alone."""
+    echo = direction == "echo"
+    wa_id, bsuid = (m.recipient, m.recipient_user_id) if echo else (m.sender, m.sender_user_id)
+    name = ""
+    for contact in value.contacts:
+        if (wa_id and contact.wa_id == wa_id) or (bsuid and contact.user_id == bsuid):
+            wa_id, bsuid = wa_id or contact.wa_id, bsuid or contact.user_id
+            name = contact.profile.name if contact.profile else ""
+            break
+    found = [Identity("wa_id", wa_id)] if wa_id else []
+    found += [Identity("bsuid", bsuid)] if bsuid else []
+    if not found:
+        raise Unreadable("nobody wrote it: neither a number nor a user id")
+    if any(len(identity.value) > 256 or "\0" in identity.value for identity in found):
+        raise Unreadable("an address of over 256 characters, or with U+0000")
+    return tuple(found), name[:200].replace("\0", "")
+
+
+def _content(m: _Message) -> tuple[str | None, str]:
+    """What it refers to (a provider id), and what a person would read."""
+    if m.type == "text":
+        if m.text is None:
+            raise Unreadable("a text without text")
+        return None, m.text.body
+    if m.type == "location":
+        if m.location is None:
+            raise Unreadable("a location without a place")
+        place = f"{m.location.latitude:.6f}, {m.location.longitude:.6f}"
+        return None, "\n".join(part for part in (m.location.name, m.location.address, place) if part)
+    if m.type == "reaction":
+        if m.reaction is None:
+            raise Unreadable("a reaction to nothing")
+        return m.reaction.message_id, m.reaction.emoji or ""
+    if m.type == "edit":
+        if m.edit is None:
+            raise Unreadable("an edit of nothing")
+        return m.edit.original_message_id, _written(m.edit.message) if m.edit.message else ""
+    if m.type == "revoke":
+        if m.revoke is None:
+            raise Unreadable("a revocation of nothing")
+        return m.revoke.original_message_id, ""
+    if m.type == "interactive":
+        chosen = m.interactive and (m.interactive.button_reply or m.interactive.list_reply)
+        return None, chosen.title if chosen else ""
+    if m.type == "button":
+        return None, m.button.text if m.button else ""
+    if m.type == "contacts":
+        return None, "\n".join(card.name.formatted_name for card in m.contacts or [] if card.name)
+    if m.type == "system":
+        return None, m.system.body if m.system else ""
+    return None, _written(m)
+
+
+def _written(m: "_Message | _Edited") -> str:
+    """The words in a text, or beside a picture, a film or a document."""
+    if m.text:
+        return m.text.body
+    media = m.image or m.video or m.document
+    return (media.caption or media.filename or "") if media else ""
+
+
+def _to_status(raw: bytes, value: _Value) -> Status:
+    s = _status.decode(raw)
+    if s.status not in ("sent", "delivered", "read", "played", "failed"):
+        raise Unreadable("unknown status")
+    if not s.id or "\0" in s.id:
+        raise Unreadable("a status of nothing")
+    error = s.errors[0] if s.errors else None
+    return Status(
+        address=value.metadata.phone_number_id,
+        provider_id=s.id,
+        status=s.status,
+        at=_time(s.timestamp),
+        key=Key.parse(s.biz_opaque_callback_data),
+        code=error.code if error and abs(error.code) < 2**31 else None,
+        reason=error.title[:200].replace("\0", "") if error else "",
+        raw=raw,
+    )
+
+
+def _time(stamp: str | int) -> datetime:
+    """Unix seconds, as a string in all that Meta documents, as a number in some fixtures."""
+    if isinstance(stamp, str):
+        if not _DIGITS.fullmatch(stamp):
+            raise Unreadable("a timestamp that is no number of seconds")
+        stamp = int(stamp)
+    if not 0 < stamp < 2**33:
+        raise Unreadable("a timestamp out of range")
+    at = datetime.fromtimestamp(stamp, UTC)
+    if at > datetime.now(UTC) + FUTURE:
+        raise Unreadable("a timestamp in the future")
+    return at

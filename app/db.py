@@ -1,0 +1,101 @@
+"""Connections to PostgreSQL: one pool per purpose, each connection in its role from the first byte. Knows no table."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from app.errors import DatabaseUnavailable
+
+Role = Literal["qasid_courier", "qasid_app"]
+Connection = AsyncConnection[TupleRow]
+Pool = AsyncConnectionPool[Connection]
+
+# The server refused the data itself: the same rows would be refused again, other rows would not.
+BAD_DATA = (psycopg.DataError, psycopg.errors.IntegrityError, psycopg.errors.ProgramLimitExceeded)
+
+
+def options(role: Role, *, timeout: float, extra: str = "") -> dict[str, Any]:
+    """Connection parameters: the role is set by the start-up packet, so no connection ever exists without it.
+
+    `timeout` (seconds) bounds each statement on the server; a server that is frozen is left by whoever waits (see
+    `within`). Keep-alives and `tcp_user_timeout` end connections whose other side is gone.
+    """
+    milliseconds = int(timeout * 1000)
+    return {
+        "options": f"-c role={role} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds} "
+        f"-c idle_in_transaction_session_timeout={milliseconds} -c jit=off {extra}".strip(),
+        "connect_timeout": 3,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        "prepare_threshold": 0,
+    }
+
+
+def pool(
+    url: str, role: Role, *, name: str, max_size: int, min_size: int = 1, timeout: float = 10.0, extra: str = ""
+) -> Pool:
+    """A closed pool of autocommit connections in `role`; the caller opens and closes it.
+
+    Waiting for a connection is bounded in time (3 s) and in number: beyond that it is our own saturation.
+    """
+    return AsyncConnectionPool(
+        url,
+        kwargs={**options(role, timeout=timeout, extra=extra), "autocommit": True, "application_name": f"qasid {name}"},
+        connection_class=AsyncConnection[TupleRow],
+        min_size=min_size,
+        max_size=max_size,
+        max_waiting=10_000,
+        timeout=3.0,
+        reconnect_timeout=30.0,
+        name=name,
+        open=False,
+    )
+
+
+@asynccontextmanager
+async def connection(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection of the pool.
+
+    Raises:
+        DatabaseUnavailable: none could be had in time.
+    """
+    try:
+        async with pool.connection() as conn:
+            yield conn
+    except PoolTimeout as error:
+        raise DatabaseUnavailable(f"no connection of the pool {pool.name!r} within {pool.timeout:g} s") from error
+
+
+@asynccontextmanager
+async def acting(pool: Pool, *, tenant: object | None = None) -> AsyncIterator[Connection]:
+    """A transaction as `qasid_app`, for one tenant (its id), or for the installation when none is named."""
+    setting, value = ("app.tenant", str(tenant)) if tenant is not None else ("app.installation", "on")
+    async with connection(pool) as conn, conn.transaction():
+        await conn.execute("SELECT set_config(%s, %s, true)", (setting, value))
+        yield conn
+
+
+async def wait_for(url: str, *, timeout: float) -> None:
+    """Return once PostgreSQL answers at `url`.
+
+    Raises:
+        DatabaseUnavailable: it did not within `timeout` seconds; the message ends with the server's or driver's words.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        try:
+            async with await AsyncConnection.connect(url, connect_timeout=3, autocommit=True) as conn:
+                await conn.execute("SELECT 1")
+                return
+        except psycopg.OperationalError as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
+        await asyncio.sleep(0.1)

@@ -1,0 +1,267 @@
+"""The one place that builds HTTP clients for providers: WhatsApp and assistants.
+
+What becomes of a request is told in two words only: `NeverLeft` or `InDoubt`. An answer of any status is an answer:
+whether it is a refusal depends on the provider's own code, so `Refused` is raised by channels, never here.
+It keeps no cookies, follows no redirects, reads no proxy from the environment, and never repeats a POST.
+"""
+
+import asyncio
+import re
+import select
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from weakref import WeakSet
+
+import aiohttp
+import httpx
+import msgspec
+from aiohttp.client_proto import ResponseHandler
+from httpx_aiohttp import AiohttpTransport
+
+from app.errors import InDoubt, NeverLeft, SendError
+
+# Linux tells a peer's FIN without our reading a byte of what came before it; elsewhere only a full hang-up shows.
+_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+_FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer of any status. `body` holds at most the client's `max_response` bytes."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class Stream:
+    """An answer whose body is still arriving; iterate it once, or `read` it whole."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self.status = response.status_code
+        self.headers = response.headers
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises `InDoubt` where it breaks off, stalls past the deadline or grows too long."""
+        return self._response.aiter_raw()
+
+    async def read(self) -> bytes:
+        """The rest of the body. Raises `InDoubt` as iteration does."""
+        return await self._response.aread()
+
+
+def client(
+    *,
+    total: float,
+    connect: float = 5.0,
+    limit: int = 1000,
+    keepalive: float = 15.0,
+    max_response: int = 8 * 1024 * 1024,
+) -> httpx.AsyncClient:
+    """A client for one kind of provider; make one per process, close it with `aclose()`.
+
+    All times are in seconds. `total` bounds a request from its start to the last byte of the answer, `connect` the wait
+    for a free connection, DNS, TCP and TLS together. `limit` is the number of connections, `keepalive` how long an idle
+    one is kept: stay below the provider's own (15 is; Node's default is 5). `max_response` is in bytes.
+
+    TLS is verified against certifi's roots, or SSL_CERT_FILE's where that is set.
+    """
+    return httpx.AsyncClient(
+        transport=_Transport(total=total, limit=limit, keepalive=keepalive, max_response=max_response),
+        # Of httpx's four times, aiohttp takes `pool` for the wait and the connecting together; `total` bounds the rest.
+        timeout=httpx.Timeout(connect=connect, pool=connect, read=None, write=None),
+        headers={"User-Agent": "qasid", "Accept-Encoding": "identity"},
+        # A cookie that a provider sets in one tenant's answer must not travel with the next tenant's request.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+async def post(
+    client: httpx.AsyncClient,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    content: bytes,
+    timeout: float | None = None,
+) -> Answer:
+    """POST once and read the whole answer, within `timeout` seconds (else the client's `total`).
+
+    Raises `NeverLeft` if nothing of the request reached the provider, `InDoubt` if it may have; nothing else.
+    """
+    async with stream(client, "POST", url, headers=headers, content=content, timeout=timeout) as response:
+        return Answer(status=response.status, headers=response.headers, body=await response.read())
+
+
+@asynccontextmanager
+async def stream(
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    content: bytes | None = None,
+    timeout: float | None = None,
+) -> AsyncIterator[Stream]:
+    """Send a request and yield its answer once the headers are here; leaving the block closes it.
+
+    `timeout` seconds (else the client's `total`) run from the start to the last byte of the body.
+    Raises `NeverLeft` or `InDoubt` on entering, `InDoubt` while the body is read. What the block itself raises passes.
+    """
+    if client.is_closed:
+        raise NeverLeft("the HTTP client is closed")
+    extensions = {} if timeout is None else {"total": timeout}
+    try:
+        request = client.build_request(method, url, headers=headers, content=content, extensions=extensions)
+    except (httpx.InvalidURL, ValueError) as fault:
+        # The fault may quote a header, and so a token.
+        raise NeverLeft(f"no request can be made of this: {type(fault).__name__}") from None
+    try:
+        response = await client.send(request, stream=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as fault:
+        # httpx reads `Location` even when it follows no redirect, and objects to one that is no URL.
+        raise InDoubt(f"{request.url.host}: {type(fault).__name__}") from None
+    try:
+        yield Stream(response)
+    finally:
+        await response.aclose()
+
+
+class _Departure:
+    """Whether any byte of one request may have left us."""
+
+    left = False
+
+
+_departure: ContextVar[_Departure] = ContextVar("departure")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Hands out connections that can still be written to, and marks the moment before the first write.
+
+    `connect` is the last thing aiohttp does before it writes the request; it runs in the task of the request.
+    """
+
+    def __init__(self, *, limit: int, keepalive: float, ssl_context: ssl.SSLContext) -> None:
+        super().__init__(limit=limit, keepalive_timeout=keepalive, ssl=ssl_context)
+        self._handed_out: WeakSet[ResponseHandler] = WeakSet()
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            assert protocol is not None  # aiohttp has only just made it
+            fresh = protocol not in self._handed_out
+            self._handed_out.add(protocol)
+            if _usable(protocol, fresh=fresh):
+                _departure.get().left = True
+                return connection
+            connection.close()
+            if fresh:
+                # The host takes connections only to drop them: nothing was written, and another try is the caller's.
+                raise aiohttp.ServerDisconnectedError
+
+
+def _usable(protocol: ResponseHandler, *, fresh: bool) -> bool:
+    """Whether the peer still listens and has said nothing unasked.
+
+    aiohttp learns of a FIN when its event loop next polls; a request written before that would be in doubt for nothing.
+    Bytes that came while the connection lay idle would be read as the next request's answer.
+    """
+    transport = protocol.transport
+    if transport is None or transport.is_closing() or protocol.should_close:
+        return False
+    poll = select.poll()
+    # A fresh TLS connection may already hold session tickets to read.
+    poll.register(transport.get_extra_info("socket").fileno(), _GONE if fresh else _GONE | select.POLLIN)
+    return not poll.poll(0)
+
+
+class _Transport(AiohttpTransport):
+    """httpx-aiohttp's transport with a deadline, and errors that say what became of the request."""
+
+    def __init__(self, *, total: float, limit: int, keepalive: float, max_response: int) -> None:
+        def session() -> aiohttp.ClientSession:
+            connector = _Connector(limit=limit, keepalive=keepalive, ssl_context=self.ssl_context)
+            return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+
+        super().__init__(client=session)  # called within the event loop, at the first request
+        self._total = total
+        self._max_response = max_response
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        total: float = request.extensions.get("total", self._total)
+        host = request.url.host
+        if total <= 0:
+            raise NeverLeft(f"{host}: no time was left to send")
+        if any(_FORBIDDEN.search(name) or _FORBIDDEN.search(value) for name, value in request.headers.raw):
+            raise NeverLeft(f"{host}: a header holds a control character")
+        deadline = asyncio.get_running_loop().time() + total
+        departure = _Departure()
+        token = _departure.set(departure)
+        try:
+            async with asyncio.timeout_at(deadline):
+                response = await super().handle_async_request(request)
+        except Exception as fault:  # noqa: BLE001  aiohttp lets errors of many trees through; the moment alone decides
+            outcome: type[SendError] = InDoubt if departure.left else NeverLeft
+            # Without the cause: aiohttp's errors carry the request's headers, and so a token.
+            raise outcome(f"{host}: {_reason(fault)}") from None
+        finally:
+            _departure.reset(token)
+
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        body = _Body(response.stream, host=host, deadline=deadline, max_response=self._max_response)
+        if response.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+            # We asked for none. httpx would inflate it without a bound.
+            await body.aclose()
+            raise InDoubt(f"{host}: answered {response.status_code} with an encoded body, which was not asked for")
+        response.stream = body
+        return response
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of an answer, under the request's deadline and a cap on its bytes."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, *, host: str, deadline: float, max_response: int) -> None:
+        self._stream = stream
+        self._host = host
+        self._deadline = deadline
+        self._max_response = max_response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = aiter(self._stream)
+        size = 0
+        while True:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    chunk = await anext(chunks, None)
+            except Exception as fault:  # noqa: BLE001  as above: whatever broke the body off, the request had left
+                raise InDoubt(f"{self._host}: the answer broke off: {_reason(fault)}") from None
+            if chunk is None:
+                return
+            size += len(chunk)
+            if size > self._max_response:
+                raise InDoubt(f"{self._host}: the answer is longer than {self._max_response} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        # Closing waits for the writer of the request, which fails if the peer answered early and hung up. What was
+        # read stands all the same.
+        with suppress(httpx.TransportError, aiohttp.ClientError, OSError):
+            await self._stream.aclose()
+
+
+def _reason(fault: Exception) -> str:
+    """The kinds of a fault and its causes, outermost first; never their texts, which may quote the request."""
+    kinds = []
+    cause: BaseException | None = fault
+    while cause is not None:
+        kinds.append(type(cause).__name__)
+        cause = cause.__cause__
+    return " < ".join(kinds)

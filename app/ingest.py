@@ -1,0 +1,196 @@
+"""From the items of a webhook to committed rows: places each item, writes them in batches, and says when all are safe.
+
+Returns only after the commit; what it cannot place goes to quarantine, never nowhere.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+from msgspec import Struct
+from psycopg.errors import DeadlockDetected
+
+from app import db, metrics
+from app.batches import Batches
+from app.db import Connection, Pool
+from app.directory import Channel, Directory, Endpoint, Watch
+from app.errors import DatabaseUnavailable
+from app.messages import Identity, Item, Message, Status, Stray
+from app.statuses import Statuses
+from app.store import inbox, people, quarantine
+from app.wake import Bell
+
+log = structlog.get_logger(__name__)
+
+# A lane that is held at this instant: its items join a flush this much later, doubling up to the second figure (seconds).
+LATER, LATER_AT_MOST = 0.005, 0.1
+# How many conversations a process remembers: about 100 bytes each.
+MOST_KNOWN = 500_000
+
+
+class _Arrival(Struct, frozen=True):
+    """A message and the channel that it came to, or an item for quarantine."""
+
+    endpoint: Endpoint
+    item: Message | Stray
+    correlation: str
+    arrived: float
+    channel: Channel | None = None
+
+    @property
+    def person(self) -> tuple[UUID, tuple[Identity, ...]] | None:
+        """What its conversation is remembered by."""
+        return (self.channel.id, self.item.identities) if self.channel and isinstance(self.item, Message) else None
+
+
+class Ingest:
+    """The only way in for what providers say: `take` for each authentic webhook."""
+
+    def __init__(self, pool: Pool, watch: Watch, statuses: Statuses, bell: Bell, *, patience: float) -> None:
+        self._pool = pool
+        self._watch = watch
+        self._statuses = statuses
+        self._bell = bell
+        self._known: dict[tuple[UUID, tuple[Identity, ...]], UUID] = {}
+        self._batches: Batches[_Arrival, inbox.Outcome] = Batches(
+            "ingest", self._write, refuse=self._refuse, weigh=lambda a: len(a.item.raw), patience=patience
+        )
+
+    async def take(self, endpoint: Endpoint, items: Sequence[Item], correlation: str, arrived: float) -> None:
+        """Return once every item is stored, applied or quarantined, and committed.
+
+        `arrived`: `time.monotonic()` when the webhook came. Cancelling it (the door's deadline) waits for nothing.
+
+        Raises:
+            DatabaseUnavailable: at least one item has no final verdict; the provider must send the webhook again.
+        """
+        if len(items) == 1:
+            await self._one(endpoint, items[0], correlation, arrived)
+            return
+        ends = await asyncio.gather(
+            *(self._one(endpoint, item, correlation, arrived) for item in items), return_exceptions=True
+        )
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+    async def drain(self) -> None:
+        """Return once nothing waits any more."""
+        await self._batches.drain()
+
+    async def _one(self, endpoint: Endpoint, item: Item, correlation: str, arrived: float) -> None:
+        directory = self._watch.current
+        channel = None
+        if not isinstance(item, Stray):
+            channel = directory.channel_at(endpoint.id, item.address)
+            if channel is None:
+                item = self._unplaced(directory, endpoint, item)
+            elif isinstance(item, Status):
+                await self._statuses.submit(channel, item)
+                return
+        arrival = _Arrival(endpoint, item, correlation, arrived, channel)
+        wait = LATER
+        while True:
+            verdict = (await self._batches.submit(arrival)).verdict
+            metrics.item(verdict)
+            if verdict == "later":
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, LATER_AT_MOST)
+            elif verdict == "gone" and arrival.person:
+                self._known.pop(arrival.person, None)
+            else:
+                return
+
+    def _unplaced(self, directory: Directory, endpoint: Endpoint, item: Message | Status) -> Stray:
+        if directory.channels_elsewhere(item.address):
+            # Whoever holds this endpoint's secret speaks for a channel of another: a mistake in the configuration,
+            # or somebody who tries it on.
+            metrics.alert("foreign_channel")
+            log.error("item for a channel of another endpoint", alert="foreign_channel", endpoint=endpoint.slug)
+        return Stray(reason="no channel of this endpoint has this address", raw=item.raw, address=item.address)
+
+    async def _write(self, rows: Sequence[_Arrival]) -> list[inbox.Outcome]:
+        try:
+            async with db.connection(self._pool) as conn:
+                return await self._write_on(conn, rows)
+        except DeadlockDetected:  # two processes met the same strangers in another order; one of them was let through
+            async with db.connection(self._pool) as conn:
+                return await self._write_on(conn, rows)
+
+    async def _write_on(self, conn: Connection, rows: Sequence[_Arrival]) -> list[inbox.Outcome]:
+        began = time.monotonic()
+        if strays := [row for row in rows if row.channel is None]:
+            await quarantine.keep(conn, [_kept(row.endpoint, row.item, _reason(row.item)) for row in strays])
+        messages = [row for row in rows if row.channel is not None]
+        if not messages:
+            return [inbox.Outcome("quarantined", False)] * len(rows)
+        await self._meet(conn, messages)
+        key = self._watch.current.digest_key
+        placed = [self._placed(row, key, began) for row in messages]
+        outcomes = await inbox.ingest(conn, placed)
+        if woke := {p.conversation_id for p, outcome in zip(placed, outcomes, strict=True) if outcome.woke}:
+            self._bell.ring(woke)
+        metrics.flush("ingest", len(rows), time.monotonic() - began)
+        if not strays:
+            return outcomes
+        each = iter(outcomes)
+        return [inbox.Outcome("quarantined", False) if row.channel is None else next(each) for row in rows]
+
+    async def _meet(self, conn: Connection, rows: Sequence[_Arrival]) -> None:
+        """Make sure that the conversation of each row is known."""
+        for _ in range(5):
+            strangers: dict[tuple[UUID, tuple[Identity, ...]], people.Stranger] = {}
+            for row in rows:
+                assert row.channel and isinstance(row.item, Message) and row.person
+                if row.person not in self._known:
+                    strangers.setdefault(
+                        row.person,
+                        people.Stranger(row.channel.tenant_id, row.channel.id, row.item.identities, row.item.name),
+                    )
+            if not strangers:
+                return
+            if len(self._known) > MOST_KNOWN:
+                self._known.clear()
+            met = await people.meet(conn, list(strangers.values()))
+            for person, conversation in zip(strangers, met, strict=True):
+                if conversation is not None:
+                    self._known[person] = conversation
+        raise DatabaseUnavailable("a conversation could not be made: another process keeps winning the race for it")
+
+    def _placed(self, row: _Arrival, key: bytes, now: float) -> inbox.Placed:
+        assert row.channel and isinstance(row.item, Message) and row.person
+        return inbox.Placed(
+            tenant_id=row.channel.tenant_id,
+            channel_id=row.channel.id,
+            conversation_id=self._known[row.person],
+            digest=digest(key, row.item.provider_id),
+            refers_to=digest(key, row.item.refers_to) if row.item.refers_to else None,
+            message=row.item,
+            correlation=row.correlation,
+            ack_ms=(now - row.arrived) * 1000,
+        )
+
+    async def _refuse(self, row: _Arrival, error: Exception) -> inbox.Outcome:
+        """PostgreSQL would not have this item, alone as it stands now: keep it raw."""
+        reason = f"the database refuses it: {type(error).__name__}"
+        log.warning("item quarantined", endpoint=row.endpoint.slug, reason=reason, correlation=row.correlation)
+        async with db.connection(self._pool) as conn:
+            await quarantine.keep(conn, [_kept(row.endpoint, row.item, reason)])
+        return inbox.Outcome("quarantined", False)
+
+
+def digest(key: bytes, provider_id: str) -> bytes:
+    """What `seen` remembers of a provider's id: 16 bytes of an HMAC-SHA256, whatever the id's length."""
+    return hmac.digest(key, provider_id.encode(), hashlib.sha256)[:16]
+
+
+def _kept(endpoint: Endpoint, item: Message | Stray, reason: str) -> quarantine.Kept:
+    return quarantine.Kept(endpoint.id, hashlib.sha256(item.raw).digest(), reason, item.raw)
+
+
+def _reason(item: Message | Stray) -> str:
+    return item.reason if isinstance(item, Stray) else ""

@@ -1,0 +1,106 @@
+"""Brings the schema up to date from `migrations/*.sql`, forward only. The only code that may change the schema.
+
+Why a runner of our own: docs/decisions/0002-migrations.md.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+from msgspec import Struct
+
+import migrations
+from app.errors import ConfigurationError, DatabaseUnavailable
+
+# Advisory lock of the one that migrates: "qasid" in ASCII. Polled, since a blocking wait holds a snapshot that
+# CREATE INDEX CONCURRENTLY in the other process would wait for.
+LOCK = 0x7161736964
+LOCK_PATIENCE = 60.0
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS migrations (
+  name text PRIMARY KEY,
+  checksum text NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT now()
+)"""
+
+
+class Migration(Struct, frozen=True, kw_only=True):
+    """One file: its name, its text, and the SHA-256 of that text in hex."""
+
+    name: str
+    sql: str
+    checksum: str
+
+
+def available(folder: Path | None = None) -> list[Migration]:
+    """The migrations that this build has, in order."""
+    where = folder or Path(migrations.__file__).parent
+    return [
+        Migration(name=file.stem, sql=text, checksum=hashlib.sha256(text.encode()).hexdigest())
+        for file in sorted(where.glob("[0-9]*.sql"))
+        for text in [file.read_text()]
+    ]
+
+
+def migrate(url: str, folder: Path | None = None) -> Iterator[str]:
+    """Apply what is missing, each file in a transaction of its own, and yield the name of each once it is committed.
+
+    Two starts at once are safe: the second waits, then finds nothing to do.
+
+    Raises:
+        ConfigurationError: an applied file was edited since, the server is too old, or a file failed.
+        DatabaseUnavailable: no connection, or another migration held the lock for a minute.
+    """
+    try:
+        conn = psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="qasid migrate")
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}".rstrip()) from error
+    with conn:
+        if conn.info.server_version < 180000:
+            raise ConfigurationError(
+                f"PostgreSQL {conn.info.server_version // 10000} is too old: Qasid needs 18 (uuidv7, RETURNING old)."
+            )
+        _lock(conn)
+        conn.execute(TABLE)
+        applied = dict(conn.execute("SELECT name, checksum FROM migrations").fetchall())
+        files = available(folder)
+        check(files, applied)
+        for migration in files:
+            if migration.name in applied:
+                continue
+            try:
+                with conn.transaction():
+                    conn.execute(migration.sql.encode())
+                    conn.execute(
+                        "INSERT INTO migrations (name, checksum) VALUES (%s, %s)", (migration.name, migration.checksum)
+                    )
+            except psycopg.Error as error:
+                raise ConfigurationError(f"Migration {migration.name} failed, nothing of it remains: {error}") from error
+            yield migration.name
+
+
+def check(files: list[Migration], applied: dict[str, str]) -> None:
+    """Refuse a schema that these files did not make.
+
+    Raises:
+        ConfigurationError: an applied file was edited, or was applied by a newer build that this one does not know.
+    """
+    ours = {m.name: m.checksum for m in files}
+    for name, checksum in applied.items():
+        if name not in ours:
+            raise ConfigurationError(f"The schema has migration {name}, which this build does not know: it is newer.")
+        if ours[name] != checksum:
+            raise ConfigurationError(
+                f"Migration {name} was edited after it was applied. Restore the file; put the change into a new one."
+            )
+
+
+def _lock(conn: psycopg.Connection[tuple[object, ...]]) -> None:
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while conn.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,)).fetchone() != (True,):
+        if time.monotonic() > deadline:
+            raise DatabaseUnavailable(f"Another migration has held the lock for {LOCK_PATIENCE:g} s. Is it stuck?")
+        time.sleep(0.1)

@@ -1,0 +1,144 @@
+"""What the simulated assistant says: a pure function of the last user turn, so that a test can know it beforehand.
+
+`answer()` is the oracle of the fault test; it reads no clock, no state and nothing said earlier.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from zlib import crc32
+
+import msgspec
+
+PART_UNITS = 3980
+_TOKEN = re.compile(r"tok#([A-Za-z0-9-]+)/([1-9][0-9]?)(?![0-9])")
+_CITE = re.compile(r"cite#([1-9])")
+_ARABIC = re.compile(r"[\u0621-\u064a]")
+_LETTERS = re.compile(r"[^\w\s]|[\u064b-\u0652\u0640]")
+_ANSWERS = Path(__file__).parent / "answers"
+
+
+class Citation(msgspec.Struct, frozen=True, kw_only=True, tag="char_location", tag_field="type"):
+    """A citation as it stands in `citations_delta` (WIRE.md 1.5)."""
+
+    cited_text: str
+    document_index: int
+    document_title: str
+    start_char_index: int
+    end_char_index: int
+
+
+class Block(msgspec.Struct, frozen=True, kw_only=True):
+    """A text block of an answer, with the citations that belong to it."""
+
+    text: str
+    citations: tuple[Citation, ...] = ()
+
+
+def answer(texts: Sequence[str], *, system: str = "") -> tuple[Block, ...]:
+    """The blocks of the answer to a turn of these user texts.
+
+    `tok#<token>/<N>` in a text: `parts(token, N)`, for each token in turn. `cite#<N>`: N blocks, each with a citation
+    in Arabic. A system prompt that begins with "Translate": the text, marked as translated. A few questions have
+    answers of their own; all else is echoed, every text of the turn.
+    """
+    whole = "\n".join(texts)
+    if system.lstrip().casefold().startswith("translate"):
+        return (Block(text=f"[translated] {whole}"),)
+    tokens = _TOKEN.findall(whole)
+    if tokens:
+        return (Block(text="\n\n".join(part for token, n in tokens for part in parts(token, int(n)))),)
+    cited = _CITE.search(whole)
+    if cited:
+        return _cited(int(cited[1]))
+    if len(texts) == 1:
+        known = _KNOWN.get(_normal(texts[0]))
+        if known is not None:
+            return (Block(text=_read(known) if known.endswith(".md") else known),)
+    return (Block(text=_echo(texts)),)
+
+
+def parts(token: str, n: int) -> list[str]:
+    """The N paragraphs of the answer to `tok#<token>/<N>`: each begins with `<token>#<i>/<N>`.
+
+    All but the last fill almost 4,000 UTF-16 units, so that a chunker with that limit makes N chunks of them, whether
+    it cuts between paragraphs, sentences or words. Depending on the token they are English, Arabic or full of emoji.
+    """
+    words = _FILLERS[crc32(token.encode()) % len(_FILLERS)]
+    return [_padded(f"{token}#{i}/{n}", words, PART_UNITS if i < n else 400) for i in range(1, n + 1)]
+
+
+def _padded(head: str, words: Sequence[str], units: int) -> str:
+    said, length, at = [head], len(head), 0
+    while True:
+        word = words[at % len(words)]
+        length += 1 + _units(word)
+        if length > units:
+            return " ".join(said)
+        said.append(word)
+        at += 1
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le")) // 2
+
+
+def _echo(texts: Sequence[str]) -> str:
+    arabic = any(_ARABIC.search(text) for text in texts)
+    if len(texts) == 1:
+        return f"قلت: {texts[0]}" if arabic else f"You said: {texts[0]}"
+    said = "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1))
+    return f"قلت:\n\n{said}" if arabic else f"You said:\n\n{said}"
+
+
+def _cited(n: int) -> tuple[Block, ...]:
+    blocks = [Block(text="Here is what the sources say: ")]
+    for at in range(n):
+        title, text = _SOURCES[at % len(_SOURCES)]
+        citation = Citation(
+            cited_text=text, document_index=at, document_title=title, start_char_index=0, end_char_index=len(text)
+        )
+        blocks.append(Block(text=f"point {at + 1}", citations=(citation,)))
+        blocks.append(Block(text="; " if at + 1 < n else "."))
+    return tuple(blocks)
+
+
+def _normal(text: str) -> str:
+    return " ".join(_LETTERS.sub("", text).casefold().split())
+
+
+def _read(name: str) -> str:
+    if name not in _texts:
+        _texts[name] = (_ANSWERS / name).read_text(encoding="utf-8").strip()
+    return _texts[name]
+
+
+_texts: dict[str, str] = {}
+_GREETING = "Hello! I am the sandbox's assistant. Ask me, for example: *What are the pillars of Islam?*"
+_GREETING_AR = "وعليكم السلام ورحمة الله وبركاته! أنا مساعد تجريبي. اسألني مثلًا: *ما هي أركان الإسلام؟*"
+_KNOWN: dict[str, str] = {
+    _normal(question): said
+    for questions, said in [
+        (("hi", "hello", "good morning"), _GREETING),
+        (("السلام عليكم", "مرحبا"), _GREETING_AR),
+        (("What are the pillars of Islam?", "What are the five pillars of Islam?"), "pillars_en.md"),
+        (("ما هي أركان الإسلام؟", "ما أركان الإسلام؟"), "pillars_ar.md"),
+        (("thanks", "thank you"), "You are welcome."),
+        (("شكرا", "جزاك الله خيرا"), "وإياك، على الرحب والسعة."),
+        (
+            ("When are you open?", "What are your opening hours?"),
+            "We are open:\n\n- **Sunday to Thursday**, 9:00 to 17:00\n- **Saturday**, 10:00 to 14:00",
+        ),
+    ]
+    for question in questions
+}
+_SOURCES = (
+    ("Sahih al-Bukhari 1", "إِنَّمَا الأَعْمَالُ بِالنِّيَّاتِ، وَإِنَّمَا لِكُلِّ امْرِئٍ مَا نَوَى"),
+    ("Sahih Muslim 55", "الدِّينُ النَّصِيحَةُ"),
+    ("Quran 94:6", "إِنَّ مَعَ الْعُسْرِ يُسْرًا"),
+)
+_FILLERS = (
+    "The caravan left before dawn and the road was long but the letters were safe and dry.".split(),
+    "خرجت القافلة قبل الفجر وكان الطريق طويلا ولكن الرسائل كانت محفوظة في مكان آمن.".split(),
+    "A letter 📬 crosses the sea 🌊 by night 🌙 and the family 👨‍👩‍👧 reads it at home 🏡 in peace 🕊️.".split(),
+)

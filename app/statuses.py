@@ -1,0 +1,57 @@
+"""What providers say became of our messages: batches statuses, applies them, wakes the lanes that waited for them."""
+
+import hashlib
+from collections.abc import Sequence
+
+import structlog
+
+from app import db, metrics
+from app.batches import Batches
+from app.db import Pool
+from app.directory import Channel
+from app.messages import Status
+from app.store import statuses as store
+from app.wake import Bell
+
+log = structlog.get_logger(__name__)
+
+
+class Statuses:
+    """`submit` a status of a channel; await it to know that it is kept, and applied where it was right."""
+
+    def __init__(self, pool: Pool, bell: Bell, *, patience: float) -> None:
+        self._pool = pool
+        self._bell = bell
+        self._batches: Batches[store.Reported, store.Effect] = Batches(
+            "statuses", self._write, weigh=lambda row: len(row.status.raw), patience=patience
+        )
+
+    async def submit(self, channel: Channel, status: Status) -> None:
+        """Return once it is committed.
+
+        Raises:
+            DatabaseUnavailable: it may not be; the provider must send the webhook again.
+        """
+        said = f"{status.provider_id}\0{status.status}\0{status.at.timestamp():.0f}\0{status.key}"
+        digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:16]
+        effect = await self._batches.submit(store.Reported(channel.tenant_id, channel.id, digest, status))
+        metrics.status(status.status, "applied" if effect.moved else "kept")
+        if status.key and not effect.known:
+            # Our own kind of key, but no chunk of this channel: another installation's, or somebody tries it on.
+            metrics.alert("foreign_key")
+            log.warning("status for no chunk of its channel", alert="foreign_key", channel=channel.slug)
+        if effect.failed:
+            metrics.alert("chunk_failed")
+            log.error(
+                "message failed", alert="chunk_failed", conversation=str(effect.failed), code=status.code, reason=status.reason
+            )
+
+    async def drain(self) -> None:
+        """Return once nothing waits any more."""
+        await self._batches.drain()
+
+    async def _write(self, rows: Sequence[store.Reported]) -> list[store.Effect]:
+        async with db.connection(self._pool) as conn:
+            effects = await store.apply(conn, rows)
+        self._bell.ring({effect.woke for effect in effects if effect.woke})
+        return effects

@@ -1,0 +1,105 @@
+"""Rings the workers: one SAQ job that names the lanes which have become due. It carries no truth.
+
+A lost or doubled wake-up harms nobody: workers look for due lanes on their own at least once a second.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from saq.queue.postgres import PostgresQueue
+
+from app import db, metrics
+
+log = structlog.get_logger(__name__)
+
+QUEUE = "wake"
+DRAIN = "drain"
+SCHEMA_VERSION = 3
+
+# At most one job per process in this time (seconds): the first ring sounds at once, the rest are gathered.
+GATHER = 0.01
+# SAQ's UI shows finished jobs for this long (seconds).
+KEEP = 60
+
+
+class Wakes(PostgresQueue):
+    """SAQ's queue over tables that our migrations made: it never creates or alters anything."""
+
+    async def init_db(self) -> None:
+        """Check that the tables are those of this SAQ.
+
+        Raises:
+            ValueError: they are not; a newer SAQ needs a migration of ours first.
+        """
+        async with self.pool.connection() as conn:
+            found = await (await conn.execute("SELECT version FROM saq_versions")).fetchone()
+        if found != (SCHEMA_VERSION,):
+            raise ValueError(f"SAQ's tables are at version {found and found[0]}, this build wants {SCHEMA_VERSION}")
+
+
+def jobs_queue(url: str, *, max_size: int = 4) -> Wakes:
+    """The queue of wake-ups over a pool of its own, closed until `connect()`.
+
+    Commits return before the disk has them: what is lost with a crash is made again from the lanes.
+    """
+    pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+        url,
+        kwargs={
+            **db.options("qasid_courier", timeout=10.0, extra="-c synchronous_commit=off"),
+            "autocommit": True,
+            "application_name": "qasid saq",
+        },
+        open=False,
+        name="saq",
+        timeout=3.0,
+        max_waiting=1000,
+    )
+    return Wakes(pool=pool, name=QUEUE, min_size=1, max_size=max_size, manage_pool_lifecycle=True)
+
+
+class Bell:
+    """Gathers the lanes that woke and rings for all of them with one job."""
+
+    def __init__(self, queue: PostgresQueue) -> None:
+        self._queue = queue
+        self._woke: set[UUID] = set()
+        self._ringer: asyncio.Task[None] | None = None
+
+    def ring(self, conversations: Iterable[UUID]) -> None:
+        """Tell the workers, soon, that these conversations' lanes are due. Never waits, never fails."""
+        self._woke.update(conversations)
+        if self._ringer is None and self._woke:
+            self._ringer = asyncio.get_running_loop().create_task(self._run(), name="bell")
+
+    async def __aenter__(self) -> "Bell":
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._ringer is not None:
+            await asyncio.wait({self._ringer}, timeout=2.0)
+
+    async def _run(self) -> None:
+        try:
+            while self._woke:
+                woke, self._woke = self._woke, set()
+                try:
+                    await self._queue.enqueue(DRAIN, lanes=[str(c) for c in sorted(woke)], **LIMITS)
+                    metrics.wake_up("rung", len(woke))
+                except (psycopg.Error, PoolTimeout, OSError) as error:
+                    # The workers' own loop finds these lanes within a second.
+                    metrics.wake_up("lost", len(woke))
+                    log.warning("wake-up lost", lanes=len(woke), error=type(error).__name__)
+                await asyncio.sleep(GATHER)
+        finally:
+            self._ringer = None
+
+
+# A job may take as long as the turns that it started; its retry would find nothing to do.
+LIMITS: dict[str, Any] = {"timeout": 0, "retries": 1, "ttl": KEEP}
