@@ -3,30 +3,35 @@
 Reads one TOML file and the secrets that it refers to. Knows no database: app/apply.py brings a `Configuration` into it.
 """
 
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Meta, Struct
 
 from app.assistants.intents import normalise
 from app.errors import ConfigurationError
+from app.tables import Mistakes, Name, Reader
 from app.vault import Secret
 
 FILE_BYTES = 4 * 1024 * 1024
-SECRET_BYTES = 64 * 1024
 
-Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z", description="letters, digits, - and _, at most 63")]
 Text = Annotated[str, Meta(pattern=r"\S", description="a text that is not empty")]
 Prompt = Annotated[str, Meta(description="a text")]
-Url = Annotated[str, Meta(pattern=r"\A[!-~]{1,2000}\Z", description="a URL like https://host/path, in ASCII without spaces")]
-Language = Annotated[str, Meta(pattern=r"\A[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z", description='a language code like "ar" or "en"')]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[!-~]{1,2000}\Z",
+        description="a URL like https://host/path, in ASCII without spaces",
+        extra={"without_end": "/"},  # paths are put behind it
+    ),
+]
+Language = Annotated[
+    str, Meta(pattern=r"\A[a-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z", description='a language code like "ar" or "en"')
+]
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1,000,000")]
 Messages = Annotated[int, Meta(ge=0, le=1_000, description="a whole number from 0 to 1,000")]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number from 0 to 1,000,000")]
@@ -107,8 +112,18 @@ class Channel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     late: Literal["answer", "apologise", "notice", "store"] = "store"
 
 
-class Tenant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[tenants.<slug>]`: an organisation. A table that is None is not in the file, and is left as the database has it.
+class Answering(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The tables of a tenant that the database keeps as one value. None: not given."""
+
+    assistant: Assistant | None = None
+    translation: Translation | None = None
+    texts: Texts | None = None
+    limits: Limits | None = None
+    intents: tuple[Intent, ...] | None = None
+
+
+class Tenant(Answering, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[tenants.<slug>]`: an organisation. A table that is not in the file is left as the database has it.
 
     A tenant may have no assistant: what its intents do not answer is answered with `texts.failure`.
     """
@@ -116,11 +131,6 @@ class Tenant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Text
     enabled: bool = True
     in_doubt: Literal["resend", "park"] = "resend"
-    assistant: Assistant | None = None
-    translation: Translation | None = None
-    texts: Texts | None = None
-    limits: Limits | None = None
-    intents: tuple[Intent, ...] | None = None
     channels: dict[str, Channel] = {}
 
 
@@ -140,20 +150,6 @@ class Configuration(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
-class Mistakes(list[str]):
-    """What is wrong with a file, a line each: `key.path: reason`."""
-
-    def add(self, place: str, reason: str) -> None:
-        self.append(f"{place}: {reason}")
-
-    def stop(self, path: Path) -> None:
-        """Raise a ConfigurationError that tells all of them, if there are any."""
-        if len(self) == 1:
-            raise ConfigurationError(f"{path}: {self[0]}")
-        if self:
-            raise ConfigurationError("\n  ".join([f"{path} has {len(self)} mistakes:", *self]))
-
-
 def load(path: Path, environ: Mapping[str, str]) -> Configuration:
     """The file at `path`, its secrets resolved from `environ` and from files beside it.
 
@@ -171,7 +167,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Configuration:
     except (ValueError, RecursionError) as error:
         reason = error if isinstance(error, tomllib.TOMLDecodeError) else "not a UTF-8 text that makes sense"
         raise ConfigurationError(f"{path}: not TOML: {reason}.") from None
-    reader = _Reader(path.parent, environ)
+    reader = Reader(path.parent, environ)
     found = reader.table(Tables, tables, "")
     if found is not None:
         _check(found, reader.mistakes)
@@ -182,140 +178,6 @@ def load(path: Path, environ: Mapping[str, str]) -> Configuration:
     return Configuration(
         path=path, endpoints=found.endpoints, tenants=found.tenants, warnings=tuple(_without_effect(found))
     )
-
-
-S = TypeVar("S", bound=Struct)
-
-
-class _Failed:
-    """Stands for a value that is wrong, after its mistake was noted."""
-
-
-FAILED = _Failed()
-
-
-class _Reader:
-    """Turns TOML's values into the Structs above. msgspec judges the values; the walk is ours, since msgspec stops at
-    the first mistake and does not say which key of a table it is in.
-    """
-
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        self.mistakes = Mistakes()
-        self._folder = folder
-        self._environ = environ
-
-    def table(self, kind: type[S], raw: object, place: str) -> S | None:
-        """The table, or None if it is not to be had; what is wrong in it is noted either way."""
-        if not isinstance(raw, dict):
-            self.mistakes.add(place, "must be a table.")
-            return None
-        fields = {f.name: f for f in msgspec.structs.fields(kind)}
-        for key in raw:
-            if key not in fields:
-                self.mistakes.add(_join(place, key), _unknown(key, list(fields)))
-        values: dict[str, Any] = {}
-        whole = True
-        for name, field in fields.items():
-            if name in raw:
-                values[name] = self.value(field.type, raw[name], _join(place, name))
-                whole &= values[name] is not FAILED
-            elif field.required:
-                self.mistakes.add(_join(place, name), "is missing.")
-                whole = False
-        return kind(**values) if whole else None
-
-    def value(self, kind: Any, raw: object, place: str) -> Any:
-        """The value as `kind`, or FAILED."""
-        origin, inner = get_origin(kind), get_args(kind)
-        if origin in (Union, UnionType):
-            return self.value(next(k for k in inner if k is not NoneType), raw, place)
-        if kind is Secret:
-            return self.secret(raw, place)
-        if origin is Literal:
-            if raw in inner and isinstance(raw, str):
-                return raw
-            return self._wrong(place, f"must be {' or '.join(inner)}.")
-        if origin is tuple:
-            return self._list(inner[0], raw, place)
-        if origin is dict:
-            return self._tables(inner[1], raw, place)
-        if isinstance(kind, type) and issubclass(kind, Struct):
-            return self.table(kind, raw, place) or FAILED
-        if isinstance(raw, str) and "\0" in raw:
-            return self._wrong(place, "has the character U+0000 in it, which PostgreSQL cannot store.")
-        try:
-            return msgspec.convert(raw, kind)
-        except msgspec.ValidationError:
-            return self._wrong(place, f"must be {_described(kind)}.")
-
-    def secret(self, raw: object, place: str) -> Secret | _Failed:
-        """What the reference leads to. A value that is no reference may be the secret itself, so it is never quoted."""
-        scheme, _, name = raw.partition(":") if isinstance(raw, str) else ("", "", "")
-        if scheme == "env" and name:
-            text = self._environ.get(name, "")
-            # A token behind `env:` by mistake does not look like this.
-            named = name if re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", name) else "that it names"
-            source = f"the environment variable {named}"
-            missing = f"{source} is not set."
-        elif scheme == "file" and name:
-            source = missing = "the file that it names"
-            try:
-                with (self._folder / name).open("rb") as file:
-                    text = file.read(SECRET_BYTES + 1).decode()
-            except (OSError, ValueError) as error:
-                why = error.strerror if isinstance(error, OSError) else "it is not a text"
-                return self._wrong(place, f"{source} cannot be read: {why}.")
-            missing = f"{source} is empty."
-        else:
-            return self._wrong(place, "must be a reference, env:NAME or file:PATH; a secret never stands in this file.")
-        text = text.strip()
-        if not text:
-            return self._wrong(place, missing)
-        if len(text) > SECRET_BYTES or not text.isprintable():
-            return self._wrong(place, f"{source} holds more than one line, or characters that no secret has.")
-        return Secret(text)
-
-    def _list(self, kind: Any, raw: object, place: str) -> tuple[Any, ...] | _Failed:
-        if not isinstance(raw, list):
-            return self._wrong(place, "must be a list.")
-        values = tuple(self.value(kind, each, f"{place}[{n}]") for n, each in enumerate(raw))
-        return FAILED if FAILED in values else values
-
-    def _tables(self, kind: type[Struct], raw: object, place: str) -> dict[str, Any] | _Failed:
-        if not isinstance(raw, dict):
-            return self._wrong(place, "must be a table.")
-        values = {}
-        for slug, each in raw.items():
-            try:
-                msgspec.convert(slug, Name)
-            except msgspec.ValidationError:
-                self.mistakes.add(_join(place, slug), f"is no name: it must be {_described(Name)}.")
-            values[slug] = self.table(kind, each, _join(place, slug))
-        return {slug: each for slug, each in values.items() if each is not None}
-
-    def _wrong(self, place: str, reason: str) -> _Failed:
-        self.mistakes.add(place, reason)
-        return FAILED
-
-
-def _join(place: str, key: str) -> str:
-    """A key as TOML would write it."""
-    shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else msgspec.json.encode(key).decode()
-    return f"{place}.{shown}" if place else shown
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(known)}."
-
-
-def _described(kind: Any) -> str:
-    if kind is bool:
-        return "true or false"
-    for each in getattr(kind, "__metadata__", ()):
-        if isinstance(each, Meta) and each.description:
-            return each.description
-    raise NotImplementedError(kind)
 
 
 def _check(tables: Tables, mistakes: Mistakes) -> None:
@@ -360,13 +222,15 @@ def _check_url(url: str, place: str, mistakes: Mistakes) -> None:
     """The operator's own URLs are the allowlist of hosts (SECURITY 6), so they must say plainly which host they mean."""
     try:
         parts = urlsplit(url)
-        plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", parts.hostname or "")
+        plain = parts.scheme in ("http", "https") and host is not None and parts.port != 0
+        user = "@" in parts.netloc
     except ValueError:
-        plain = False
-    if not plain:
-        mistakes.add(place, "must be http://HOST or https://HOST, with a port and a path if need be.")
-    elif "@" in parts.netloc or "\\" in url:
+        plain, user = False, False
+    if user:
         mistakes.add(place, "must not have a user or password in it; secrets have keys of their own.")
+    elif not plain or "\\" in url:
+        mistakes.add(place, "must be http://HOST or https://HOST, with a port and a path if need be.")
     elif "?" in url or "#" in url:
         mistakes.add(place, "must not have a query or fragment: paths are put behind it.")
 

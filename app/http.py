@@ -29,7 +29,11 @@ _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer of any status. `body` holds at most the client's `max_response` bytes."""
+    """A whole answer of any status. `body` holds at most the client's `max_response` bytes.
+
+    A body without a length or chunks ends where the provider hangs up: cut short, it looks whole. Who reads it must
+    take a body that does not parse for a lost answer.
+    """
 
     status: int
     headers: httpx.Headers
@@ -251,8 +255,8 @@ class _Body(httpx.AsyncByteStream):
             yield chunk
 
     async def aclose(self) -> None:
-        # Closing waits for the writer of the request, which fails if the peer answered early and hung up. What was
-        # read stands all the same.
+        # Closing waits for the writer of the request, which may fail where the peer answered early and hung up. What
+        # was read stands all the same.
         with suppress(httpx.TransportError, aiohttp.ClientError, OSError):
             await self._stream.aclose()
 

@@ -5,26 +5,30 @@ Never logs a secret, never puts one into an error.
 """
 
 import base64
-import binascii
 import hashlib
 import os
-import secrets
-import stat
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Literal, Self, TypeVar
+from uuid import UUID
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec import Struct
 
 from app.errors import ConfigurationError
+from app.place import MAKE_ONE, secret_keys
 from app.settings import Settings
 
 VERSION = "v1"
 KEY_BYTES = 32
 NONCE_BYTES = 12
-KEY_FILE = "secret_key"
-NEW_KEY = "`openssl rand -hex 32` makes one"
+
+# Whom and what the key of digests is sealed for.
+INSTALLATION = "installation"
+DIGEST_FIELD = "keys.digest"
+
+S = TypeVar("S", bound=Struct)
 
 
 class Secret(str):
@@ -55,7 +59,7 @@ class Vault:
             ConfigurationError: there is none, or one is not of 32 bytes.
         """
         if not keys or any(len(key) != KEY_BYTES for key in keys):
-            raise ConfigurationError(f"A vault needs keys of {KEY_BYTES} bytes; {NEW_KEY}.")
+            raise ConfigurationError(f"A vault needs keys of {KEY_BYTES} bytes. {MAKE_ONE}")
         self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
         self._first = _key_id(keys[0])
 
@@ -63,45 +67,13 @@ class Vault:
         return f"Vault({', '.join(self._ciphers)})"
 
     @classmethod
-    def parse(cls, text: str, *, source: str) -> Self:
-        """A vault of the keys in `text`: hex, by commas. `source` is where they were read, for the error.
-
-        Raises:
-            ConfigurationError: a key is not 32 bytes in hex, or stands there twice. The message never quotes a key.
-        """
-        keys: list[bytes] = []
-        for n, word in enumerate(text.split(","), start=1):
-            try:
-                key = binascii.unhexlify(word.strip())
-            except ValueError:
-                raise ConfigurationError(
-                    f"{source}: key {n} is not hexadecimal; it must be {2 * KEY_BYTES} hex digits; {NEW_KEY}."
-                ) from None
-            if len(key) != KEY_BYTES:
-                raise ConfigurationError(
-                    f"{source}: key {n} has {len(key)} bytes; it must have {KEY_BYTES} ({2 * KEY_BYTES} hex digits); {NEW_KEY}."
-                )
-            if key in keys:
-                raise ConfigurationError(f"{source}: key {n} stands there twice; take one away.")
-            keys.append(key)
-        return cls(keys)
-
-    @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The vault of QASID_SECRET_KEY; without it and without QASID_DATABASE_URL, of a key made once in the state folder.
+        """The vault of this installation's keys (app/place.py says where they are).
 
         Raises:
-            ConfigurationError: the key is missing beside a database of one's own, cannot be read, or is not a key.
+            ConfigurationError: a key is missing or is none.
         """
-        if settings.secret_key is not None:
-            return cls.parse(settings.secret_key, source="QASID_SECRET_KEY")
-        if settings.database_url is not None:
-            raise ConfigurationError(
-                f"QASID_SECRET_KEY is not set, and QASID_DATABASE_URL is: what is in that database can only be opened with "
-                f"the key it was sealed with. For a new database, {NEW_KEY}; keep it as safe as the database's backups."
-            )
-        place = settings.state_dir / KEY_FILE
-        return cls.parse(_key_of(place), source=str(place))
+        return cls(secret_keys(settings))
 
     def seal(self, plain: str, *, owner: str, field: str) -> str:
         """`plain` as `v1.<key id>.<base64 of nonce, ciphertext, tag>`, under the first key."""
@@ -118,7 +90,9 @@ class Vault:
         version, _, rest = sealed.partition(".")
         key_id, _, text = rest.partition(".")
         if version != VERSION or not text:
-            raise ConfigurationError(f"{field} of {owner} is not in the form that Qasid seals secrets in; apply it again.")
+            raise ConfigurationError(
+                f"{field} of {owner} is not in the form that Qasid seals secrets in; apply it again."
+            )
         if (cipher := self._ciphers.get(key_id)) is None:
             raise ConfigurationError(
                 f"{field} of {owner} was sealed under key {key_id}, which is not in QASID_SECRET_KEY (there: "
@@ -126,7 +100,9 @@ class Vault:
             )
         try:
             blob = base64.b64decode(text, altchars=b"-_", validate=True)
-            return Secret(cipher.decrypt(blob[:NONCE_BYTES], blob[NONCE_BYTES:], _bound_to(key_id, owner, field)).decode())
+            return Secret(
+                cipher.decrypt(blob[:NONCE_BYTES], blob[NONCE_BYTES:], _bound_to(key_id, owner, field)).decode()
+            )
         except (InvalidTag, ValueError):
             raise ConfigurationError(
                 f"{field} of {owner} does not open: it was sealed for another place or altered since. Apply it again."
@@ -137,6 +113,28 @@ class Vault:
         return sealed.startswith(f"{VERSION}.{self._first}.")
 
 
+def owner_of(kind: Literal["tenant", "endpoint"], id: UUID) -> str:
+    """Whom a row's secrets are sealed for."""
+    return f"{kind}:{id}"
+
+
+def token_field(channel_id: UUID) -> str:
+    """What a channel's token is sealed as; its owner is the tenant."""
+    return f"channels.{channel_id}.token"
+
+
+def each_secret(value: S, change: Callable[[str, Secret], str], place: str = "") -> S:
+    """The Struct with each Secret in it changed, in the Structs it holds as well. `change` is told the field's path."""
+    changed: dict[str, object] = {}
+    for name in value.__struct_fields__:
+        inner = getattr(value, name)
+        if isinstance(inner, Secret):
+            changed[name] = Secret(change(place + name, inner))
+        elif isinstance(inner, Struct):
+            changed[name] = each_secret(inner, change, f"{place}{name}.")
+    return msgspec.structs.replace(value, **changed)
+
+
 def _key_id(key: bytes) -> str:
     return hashlib.sha256(b"qasid key id\0" + key).hexdigest()[:8]
 
@@ -144,41 +142,3 @@ def _key_id(key: bytes) -> str:
 def _bound_to(key_id: str, owner: str, field: str) -> bytes:
     """The additional data: each part with its length before it, so that no two triples are written alike."""
     return b"".join(len(part).to_bytes(4) + part for part in (s.encode() for s in (VERSION, key_id, owner, field)))
-
-
-def _key_of(place: Path) -> str:
-    """The text of the key file, which is made if it is not there.
-
-    It appears whole or not at all, by a hard link, and of two that make it at once the first one's key is everybody's.
-    """
-    try:
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            draft = place.with_name(f".{KEY_FILE}.{secrets.token_hex(8)}")
-            try:
-                with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                    file.write(secrets.token_hex(KEY_BYTES) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                try:
-                    os.link(draft, place)
-                except FileExistsError:
-                    pass  # another process was first: its key counts
-            finally:
-                draft.unlink(missing_ok=True)
-            _keep_entry(place.parent)
-        if place.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigurationError(f"{place} can be read by others than its owner: `chmod 600 {place}`.")
-        return place.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text of hex digits"
-        raise ConfigurationError(f"The key file {place} cannot be used: {reason}. Or set QASID_SECRET_KEY.") from None
-
-
-def _keep_entry(folder: Path) -> None:
-    """Make the new name in the folder outlive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

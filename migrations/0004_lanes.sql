@@ -31,7 +31,7 @@ CREATE TABLE outbox (
   tenant_id uuid NOT NULL,
   conversation_id uuid NOT NULL,
   seq bigint NOT NULL,
-  kind text NOT NULL CHECK (kind IN ('answer', 'send')),
+  kind text NOT NULL CHECK (kind = 'answer'),
   message_id uuid NOT NULL,
   entered_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant_id, conversation_id, seq),

@@ -29,7 +29,7 @@ CREATE TABLE steps (
 CREATE TABLE usage (
   tenant_id uuid NOT NULL,
   turn_id uuid NOT NULL,
-  outcome text NOT NULL CHECK (outcome IN ('answered', 'intent', 'told', 'failed', 'late', 'left', 'empty')),
+  outcome text NOT NULL CHECK (outcome IN ('answered', 'intent', 'told', 'failed', 'late', 'left', 'revoked', 'parked')),
   messages integer NOT NULL,
   chunks integer NOT NULL,
   input_tokens bigint NOT NULL DEFAULT 0,
@@ -108,6 +108,6 @@ CREATE INDEX statuses_of_chunk ON statuses (tenant_id, chunk_id) WHERE chunk_id 
 -- How far a chunk or an attempt has come, as a number that may only rise, and back.
 CREATE FUNCTION status_rank(state text) RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT CASE state WHEN 'accepted' THEN 2 WHEN 'sent' THEN 3 WHEN 'delivered' THEN 4 WHEN 'read' THEN 5 WHEN 'played' THEN 6
-                    WHEN 'failed' THEN 4 ELSE 1 END $$;
+                    WHEN 'failed' THEN 9 ELSE 1 END $$;
 CREATE FUNCTION status_name(rank integer) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT (ARRAY['sending', 'accepted', 'sent', 'delivered', 'read', 'played'])[rank] $$;

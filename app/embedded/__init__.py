@@ -130,6 +130,12 @@ def _start(pg: Path, settings: Mapping[str, str], starting: int) -> Cluster:
     )
 
 
+def _interpreter_needs() -> dict[str, str]:
+    """All that a keeper gets of our environment, which holds secrets and ends long before it."""
+    names = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def _keep(pg: Path, data: Path) -> None:
     """Spawn a keeper unless one lives. It gets keeper.lock already locked: the open file, and so the lock, is handed on."""
     lock = locks.try_take(pg / "keeper.lock", fcntl.LOCK_EX)
@@ -141,7 +147,7 @@ def _keep(pg: Path, data: Path) -> None:
             started = subprocess.run(
                 # -P -S: its imports are the standard library and this package, whatever folder it stands in
                 [sys.executable, "-P", "-S", "-m", "app.embedded.keeper", str(pg), str(data), str(lock)],
-                env={"PYTHONPATH": str(Path(__file__).parents[2])},  # nothing else: ours holds secrets, it lives long
+                env={"PYTHONPATH": str(Path(__file__).parents[2]), **_interpreter_needs()},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=output,

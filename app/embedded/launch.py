@@ -29,7 +29,7 @@ SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     # The log holds the server's own life, no statement and no value: errors go to the client, and people's words and
-    # numbers stay out of files. `log` lies above warning and error for the log (PostgreSQL's docs, 19.8.2).
+    # numbers stay out of files. `log` lies above warning and error for the log (PostgreSQL: log_min_messages).
     "logging_collector": "off",
     "log_min_messages": "log",
     "log_min_error_statement": "panic",

@@ -17,7 +17,7 @@ READY_SECONDS = 60.0  # crash recovery included
 FAST_SECONDS = 60.0  # a fast stop writes a checkpoint
 QUIT_SECONDS = 20.0
 POLL_SECONDS = 0.01
-SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # answered with one byte, before any login (PostgreSQL's docs, 54.7)
+SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # answered with one byte, before any login (PostgreSQL: SSLRequest)
 
 
 def running(data: Path) -> int | None:

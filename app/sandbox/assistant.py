@@ -4,6 +4,7 @@ What it says comes from scripts.py; here is only how it is said, and how it fail
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Iterable, Iterator
 
@@ -118,7 +119,7 @@ async def _answer(request: web.Request, fault: Fault, reply: _Reply, stream: boo
         case "http_429" | "http_529" | "http_500" | "http_401":
             refused = _error(int(fault.kind.removeprefix("http_")))
             if fault.kind in {"http_429", "http_529"}:
-                refused.headers["retry-after"] = f"{fault.wait(1.0):g}"
+                refused.headers["retry-after"] = str(math.ceil(fault.wait(1.0)))
             return refused
         case "rst":
             return sockets.reset(request)

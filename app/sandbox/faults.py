@@ -127,7 +127,7 @@ class Faults:
             _as_fault(face, chance.fault)
         kept = [(name, rest) for name, rest in self._chances.get(face, []) if name != only]
         # The narrower rule is looked at first.
-        self._chances[face] = kept + [(only, tuple(chances))] if only is None else [(only, tuple(chances)), *kept]
+        self._chances[face] = [*kept, (only, tuple(chances))] if only is None else [(only, tuple(chances)), *kept]
 
     def draw(self, face: Face, matches: Callable[[str], bool], *labels: str) -> Fault:
         """The outcome of one attempt, named by `labels`."""

@@ -4,6 +4,7 @@ It accepts or refuses, writes the ledger, then does to the connection what the f
 """
 
 import asyncio
+import math
 
 import msgspec
 from aiohttp import web
@@ -131,7 +132,7 @@ class GraphFace:
             accepted=fault.kind not in _NOT_TAKEN and not dropped,
             outcome="bsuid_in_to" if dropped else str(fault.code) if fault.kind == "graph_error" else fault.kind,
             attempt=attempt,
-            retry_after=fault.wait(1.0) if fault.kind == "http_429" else None,
+            retry_after=_retry_after(fault) if fault.kind == "http_429" else None,
         )
         sandbox.ledger.add(arrival)
         if arrival.accepted and number is not None:
@@ -184,7 +185,7 @@ def _answer(fault: Fault, answer: bytes) -> web.Response:
             return _refusal(fault.code or 131000, status=fault.status or 500)
         case "http_429":
             response = _refusal(fault.code or 130429, status=429)
-            response.headers["Retry-After"] = f"{fault.wait(1.0):g}"
+            response.headers["Retry-After"] = str(_retry_after(fault))
             return response
         case "graph_error":
             return _refusal(fault.code or 131000, status=fault.status)
@@ -193,6 +194,11 @@ def _answer(fault: Fault, answer: bytes) -> web.Response:
 
 def _refusal(code: int, details: str = "", *, status: int | None = None) -> web.Response:
     return web.Response(status=status or usual_status(code), body=error_body(code, details), headers=_HEADERS)
+
+
+def _retry_after(fault: Fault) -> int:
+    """Whole seconds: HTTP knows no others (RFC 9110, 10.2.3)."""
+    return math.ceil(fault.wait(1.0))
 
 
 def _invalid(asked: _Request) -> str | None:

@@ -32,7 +32,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     accepted: bool
     outcome: str
     attempt: int
-    retry_after: float | None = None
+    retry_after: int | None = None
 
 
 class Line(Arrival, frozen=True, kw_only=True, gc=False):

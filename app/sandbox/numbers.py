@@ -8,6 +8,7 @@ import ipaddress
 import itertools
 import os
 import time
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import msgspec
@@ -79,6 +80,7 @@ def plain(recipient: str) -> str:
 _DROPPED = str.maketrans("", "", "+ -()")
 
 
+@lru_cache(maxsize=1024)  # asked before every POST
 def check_loopback(url: str) -> str:
     """Give `url` back if it is http(s) on this machine; raises NotLoopback."""
     parts = urlsplit(url)

@@ -89,6 +89,10 @@ class Courier:
         # The caller may go away in mid-POST; the webhook may not.
         return await asyncio.shield(self.spawn(self._try(shipment, 1)))
 
+    async def first_try(self, shipment: Shipment) -> Delivery:
+        """As `post`, for a caller that is itself a task of this courier and so cannot go away."""
+        return await self._try(shipment, 1)
+
     async def post_all(self, shipments: Sequence[Shipment]) -> list[Delivery]:
         """Post several at once."""
         return list(await asyncio.gather(*(self.post(each) for each in shipments)))

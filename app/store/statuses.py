@@ -33,7 +33,7 @@ class Effect(Struct, frozen=True):
 
 
 # A status moves its attempt, forward only; a chunk's state is the best of its attempts. `failed` never overrides delivered
-# or later; 131000 and 130429 may be tried once more. A batch is reduced to one row per attempt first (the furthest, and
+# or later, and is final. A batch is reduced to one row per attempt first (the furthest, and
 # whether it failed), since an UPDATE that finds two source rows for one target keeps an arbitrary one.
 # Locks: lanes (sorted) → chunks → attempts.
 APPLY = """
@@ -75,10 +75,7 @@ lane AS (
   RETURNING l.tenant_id, l.conversation_id, old.owner IS NULL AND (old.run_at IS NULL OR old.run_at > qasid_now()) AS woke),
 chunk AS (
   UPDATE chunks c
-  SET state = CASE WHEN b.rank > 0 THEN status_name(greatest(b.rank, status_rank(c.state)))
-                   WHEN b.code IN (131000, 130429) AND c.attempt = 1 THEN 'ready'
-                   ELSE 'failed' END,
-      due_at = CASE WHEN b.rank = 0 AND b.code IN (131000, 130429) AND c.attempt = 1 THEN qasid_now() + interval '5 seconds' END,
+  SET state = CASE WHEN b.rank > 0 THEN status_name(b.rank) ELSE 'failed' END,
       accepted_at = coalesce(c.accepted_at, qasid_now()),
       in_doubt_at = NULL,
       code = coalesce(b.code, c.code), reason = coalesce(b.reason, c.reason)

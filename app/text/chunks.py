@@ -13,7 +13,8 @@ import regex
 # What shows on a screen. Format characters do not, but U+06DD (end of ayah) does: hence not the category Cf.
 _VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]")
 _LAST_VISIBLE = regex.compile(r"(?r)[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]")
-_GRAPHEME = regex.compile(r"\X")
+# `\X` alone looks back over the whole run of flags at each of them.
+_GRAPHEME = regex.compile(r"[\U0001F1E6-\U0001F1FF]{2}(?=[\U0001F1E6-\U0001F1FF])|\X")
 _ASTRAL = regex.compile(r"[\U00010000-\U0010FFFF]")
 
 # Where to cut, best first. `(?r)` searches from the end; the look-ahead reads the character behind the cut.
@@ -23,7 +24,7 @@ _LINE = regex.compile(r"(?r)\n(?=[^\n])")
 _SENTENCE = regex.compile(
     r"(?r)(?:(?<!\d)\.|[!?…؟۔])[\p{Pe}\p{Pf}\p{Pi}\"'*_~`\u2069]*\s+(?=\S)|[。！？](?=[^\s\p{Pe}\p{Pf}])"
 )
-_WORD = regex.compile(r"(?r)\s(?=\S)")
+_WORD = regex.compile(r"(?r)\s(?=[^\s\p{M}])")
 
 # What is not torn. WhatsApp's pairs stand at word boundaries and, except the fence, within one line.
 _SPAN = regex.compile(

@@ -1,0 +1,274 @@
+"""What every process knows of endpoints, tenants and channels: one snapshot in memory, replaced when its version rises.
+
+Look-ups never touch the database. Nothing here writes, and no `repr` shows a secret.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Literal, Self, cast
+from uuid import UUID
+
+import msgspec
+import psycopg
+import structlog
+from msgspec import Struct
+
+from app import db
+from app.assistants.intents import normalise
+from app.configuration import Answering, Assistant, Intent, Limits, Texts
+from app.db import Connection, Pool
+from app.errors import ConfigurationError, DatabaseUnavailable, Unknown
+from app.store import configuration as store
+from app.vault import (
+    DIGEST_FIELD,
+    INSTALLATION,
+    Secret,
+    SecretBytes,
+    Vault,
+    each_secret,
+    owner_of,
+    token_field,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """A webhook URL. Each of `secrets` verifies."""
+
+    id: UUID
+    slug: str
+    kind: Literal["cloud", "evolution"]
+    secrets: tuple[SecretBytes, ...]
+    verify_token: Secret | None
+
+
+class Channel(Struct, frozen=True, kw_only=True):
+    """One WhatsApp address. `enabled` is its own: its tenant may be disabled besides."""
+
+    tenant_id: UUID
+    id: UUID
+    slug: str
+    endpoint_id: UUID
+    address: str
+    base_url: str
+    token: Secret
+    enabled: bool
+    session_gap_hours: float
+    answer_within_hours: float
+    late: Literal["answer", "apologise", "notice", "store"]
+
+
+class Tenant(Struct, frozen=True, kw_only=True):
+    """An organisation. `intents` maps a normalised text to its reply (`app.assistants.intents.reply_for`)."""
+
+    id: UUID
+    slug: str
+    name: str
+    enabled: bool
+    in_doubt: Literal["resend", "park"]
+    assistant: Assistant | None
+    texts: Texts
+    limits: Limits
+    intents: Mapping[str, str]
+
+
+class Directory:
+    """One version of the configuration. Names that come from outside may lead to None, ids of our own rows may not."""
+
+    def __init__(
+        self,
+        *,
+        version: int,
+        digest_key: SecretBytes,
+        endpoints: list[Endpoint],
+        tenants: list[Tenant],
+        channels: list[Channel],
+    ) -> None:
+        """`digest_key` is empty only where there is no endpoint: the first apply makes both."""
+        self.version = version
+        self.digest_key = digest_key
+        self._endpoints = {e.slug: e for e in endpoints}
+        self._tenants = {t.id: t for t in tenants}
+        self._channels = {(c.tenant_id, c.id): c for c in channels}
+        self._placed = {(c.endpoint_id, c.address): c for c in channels}
+        self._by_address: dict[str, tuple[Channel, ...]] = {}
+        for channel in channels:
+            self._by_address[channel.address] = (*self._by_address.get(channel.address, ()), channel)
+
+    def endpoint(self, slug: str) -> Endpoint | None:
+        """The endpoint of a URL, if there is one."""
+        return self._endpoints.get(slug)
+
+    def channel_at(self, endpoint_id: UUID, address: str) -> Channel | None:
+        """The channel that this endpoint may speak for under this address, if there is one."""
+        return self._placed.get((endpoint_id, address))
+
+    def channels_elsewhere(self, address: str) -> tuple[Channel, ...]:
+        """The channels with this address, whatever their endpoint: what to ask when `channel_at` knew none."""
+        return self._by_address.get(address, ())
+
+    def channel(self, tenant_id: UUID, id: UUID) -> Channel:
+        """A tenant's channel. Raises Unknown: it was made after this version."""
+        try:
+            return self._channels[tenant_id, id]
+        except KeyError:
+            raise Unknown(f"no channel {id} of tenant {tenant_id} in version {self.version}") from None
+
+    def tenant(self, id: UUID) -> Tenant:
+        """A tenant. Raises Unknown: it was made after this version."""
+        try:
+            return self._tenants[id]
+        except KeyError:
+            raise Unknown(f"no tenant {id} in version {self.version}") from None
+
+
+def answering(settings: str) -> Answering:
+    """What a tenant's row keeps in `settings`, its secrets still sealed.
+
+    Raises:
+        ConfigurationError: a newer build wrote it.
+    """
+    try:
+        return msgspec.json.decode(settings, type=Answering, dec_hook=lambda kind, text: kind(text))
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"A tenant's settings are not of this build's form: {error}.") from None
+
+
+def compiled(intents: tuple[Intent, ...]) -> dict[str, str]:
+    """Each normalised text with its reply."""
+    return {normalise(text): intent.reply for intent in intents for text in intent.match}
+
+
+async def read(conn: Connection, vault: Vault) -> Directory:
+    """The configuration as the database has it, in one statement.
+
+    Raises:
+        ConfigurationError: a secret does not open, or the digest key is missing.
+    """
+    rows = await store.everything(conn)
+    if rows.digest_key is None and rows.endpoints:
+        raise ConfigurationError("The table keys has no row `digest`, which the first `qasid apply` makes.")
+    digest_key = rows.digest_key and vault.open(rows.digest_key, owner=INSTALLATION, field=DIGEST_FIELD)
+    return Directory(
+        version=rows.version,
+        digest_key=SecretBytes.fromhex(digest_key or ""),
+        endpoints=[_endpoint(row, vault) for row in rows.endpoints],
+        tenants=[_tenant(row, vault) for row in rows.tenants],
+        channels=[_channel(row, vault) for row in rows.channels],
+    )
+
+
+def _endpoint(row: store.Endpoint, vault: Vault) -> Endpoint:
+    owner = owner_of("endpoint", row.id)
+    return Endpoint(
+        id=row.id,
+        slug=row.slug,
+        kind=cast(Literal["cloud", "evolution"], row.kind),
+        secrets=tuple(SecretBytes(vault.open(s, owner=owner, field="secrets").encode()) for s in row.secrets),
+        verify_token=row.verify_token and vault.open(row.verify_token, owner=owner, field="verify_token") or None,
+    )
+
+
+def _tenant(row: store.Tenant, vault: Vault) -> Tenant:
+    owner = owner_of("tenant", row.id)
+    settings = each_secret(answering(row.settings), lambda field, sealed: vault.open(sealed, owner=owner, field=field))
+    return Tenant(
+        id=row.id,
+        slug=row.slug,
+        name=row.name,
+        enabled=row.enabled,
+        in_doubt=cast(Literal["resend", "park"], row.in_doubt),
+        assistant=settings.assistant,
+        texts=settings.texts or Texts(),
+        limits=settings.limits or Limits(),
+        intents=compiled(settings.intents or ()),
+    )
+
+
+def _channel(row: store.Channel, vault: Vault) -> Channel:
+    token = vault.open(row.token, owner=owner_of("tenant", row.tenant_id), field=token_field(row.id))
+    return Channel(**{**msgspec.structs.asdict(row), "token": token})
+
+
+class Watch:
+    """Keeps `current` no more than a second behind the database, and through an outage as it was.
+
+    An async context manager: entering reads the first Directory.
+    """
+
+    def __init__(self, pool: Pool, vault: Vault, *, interval: float = 1.0) -> None:
+        """`pool` is of the role qasid_courier and open; `interval` is in seconds."""
+        self._pool = pool
+        self._vault = vault
+        self._interval = interval
+        self._one_at_a_time = asyncio.Lock()  # or an older answer could replace a newer one
+        self._blind = False
+        self._forced_at = float("-inf")
+        self._forced: asyncio.Task[bool] | None = None
+        self._current: Directory | None = None
+
+    @property
+    def current(self) -> Directory:
+        """The snapshot of this moment. Take it once per piece of work: the next one may be another."""
+        assert self._current is not None, "a Watch is entered before it is read"
+        return self._current
+
+    async def __aenter__(self) -> Self:
+        """Raises DatabaseUnavailable, or ConfigurationError as `read` does: there is no last one to go on with yet."""
+        try:
+            async with db.connection(self._pool) as conn:
+                self._current = await read(conn, self._vault)
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailable("the configuration could not be read") from error
+        self._polling = asyncio.create_task(self._poll())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = [self._polling, *([self._forced] if self._forced else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def refresh(self, *, patience: float = 1.5) -> bool:
+        """Look now, for a name that `current` does not know; all who ask meanwhile share one look, one a second at most.
+
+        True: `current` was compared with the database just now. False: it could not be within `patience` seconds, so
+        nobody knows whether the name exists.
+        """
+        if self._forced is None or self._forced.done():
+            self._forced = asyncio.create_task(self._force())
+        look = self._forced
+        done, _ = await asyncio.wait({look}, timeout=patience)
+        return bool(done) and not look.cancelled() and look.result()
+
+    async def _force(self) -> bool:
+        now = asyncio.get_running_loop().time
+        await asyncio.sleep(max(0.0, self._forced_at + self._interval - now()))
+        self._forced_at = now()
+        return await self._look()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            await self._look()
+
+    async def _look(self) -> bool:
+        try:
+            async with self._one_at_a_time, db.connection(self._pool) as conn:
+                if await store.version(conn) != self.current.version:
+                    self._current = await read(conn, self._vault)
+        except (
+            Exception
+        ) as error:  # whatever it is, the last snapshot is better than none, and the next look may succeed
+            if not self._blind:
+                log.error("configuration cannot be read, the last one holds", error=error, version=self.current.version)
+            self._blind = True
+            return False
+        if self._blind:
+            log.info("configuration can be read again", version=self.current.version)
+        self._blind = False
+        return True

@@ -1,0 +1,201 @@
+"""Every metric of Qasid, declared here and nowhere else, and how a process shows them.
+
+One function counts one thing; it remembers the series of each label, since `labels()` takes a lock each time.
+
+Several web processes behind one port share what they count through PROMETHEUS_MULTIPROC_DIR (`qasid web` sets it, to a
+fresh folder, when QASID_WEB_WORKERS is above 1). Workers never share: each has a port of its own.
+"""
+
+import asyncio
+import functools
+import hmac
+import ipaddress
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeVar
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, ThreadingWSGIServer, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from app.errors import ConfigurationError
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody reads
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1, 2.5, 5, 10, 30, 60)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
+
+_Metric = TypeVar("_Metric", Counter, Histogram)
+
+
+def _by_label(metric: _Metric) -> Callable[..., _Metric]:
+    return functools.cache(metric.labels)
+
+
+_webhooks = _by_label(Counter("qasid_webhooks", "Webhooks answered", ["endpoint", "outcome"]))
+_items = _by_label(Counter("qasid_items", "Webhook items by what became of them", ["verdict"]))
+_flush_rows = _by_label(Histogram("qasid_flush_rows", "Rows in one commit", ["batch"], buckets=_ROWS))
+_flush_seconds = _by_label(Histogram("qasid_flush_seconds", "Duration of one commit", ["batch"], buckets=_SECONDS))
+_statuses = _by_label(Counter("qasid_statuses", "Statuses of our messages", ["status", "result"]))
+_wake_ups = _by_label(Counter("qasid_wake_ups", "Wake-ups", ["result"]))
+_woken_lanes = _by_label(Counter("qasid_woken_lanes", "Lanes that wake-ups named", ["result"]))
+_turns = _by_label(Counter("qasid_turns", "Turns settled", ["outcome"]))
+_sends = _by_label(Counter("qasid_sends", "Attempts to hand a chunk to the provider", ["outcome"]))
+_stages = _by_label(Histogram("qasid_stage_seconds", "Duration of a stage", ["stage"], buckets=_SECONDS))
+_alerts = _by_label(Counter("qasid_alerts", "What a person should look at", ["kind"]))
+_lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
+_loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
+
+
+def webhook(endpoint: str, outcome: str) -> None:
+    """A webhook was answered: stored, refused, unreadable, unavailable, too_large, unknown.
+
+    `endpoint` is a slug of the directory, else "unknown": a stranger's URLs must not make series.
+    """
+    _webhooks(endpoint, outcome).inc()
+
+
+def item(verdict: str) -> None:
+    """An item of a webhook got a verdict: stored, duplicate, quarantined, later, gone."""
+    _items(verdict).inc()
+
+
+def flush(batch: str, rows: int, seconds: float) -> None:
+    """A batch (ingest, statuses) of so many rows was committed."""
+    _flush_rows(batch).observe(rows)
+    _flush_seconds(batch).observe(seconds)
+
+
+def status(status: str, result: str) -> None:
+    """A provider said something of a message of ours: applied, or kept without effect."""
+    _statuses(status, result).inc()
+
+
+def wake_up(result: str, lanes: int = 1) -> None:
+    """A wake-up that names so many lanes was rung, lost, answered."""
+    _wake_ups(result).inc()
+    _woken_lanes(result).inc(lanes)
+
+
+def turn(outcome: str) -> None:
+    """A turn was settled, with an outcome of the table `usage`."""
+    _turns(outcome).inc()
+
+
+def send(outcome: str) -> None:
+    """An attempt ended: accepted, refused, never_left, in_doubt."""
+    _sends(outcome).inc()
+
+
+def stage(name: str, seconds: float) -> None:
+    """A stage of a message's way took so long: ack, queue, db, ai, send, fastpath."""
+    _stages(name).observe(seconds)
+
+
+def alert(kind: str) -> None:
+    """Something that a person should look at. Whoever calls this logs it too, at error or warning."""
+    _alerts(kind).inc()
+
+
+def lanes_held(lanes: int) -> None:
+    """This process holds so many lanes now."""
+    _lanes_held.set(lanes)
+
+
+async def watch_loop(interval: float = 0.5) -> None:
+    """Measure, for ever, how much later than asked (seconds) the event loop wakes us."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + interval
+        await asyncio.sleep(interval)
+        _loop_lag.observe(max(0.0, loop.time() - due))
+
+
+def render() -> bytes:
+    """All metrics in Prometheus' text format: this process's, or those of all that share PROMETHEUS_MULTIPROC_DIR."""
+    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not shared:
+        return generate_latest(REGISTRY)
+    for file in Path(shared).glob("gauge_live*.db"):
+        # A killed process leaves its gauges behind.
+        if (pid := re.search(r"_(\d+)\.db$", file.name)) and not Path(f"/proc/{pid[1]}").exists():
+            mark_process_dead(int(pid[1]), shared)  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, shared)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def may_read(token: str | None, *, authorization: str | None, client: str | None, forwarded: bool) -> bool:
+    """Whether a request may read the metrics: by the bearer token, or where none is set, from this machine.
+
+    `client` is the socket's address. `forwarded`: a proxy says that it speaks for somebody else, so its own address,
+    on this machine too, says nothing.
+    """
+    if token:
+        given = (authorization or "").encode()
+        return hmac.compare_digest(given, b"Bearer " + token.encode())
+    if forwarded or client is None:
+        return False
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback
+
+
+def serve_worker_metrics(host: str, port: int, token: str | None = None) -> Callable[[], None]:
+    """Serve /metrics of this process from a thread of its own, and return what stops it. Port 0: serve nothing.
+
+    Raises:
+        ConfigurationError: the port is taken, or the host is not ours.
+    """
+    if port == 0:
+        return lambda: None
+
+    def answer(environ: dict[str, Any], start: Callable[[str, list[tuple[str, str]]], object]) -> Iterable[bytes]:
+        status, body = HTTPStatus.OK, b""
+        if environ["PATH_INFO"] != "/metrics" or environ["REQUEST_METHOD"] != "GET":
+            status = HTTPStatus.NOT_FOUND
+        elif not may_read(
+            token,
+            authorization=environ.get("HTTP_AUTHORIZATION"),
+            client=environ.get("REMOTE_ADDR"),
+            forwarded="HTTP_X_FORWARDED_FOR" in environ or "HTTP_FORWARDED" in environ,
+        ):
+            status = HTTPStatus.FORBIDDEN
+        else:
+            body = render()
+        start(f"{status.value} {status.phrase}", [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(body)))])
+        return [body]
+
+    try:
+        server = make_server(host, port, answer, ThreadingWSGIServer, handler_class=_Silent)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The worker's metrics cannot be served at {host}:{port} ({error.strerror}). Give each worker a "
+            f"QASID_WORKER_METRICS_PORT of its own, or 0 for none."
+        ) from error
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return stop
+
+
+class _Silent(WSGIRequestHandler):
+    """Answers without a log line for each request."""
+
+    timeout = 5  # seconds that a client may take to say what it wants
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""

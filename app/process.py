@@ -1,0 +1,45 @@
+"""What a process of ours owes to its surroundings: it ends with its parent, and asks for a port before it counts on it."""
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+import sys
+
+from app.errors import ConfigurationError
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_parent(sign: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send us `sign` when our parent ends, however it ends. Linux alone; elsewhere it does nothing."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(sign), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if os.getppid() != parent:  # it ended before we had asked
+        os.kill(os.getpid(), sign)
+
+
+def require_free_port(host: str, port: int, *, setting: str) -> None:
+    """Raise unless a server could listen at `host:port` now.
+
+    Raises:
+        ConfigurationError: the port is taken, or the host is no address of this machine; names `setting`.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)  # SO_REUSEADDR lets a bind beside a listener through; the listen fails
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"Port {port} on {host} is in use: stop what holds it, or set {setting} to another."
+            ) from error
+        raise ConfigurationError(f"Cannot listen at {host}:{port}: {error.strerror or error}") from error

@@ -1,0 +1,156 @@
+"""chunks and attempts: the intent before a send, the fact after it, and the end of what will never be sent.
+
+Fence the intent, never the fact: what happened is always recorded.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+from uuid import UUID
+
+from msgspec import Struct
+
+from app.db import Connection
+from app.store.lanes import Claim, Fence
+
+
+class Intent(Struct, frozen=True):
+    """Asks to send a chunk: attempt `n`, from `ready`, or again from `in_doubt`."""
+
+    claim: Claim
+    chunk_id: UUID
+    n: int
+
+
+class Fact(Struct, frozen=True, kw_only=True):
+    """What became of attempt `n`. `chunk`: what it makes of its chunk; for `ready`, not before `due_in` seconds."""
+
+    claim: Claim
+    chunk_id: UUID
+    n: int
+    attempt: Literal["never_left", "refused", "in_doubt", "accepted"]
+    chunk: Literal["ready", "in_doubt", "failed", "accepted"]
+    provider_id: str | None = None
+    code: int | None = None
+    reason: str | None = None
+    due_in: float = 0.0
+
+
+# Only one attempt of a chunk is ever open, and only under the lane's own token. 'moot': a status has meanwhile told what
+# became of it.
+INTENT = """
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(conversation_id)s::uuid[], %(token)s::bigint[], %(chunk_id)s::uuid[], %(n)s::integer[])
+         WITH ORDINALITY AS t(tenant_id, conversation_id, token, chunk_id, n, ord)),
+held AS MATERIALIZED (
+  SELECT i.ord, CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'
+                     WHEN l.paused_until > qasid_now() THEN 'paused' ELSE 'ok' END AS fence
+  FROM lanes l JOIN input i USING (tenant_id, conversation_id)
+  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l),
+good AS MATERIALIZED (SELECT i.* FROM input i JOIN held h USING (ord) WHERE h.fence = 'ok'),
+lane AS (
+  UPDATE lanes l SET attempts = 0 FROM good g
+  WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id)),
+chunk AS (
+  UPDATE chunks c SET state = 'sending', attempt = g.n, due_at = NULL, in_doubt_at = NULL
+  FROM good g
+  WHERE (c.tenant_id, c.id) = (g.tenant_id, g.chunk_id) AND c.state IN ('ready', 'in_doubt') AND c.attempt = g.n - 1
+  RETURNING c.tenant_id, c.id, g.n, g.token, g.ord),
+intent AS (
+  INSERT INTO attempts (tenant_id, chunk_id, n, token) SELECT tenant_id, id, n, token FROM chunk)
+SELECT CASE WHEN h.fence = 'ok' AND c.ord IS NULL THEN 'moot' ELSE coalesce(h.fence, 'lost') END
+FROM input i LEFT JOIN held h USING (ord) LEFT JOIN chunk c USING (ord) ORDER BY i.ord
+"""
+
+# A chunk's state is the best of its attempts, forward only; a refusal, a doubt or a never-left speaks only for the attempt
+# that is open now.
+FACT = """
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(chunk_id)s::uuid[], %(n)s::integer[], %(attempt)s::text[], %(chunk)s::text[],
+                       %(provider_id)s::text[], %(code)s::integer[], %(reason)s::text[], %(due_in)s::float8[])
+         WITH ORDINALITY AS t(tenant_id, chunk_id, n, attempt, chunk, provider_id, code, reason, due_in, ord)),
+chunk AS (
+  UPDATE chunks c
+  SET state = i.chunk,
+      accepted_at = CASE WHEN i.chunk = 'accepted' THEN qasid_now() ELSE c.accepted_at END,
+      in_doubt_at = CASE WHEN i.chunk = 'in_doubt' THEN qasid_now() END,
+      due_at = CASE WHEN i.chunk = 'ready' THEN qasid_now() + i.due_in * interval '1 second' END,
+      code = i.code, reason = i.reason
+  FROM (SELECT * FROM input ORDER BY tenant_id, chunk_id, n) i
+  WHERE (c.tenant_id, c.id) = (i.tenant_id, i.chunk_id)
+    AND CASE WHEN i.chunk = 'accepted' THEN c.state IN ('ready', 'sending', 'in_doubt', 'parked')
+             ELSE c.state = 'sending' AND c.attempt = i.n END
+  RETURNING c.tenant_id, c.id, c.state, i.ord),
+attempt AS (
+  UPDATE attempts a
+  SET state = CASE WHEN a.state IN ('sending', 'in_doubt') THEN i.attempt ELSE a.state END,
+      provider_id = coalesce(a.provider_id, i.provider_id), code = coalesce(a.code, i.code),
+      reason = coalesce(i.reason, a.reason), ended_at = qasid_now()
+  FROM input i CROSS JOIN (SELECT count(*) FROM chunk) AS chunks_first
+  WHERE (a.tenant_id, a.chunk_id, a.n) = (i.tenant_id, i.chunk_id, i.n))
+SELECT coalesce(n.state, c.state)
+FROM input i LEFT JOIN chunk n USING (ord) LEFT JOIN chunks c ON (c.tenant_id, c.id) = (i.tenant_id, i.chunk_id)
+ORDER BY i.ord
+"""
+
+# The rest of an entry that will not be sent: what was never sent is cancelled; the chunk in doubt, if there is one, parked.
+ABANDON = """
+WITH held AS MATERIALIZED (
+  SELECT FROM lanes WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s)
+    AND owner = %(worker)s AND token = %(token)s FOR NO KEY UPDATE)
+UPDATE chunks c
+SET state = CASE c.state WHEN 'in_doubt' THEN 'parked' ELSE 'cancelled' END, reason = %(reason)s, in_doubt_at = NULL, due_at = NULL
+FROM held WHERE (c.tenant_id, c.conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND c.seq = %(seq)s
+  AND c.state IN ('ready', 'in_doubt')
+RETURNING c.state
+"""
+
+
+async def intend(conn: Connection, worker: UUID, rows: Sequence[Intent]) -> list[Fence | Literal["moot"]]:
+    """Commit the intent of each send; whether it was let through."""
+    result = await conn.execute(
+        INTENT,
+        {
+            "worker": worker,
+            "tenant_id": [r.claim.tenant_id for r in rows],
+            "conversation_id": [r.claim.conversation_id for r in rows],
+            "token": [r.claim.token for r in rows],
+            "chunk_id": [r.chunk_id for r in rows],
+            "n": [r.n for r in rows],
+        },
+    )
+    return [fence for (fence,) in await result.fetchall()]
+
+
+async def record(conn: Connection, rows: Sequence[Fact]) -> list[str]:
+    """Record what became of sends; the state of each chunk afterwards."""
+    result = await conn.execute(
+        FACT,
+        {
+            "tenant_id": [r.claim.tenant_id for r in rows],
+            "chunk_id": [r.chunk_id for r in rows],
+            "n": [r.n for r in rows],
+            "attempt": [r.attempt for r in rows],
+            "chunk": [r.chunk for r in rows],
+            "provider_id": [r.provider_id for r in rows],
+            "code": [r.code for r in rows],
+            "reason": [r.reason for r in rows],
+            "due_in": [r.due_in for r in rows],
+        },
+    )
+    return [state for (state,) in await result.fetchall()]
+
+
+async def abandon(conn: Connection, worker: UUID, claim: Claim, seq: int, reason: str) -> list[str]:
+    """End the unsent chunks of entry `seq`: cancelled, or parked where in doubt; the states that they ended in."""
+    result = await conn.execute(
+        ABANDON,
+        {
+            "worker": worker,
+            "tenant_id": claim.tenant_id,
+            "conversation_id": claim.conversation_id,
+            "token": claim.token,
+            "seq": seq,
+            "reason": reason,
+        },
+    )
+    return [state for (state,) in await result.fetchall()]

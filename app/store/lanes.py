@@ -1,0 +1,155 @@
+"""lanes and workers: who has which lane, until when. docs/lanes.md tells the story; each statement here is a move in it."""
+
+from collections.abc import Sequence
+from typing import Literal
+from uuid import UUID
+
+from msgspec import Struct
+from psycopg.rows import class_row
+
+from app.db import Connection
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """A lane that this worker has now. `token` is its number; what is committed under an older one is in doubt."""
+
+    tenant_id: UUID
+    conversation_id: UUID
+    channel_id: UUID
+    token: int
+    attempts: int
+
+
+class Release(Struct, frozen=True, kw_only=True):
+    """A lane to give back: settled up to `done_seq` (None: as it was), due again after `again_in` seconds (None: when needed).
+
+    `failed`: it is given back because of an error, so its count of attempts stays.
+    """
+
+    claim: Claim
+    done_seq: int | None
+    again_in: float | None = None
+    failed: bool = False
+
+
+Fence = Literal["ok", "lost", "changed", "paused"]
+
+REGISTER = """
+INSERT INTO workers (id, alive_until) VALUES (%(worker)s, qasid_now() + %(lease)s * interval '1 second')
+"""
+
+# No row back: this worker is taken for dead; it stops what it does and registers anew under a new id.
+BEAT = """
+UPDATE workers SET alive_until = qasid_now() + %(lease)s * interval '1 second'
+WHERE id = %(worker)s AND alive_until > qasid_now() RETURNING id
+"""
+
+LEAVE = "DELETE FROM workers WHERE id = %(worker)s"
+
+BURY_WORKERS = "DELETE FROM workers WHERE alive_until <= qasid_now()"
+
+# A statement of its own: its snapshot is newer than the locks of the one above. Frees the lanes of every owner without a
+# row, whenever it was lost.
+BURY_LANES = """
+WITH gone AS MATERIALIZED (
+  SELECT tenant_id, conversation_id, owner FROM lanes l
+  WHERE owner IS NOT NULL AND NOT EXISTS (SELECT FROM workers w WHERE w.id = l.owner)
+  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l SKIP LOCKED)
+UPDATE lanes l SET owner = NULL, run_at = qasid_now() FROM gone g
+WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id) AND l.owner = g.owner
+"""
+
+# run_at is cleared: whatever sets it while the lane is owned (a new message, a status, an operator) is seen at release.
+CLAIM = """
+WITH due AS MATERIALIZED (
+  SELECT tenant_id, conversation_id FROM lanes
+  WHERE owner IS NULL AND run_at <= qasid_now() AND NOT tenant_id = ANY(%(full)s::uuid[])
+    AND EXISTS (SELECT FROM workers WHERE id = %(worker)s AND alive_until > qasid_now())
+  ORDER BY run_at LIMIT %(n)s FOR NO KEY UPDATE SKIP LOCKED)
+UPDATE lanes l SET owner = %(worker)s, token = l.token + 1, run_at = NULL, attempts = l.attempts + 1
+FROM due WHERE (l.tenant_id, l.conversation_id) = (due.tenant_id, due.conversation_id)
+RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts
+"""
+
+# From columns of the lane row alone: what arrived meanwhile is not lost, whatever the order of commits.
+RELEASE = """
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(conversation_id)s::uuid[], %(token)s::bigint[], %(done_seq)s::bigint[],
+                       %(again_in)s::float8[], %(failed)s::boolean[])
+         WITH ORDINALITY AS t(tenant_id, conversation_id, token, done_seq, again_in, failed, ord)),
+held AS MATERIALIZED (
+  SELECT i.* FROM lanes l JOIN input i USING (tenant_id, conversation_id)
+  WHERE l.owner = %(worker)s AND l.token = i.token
+  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l),
+lane AS (
+  UPDATE lanes l
+  SET owner = NULL, done_seq = greatest(l.done_seq, h.done_seq),
+      attempts = CASE WHEN h.failed THEN l.attempts ELSE 0 END,
+      run_at = least(l.run_at, CASE WHEN h.again_in IS NOT NULL THEN qasid_now() + h.again_in * interval '1 second'
+                                    WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN qasid_now() END)
+  FROM held h WHERE (l.tenant_id, l.conversation_id) = (h.tenant_id, h.conversation_id)
+    AND l.owner = %(worker)s AND l.token = h.token
+  RETURNING h.ord, l.run_at <= qasid_now() AS due)
+SELECT coalesce(lane.due, false) FROM input i LEFT JOIN lane USING (ord) ORDER BY i.ord
+"""
+
+# A claim's answer can be lost, so a worker gives back what it owns without working on it. In the claim loop, never beside
+# a claim.
+DISOWN = """
+WITH mine AS MATERIALIZED (
+  SELECT tenant_id, conversation_id FROM lanes WHERE owner = %(worker)s AND NOT conversation_id = ANY(%(held)s::uuid[])
+  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE)
+UPDATE lanes l SET owner = NULL, run_at = qasid_now() FROM mine m
+WHERE (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id) AND l.owner = %(worker)s
+"""
+
+
+async def register(conn: Connection, worker: UUID, lease: float) -> None:
+    """Begin a lease of `lease` seconds."""
+    await conn.execute(REGISTER, {"worker": worker, "lease": lease})
+
+
+async def beat(conn: Connection, worker: UUID, lease: float) -> bool:
+    """Prolong the lease to `lease` seconds from now; False if it has ended already."""
+    result = await conn.execute(BEAT, {"worker": worker, "lease": lease})
+    return await result.fetchone() is not None
+
+
+async def leave(conn: Connection, worker: UUID) -> None:
+    """End the lease now: an orderly farewell."""
+    await conn.execute(LEAVE, {"worker": worker})
+
+
+async def bury(conn: Connection) -> int:
+    """Free the lanes of workers whose lease has ended; how many lanes that were."""
+    await conn.execute(BURY_WORKERS)
+    return (await conn.execute(BURY_LANES)).rowcount
+
+
+async def claim(conn: Connection, worker: UUID, most: int, full: Sequence[UUID] = ()) -> list[Claim]:
+    """Take up to `most` lanes that are due, those due longest first, none of the tenants in `full`."""
+    async with conn.cursor(row_factory=class_row(Claim)) as cursor:
+        await cursor.execute(CLAIM, {"worker": worker, "n": most, "full": list(full)})
+        return await cursor.fetchall()
+
+
+async def release(conn: Connection, worker: UUID, rows: Sequence[Release]) -> list[bool]:
+    """Give lanes back; for each whether it is due again at once."""
+    result = await conn.execute(
+        RELEASE,
+        {
+            "worker": worker,
+            "tenant_id": [r.claim.tenant_id for r in rows],
+            "conversation_id": [r.claim.conversation_id for r in rows],
+            "token": [r.claim.token for r in rows],
+            "done_seq": [r.done_seq for r in rows],
+            "again_in": [r.again_in for r in rows],
+            "failed": [r.failed for r in rows],
+        },
+    )
+    return [due for (due,) in await result.fetchall()]
+
+
+async def disown(conn: Connection, worker: UUID, held: Sequence[UUID]) -> int:
+    """Give back every lane of this worker but those of the conversations in `held`; how many that were."""
+    return (await conn.execute(DISOWN, {"worker": worker, "held": list(held)})).rowcount

@@ -1,0 +1,332 @@
+"""turns, steps, usage: what a claimed lane has to do, the memo of finished steps, and settling an answer.
+
+Statements take many lanes at once: under load one round trip carries the work of all lanes that need it at that instant.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+from app.db import Connection
+from app.messages import Identity
+from app.store.lanes import Claim, Fence
+
+
+class Chunk(Struct, frozen=True, kw_only=True):
+    """A chunk that is not done, or the last one that is. Times are seconds, by the database's clock."""
+
+    id: UUID
+    seq: int
+    no: int
+    body: str
+    state: str
+    attempt: int
+    due_in: float
+    """Until it may be sent (0: now)."""
+    opens_in: float
+    """Until its gate opens by time alone (0: it is open)."""
+    doubt_for: float
+    """How long it has been in doubt."""
+    quiet_for: float
+    """How long statuses have flowed undisturbed since then."""
+    others_heard: bool
+    """A chunk sent later on this endpoint has had a status, or none here waits for its first: silence means something."""
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """The membership: entries `first_seq` to `last_seq`. `settled`: its answer is committed."""
+
+    id: UUID
+    first_seq: int
+    last_seq: int
+    settled: bool
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """A message of the turn, as it stands now: edited, or `revoked`. `waited`: seconds since it was stored."""
+
+    kind: str
+    body: str
+    sent_at: datetime
+    correlation: str
+    ack_ms: float
+    waited: float
+    revoked: bool
+
+
+class Said(Struct, frozen=True, kw_only=True):
+    """A message of before: `mine` is an answer or what the business wrote by hand."""
+
+    mine: bool
+    body: str
+    at: datetime
+
+
+class Opening(Struct, frozen=True, kw_only=True):
+    """All that a worker needs of a lane that it has claimed."""
+
+    version: int
+    done_seq: int
+    paused: bool
+    chunks: list[Chunk]
+    turn: Turn | None
+    asked: list[Asked]
+    said: list[Said]
+    """Oldest first."""
+    memo: dict[str, Any]
+    """Results of finished steps at this version, by name."""
+    to: list[Identity]
+    now: datetime
+
+
+# Members of one turn at most: a backlog after an outage becomes several answers, not one endless question.
+MOST_MEMBERS = 100
+
+OPEN = """
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(conversation_id)s::uuid[], %(history)s::integer[])
+         WITH ORDINALITY AS t(tenant_id, conversation_id, history, ord)),
+lane AS MATERIALIZED (
+  SELECT i.ord, i.history, l.*, e.id AS endpoint_id, e.disturbed_at
+  FROM input i JOIN lanes l USING (tenant_id, conversation_id)
+  JOIN channels c ON (c.tenant_id, c.id) = (l.tenant_id, l.channel_id) JOIN endpoints e ON e.id = c.endpoint_id),
+-- A send that began under an older token than the lane's: whoever began it is gone, so it is in doubt.
+doubted AS (
+  UPDATE chunks c SET state = 'in_doubt', in_doubt_at = qasid_now()
+  FROM lane l, attempts a
+  WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq > l.done_seq AND c.state = 'sending'
+    AND (a.tenant_id, a.chunk_id, a.n) = (c.tenant_id, c.id, c.attempt) AND a.token < l.token
+  RETURNING c.tenant_id, c.id, c.attempt),
+doubted_attempts AS (
+  UPDATE attempts a SET state = 'in_doubt', reason = 'the worker that sent it is gone'
+  FROM doubted d WHERE (a.tenant_id, a.chunk_id, a.n) = (d.tenant_id, d.id, d.attempt) AND a.state = 'sending'),
+begun AS (
+  INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq)
+  SELECT tenant_id, conversation_id, done_seq + 1, least(head_seq, done_seq + %(most_members)s)
+  FROM lane WHERE done_seq < head_seq
+  ON CONFLICT DO NOTHING RETURNING tenant_id, id, conversation_id, first_seq, last_seq),
+turn AS MATERIALIZED (
+  SELECT * FROM begun
+  UNION ALL
+  SELECT t.tenant_id, t.id, t.conversation_id, t.first_seq, t.last_seq
+  FROM lane l JOIN turns t ON (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1))
+SELECT json_build_object(
+  'version', l.version, 'done_seq', l.done_seq, 'paused', coalesce(l.paused_until > qasid_now(), false), 'now', qasid_now(),
+  'turn', CASE WHEN t.id IS NOT NULL THEN json_build_object(
+     'id', t.id, 'first_seq', t.first_seq, 'last_seq', t.last_seq,
+     'settled', EXISTS (SELECT FROM usage u WHERE (u.tenant_id, u.turn_id) = (t.tenant_id, t.id))) END,
+  'to', (SELECT json_agg(json_build_object('kind', i.kind, 'value', i.value) ORDER BY i.kind DESC)
+         FROM conversations v JOIN identities i ON (i.tenant_id, i.contact_id) = (v.tenant_id, v.contact_id)
+         WHERE (v.tenant_id, v.id) = (l.tenant_id, l.conversation_id)),
+  'chunks', coalesce((
+     SELECT json_agg(json_build_object(
+       'id', c.id, 'seq', c.seq, 'no', c.no, 'body', c.body,
+       'state', CASE WHEN c.state = 'sending' THEN 'in_doubt' ELSE c.state END,
+       'attempt', c.attempt,
+       'due_in', greatest(0, coalesce(extract(epoch FROM c.due_at - qasid_now()), 0)),
+       'opens_in', CASE WHEN c.state IN ('accepted', 'sent')
+                        THEN greatest(0, extract(epoch FROM c.accepted_at - qasid_now()) + %(order_wait)s) ELSE 0 END,
+       'doubt_for', coalesce(extract(epoch FROM qasid_now() - c.in_doubt_at), 0),
+       'quiet_for', coalesce(extract(epoch FROM qasid_now() - greatest(c.in_doubt_at, l.disturbed_at)), 0),
+       'others_heard', c.state = 'in_doubt' AND (
+          EXISTS (SELECT FROM attempts mine JOIN attempts a ON a.heard_at > mine.begun_at AND a.begun_at > mine.begun_at
+                  JOIN chunks o ON (o.tenant_id, o.id) = (a.tenant_id, a.chunk_id)
+                  JOIN channels h ON (h.tenant_id, h.id) = (o.tenant_id, o.channel_id)
+                  WHERE (mine.tenant_id, mine.chunk_id, mine.n) = (c.tenant_id, c.id, c.attempt) AND h.endpoint_id = l.endpoint_id)
+          OR NOT EXISTS (SELECT FROM chunks o JOIN channels h ON (h.tenant_id, h.id) = (o.tenant_id, o.channel_id)
+                         WHERE h.endpoint_id = l.endpoint_id AND o.state = 'accepted'))) ORDER BY c.seq, c.no)
+     FROM (SELECT * FROM chunks c WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq > l.done_seq
+           UNION ALL
+           (SELECT * FROM chunks c
+            WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq <= l.done_seq
+            ORDER BY c.seq DESC, c.no DESC LIMIT 1)) c), '[]'),
+  'asked', coalesce((
+     SELECT json_agg(json_build_object(
+       'kind', m.kind, 'body', coalesce(edited.body, m.body), 'sent_at', m.sent_at, 'correlation', m.correlation,
+       'ack_ms', m.ack_ms, 'waited', extract(epoch FROM qasid_now() - m.stored_at),
+       'revoked', coalesce(edited.kind = 'revoke', false)) ORDER BY m.sent_at, o.seq)
+     FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
+     LEFT JOIN LATERAL (
+       SELECT e.kind, e.body FROM messages e
+       WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
+         AND e.kind IN ('edit', 'revoke')
+       ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true
+     WHERE (o.tenant_id, o.conversation_id) = (t.tenant_id, t.conversation_id) AND o.seq BETWEEN t.first_seq AND t.last_seq), '[]'),
+  'said', coalesce((
+     SELECT json_agg(json_build_object('mine', m.direction <> 'in', 'body', coalesce(edited.body, m.body), 'at', m.sent_at)
+                     ORDER BY m.id)
+     FROM (SELECT * FROM messages m
+           WHERE (m.tenant_id, m.conversation_id) = (l.tenant_id, l.conversation_id)
+             AND m.kind NOT IN ('reaction', 'system', 'edit', 'revoke') AND m.body <> ''
+             AND m.id <> ALL(ARRAY(SELECT o.message_id FROM outbox o
+                                   WHERE (o.tenant_id, o.conversation_id) = (l.tenant_id, l.conversation_id)
+                                     AND o.seq > l.done_seq))
+           ORDER BY m.id DESC LIMIT l.history) m
+     LEFT JOIN LATERAL (
+       SELECT e.kind, e.body FROM messages e
+       WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
+         AND e.kind IN ('edit', 'revoke')
+       ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true
+     WHERE edited.kind IS DISTINCT FROM 'revoke'), '[]'),
+  'memo', coalesce((SELECT json_object_agg(s.step, s.result) FROM steps s
+                    WHERE (s.tenant_id, s.turn_id, s.version) = (t.tenant_id, t.id, l.version)), '{}'))::text
+FROM input i
+JOIN lane l USING (ord)
+LEFT JOIN turn t ON (t.tenant_id, t.conversation_id) = (l.tenant_id, l.conversation_id)
+ORDER BY ord
+"""
+
+MEMO = """
+INSERT INTO steps (tenant_id, turn_id, step, version, result)
+SELECT * FROM unnest(%(tenant_id)s::uuid[], %(turn_id)s::uuid[], %(step)s::text[], %(version)s::bigint[], %(result)s::jsonb[])
+ON CONFLICT DO NOTHING
+"""
+
+# The fence: the lane row is locked, and what is tested is its newest version. 'changed' where an edit or revoke raised the
+# version that the answer was made at (NULL: settle at the version of the moment).
+# The intent of the first chunk shares the commit where its gate is open (`send`).
+SETTLE = """
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(conversation_id)s::uuid[], %(channel_id)s::uuid[], %(token)s::bigint[],
+                       %(version)s::bigint[], %(turn_id)s::uuid[], %(last_seq)s::bigint[], %(outcome)s::text[],
+                       %(members)s::integer[], %(pieces)s::integer[], %(input_tokens)s::bigint[], %(output_tokens)s::bigint[],
+                       %(model)s::text[], %(ai_ms)s::float8[], %(body)s::text[], %(correlation)s::text[], %(send)s::boolean[])
+         WITH ORDINALITY AS t(tenant_id, conversation_id, channel_id, token, version, turn_id, last_seq, outcome, members,
+                              pieces, input_tokens, output_tokens, model, ai_ms, body, correlation, send, ord)),
+piece AS MATERIALIZED (
+  SELECT * FROM unnest(%(piece_of)s::bigint[], %(piece_id)s::uuid[], %(piece_no)s::integer[], %(piece_body)s::text[])
+         AS t(ord, id, no, body)),
+held AS MATERIALIZED (
+  SELECT i.ord, CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'
+                     WHEN l.version <> coalesce(i.version, l.version) THEN 'changed'
+                     WHEN l.paused_until > qasid_now() AND i.pieces > 0 THEN 'paused' ELSE 'ok' END AS fence
+  FROM lanes l JOIN input i USING (tenant_id, conversation_id)
+  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l),
+good AS MATERIALIZED (SELECT i.* FROM input i JOIN held h USING (ord) WHERE h.fence = 'ok'),
+lane AS (
+  UPDATE lanes l SET attempts = 0 FROM good g
+  WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id)),
+chunk AS (
+  INSERT INTO chunks (tenant_id, id, conversation_id, channel_id, turn_id, seq, no, body, state, attempt)
+  SELECT g.tenant_id, p.id, g.conversation_id, g.channel_id, g.turn_id, g.last_seq, p.no, p.body,
+         CASE WHEN g.send AND p.no = 1 THEN 'sending' ELSE 'ready' END, CASE WHEN g.send AND p.no = 1 THEN 1 ELSE 0 END
+  FROM good g JOIN piece p USING (ord)),
+intent AS (
+  INSERT INTO attempts (tenant_id, chunk_id, n, token)
+  SELECT g.tenant_id, p.id, 1, g.token FROM good g JOIN piece p USING (ord) WHERE g.send AND p.no = 1),
+answer AS (
+  INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, sent_at, body, turn_id, correlation)
+  SELECT tenant_id, uuidv7(), conversation_id, channel_id, 'out', 'text', qasid_now(), body, turn_id, correlation
+  FROM good WHERE pieces > 0),
+spent AS (
+  INSERT INTO usage (tenant_id, turn_id, outcome, messages, chunks, input_tokens, output_tokens, model, ai_ms)
+  SELECT tenant_id, turn_id, outcome, members, pieces, input_tokens, output_tokens, model, ai_ms FROM good)
+SELECT coalesce(h.fence, 'lost') FROM input i LEFT JOIN held h USING (ord) ORDER BY i.ord
+"""
+
+
+class Open(Struct, frozen=True):
+    """Asks for a claimed lane's opening, with the last `history` messages of before."""
+
+    claim: Claim
+    history: int
+
+
+class Memo(Struct, frozen=True):
+    """A finished step's result, JSON in text."""
+
+    claim: Claim
+    turn_id: UUID
+    step: str
+    version: int
+    result: str
+
+
+Ending = Literal["answered", "intent", "told", "failed", "late", "left", "revoked", "parked"]
+
+
+class Settlement(Struct, frozen=True, kw_only=True):
+    """How a turn ends: `pieces` are the ids and texts of its chunks, in order; none where nobody is answered."""
+
+    claim: Claim
+    version: int | None
+    turn: Turn
+    outcome: Ending
+    body: str
+    pieces: list[tuple[UUID, str]]
+    send: bool
+    correlation: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    model: str | None = None
+    ai_ms: float | None = None
+
+
+_opening = msgspec.json.Decoder(Opening)
+
+
+async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float) -> list[Opening]:
+    """Begin the next turn of each lane, or find the one that was begun, and load what it needs."""
+    result = await conn.execute(
+        OPEN,
+        {
+            "tenant_id": [r.claim.tenant_id for r in rows],
+            "conversation_id": [r.claim.conversation_id for r in rows],
+            "history": [r.history for r in rows],
+            "most_members": MOST_MEMBERS,
+            "order_wait": order_wait,
+        },
+    )
+    return [_opening.decode(text) for (text,) in await result.fetchall()]
+
+
+async def memo(conn: Connection, rows: Sequence[Memo]) -> list[None]:
+    """Remember finished steps."""
+    await conn.execute(
+        MEMO,
+        {
+            "tenant_id": [r.claim.tenant_id for r in rows],
+            "turn_id": [r.turn_id for r in rows],
+            "step": [r.step for r in rows],
+            "version": [r.version for r in rows],
+            "result": [r.result for r in rows],
+        },
+    )
+    return [None] * len(rows)
+
+
+async def settle(conn: Connection, worker: UUID, rows: Sequence[Settlement]) -> list[Fence]:
+    """Commit answers, with their chunks, usage and, where `send`, the first chunk's intent; whether each was let through."""
+    pieces = [(ord, id, no, body) for ord, r in enumerate(rows, 1) for no, (id, body) in enumerate(r.pieces, 1)]
+    result = await conn.execute(
+        SETTLE,
+        {
+            "worker": worker,
+            "tenant_id": [r.claim.tenant_id for r in rows],
+            "conversation_id": [r.claim.conversation_id for r in rows],
+            "channel_id": [r.claim.channel_id for r in rows],
+            "token": [r.claim.token for r in rows],
+            "version": [r.version for r in rows],
+            "turn_id": [r.turn.id for r in rows],
+            "last_seq": [r.turn.last_seq for r in rows],
+            "outcome": [r.outcome for r in rows],
+            "members": [r.turn.last_seq - r.turn.first_seq + 1 for r in rows],
+            "pieces": [len(r.pieces) for r in rows],
+            "input_tokens": [r.input_tokens for r in rows],
+            "output_tokens": [r.output_tokens for r in rows],
+            "model": [r.model for r in rows],
+            "ai_ms": [r.ai_ms for r in rows],
+            "body": [r.body for r in rows],
+            "correlation": [r.correlation for r in rows],
+            "send": [r.send for r in rows],
+            "piece_of": [p[0] for p in pieces],
+            "piece_id": [p[1] for p in pieces],
+            "piece_no": [p[2] for p in pieces],
+            "piece_body": [p[3] for p in pieces],
+        },
+    )
+    return [fence for (fence,) in await result.fetchall()]

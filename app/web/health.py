@@ -1,0 +1,87 @@
+"""What machines ask of this process: /livez, /readyz, /metrics. It asks the database one question at a time, no more."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+from litestar import MediaType, Request, Response, get
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from msgspec import Struct
+
+from app import db, metrics, migrate
+from app.errors import DatabaseUnavailable
+from app.settings import Settings
+
+PATIENCE = 1.0  # seconds
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    """Whether this process can take webhooks, and if not, why, for a person."""
+
+    ready: bool
+    reason: str = ""
+
+
+class Readiness:
+    """Asks whether the database answers and its schema is this build's."""
+
+    def __init__(self, console: db.Pool) -> None:
+        self._console = console
+        self._files = migrate.available()
+        self._question: asyncio.Task[str] | None = None
+
+    async def check(self) -> Ready:
+        """The answer within a second, whatever the database does; who asks meanwhile shares it."""
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._ask(), name="readiness")
+        question = self._question
+        # Not asyncio.timeout: cancelling a query on a frozen server takes ten seconds.
+        done, _ = await asyncio.wait({question}, timeout=PATIENCE)
+        reason = question.result() if done else f"The database has not answered within {PATIENCE:g} s."
+        return Ready(ready=not reason, reason=reason)
+
+    async def _ask(self) -> str:
+        try:
+            async with db.connection(self._console) as conn, conn.transaction():
+                # As the owner of the schema, who alone may read what was applied.
+                await conn.execute("SET LOCAL ROLE NONE")
+                if (await (await conn.execute("SELECT to_regclass('migrations')")).fetchone()) == (None,):
+                    return "The database is empty: run `qasid migrate`."
+                applied = dict(await (await conn.execute("SELECT name, checksum FROM migrations")).fetchall())
+        except DatabaseUnavailable:
+            return "The database cannot be reached."
+        except psycopg.Error as error:
+            return f"The database does not answer as it should ({type(error).__name__})."
+        if missing := [file.name for file in self._files if file.name not in applied]:
+            return f"The schema lacks {', '.join(missing)}: run `qasid migrate`."
+        if edited := [file.name for file in self._files if file.checksum != applied[file.name]]:
+            return f"The schema was made by another text of {', '.join(edited)}: this build and the database do not fit."
+        return ""  # a newer build may have applied more: this one is about to be replaced, and still works
+
+
+@get("/livez", media_type=MediaType.TEXT, sync_to_thread=False, cache_control=None)
+def livez() -> str:
+    """The process runs and its event loop turns. No I/O."""
+    return "alive\n"
+
+
+@get("/readyz", responses={503: ResponseSpec(data_container=Ready, description="Not ready: why, for a person")})
+async def readyz(readiness: NamedDependency[Readiness]) -> Response[Ready]:
+    """Whether webhooks can be taken: the schema is current and the database answers."""
+    ready = await readiness.check()
+    return Response(ready, status_code=200 if ready.ready else 503)
+
+
+@get("/metrics", media_type=MediaType.TEXT)
+async def show_metrics(request: Request[Any, Any, Any], settings: NamedDependency[Settings]) -> Response[bytes]:
+    """Prometheus metrics, for whoever has QASID_METRICS_TOKEN; where none is set, for this machine alone."""
+    headers = request.headers
+    if not metrics.may_read(
+        settings.metrics_token,
+        authorization=headers.get("authorization"),
+        client=request.client.host if request.client else None,
+        forwarded="x-forwarded-for" in headers or "forwarded" in headers,
+    ):
+        return Response(b"", status_code=403)
+    return Response(await asyncio.to_thread(metrics.render), media_type=metrics.CONTENT_TYPE)
