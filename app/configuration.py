@@ -38,11 +38,15 @@ Limit = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number from
 Seconds = Annotated[float, Meta(gt=0, le=3_600, description="a number above 0, at most 3,600")]
 Hours = Annotated[float, Meta(gt=0, le=8_760, description="a number above 0, at most 8,760")]
 
+EndpointKind = Literal["cloud", "evolution"]
+InDoubt = Literal["resend", "park"]
+Late = Literal["answer", "apologise", "notice", "store"]
+
 
 class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[endpoints.<slug>]`: a webhook URL and what its webhooks are verified with."""
 
-    kind: Literal["cloud", "evolution"]
+    kind: EndpointKind
     secrets: tuple[Secret, ...]
     verify_token: Secret | None = None
 
@@ -109,7 +113,7 @@ class Channel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     enabled: bool = True
     session_gap_hours: Hours = 3.0
     answer_within_hours: Hours = 24.0
-    late: Literal["answer", "apologise", "notice", "store"] = "store"
+    late: Late = "store"
 
 
 class Answering(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,7 +134,7 @@ class Tenant(Answering, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Text
     enabled: bool = True
-    in_doubt: Literal["resend", "park"] = "resend"
+    in_doubt: InDoubt = "resend"
     channels: dict[str, Channel] = {}
 
 

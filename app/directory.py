@@ -6,7 +6,7 @@ Look-ups never touch the database. Nothing here writes, and no `repr` shows a se
 import asyncio
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Self, cast
 from uuid import UUID
 
 import msgspec
@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from app import db
 from app.assistants.intents import normalise
-from app.configuration import Answering, Assistant, Intent, Limits, Texts
+from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Intent, Late, Limits, Texts
 from app.db import Connection, Pool
-from app.errors import ConfigurationError, DatabaseUnavailable, Unknown
+from app.errors import ConfigurationError, DatabaseUnavailable, QasidError, Unknown
 from app.store import configuration as store
 from app.vault import (
     DIGEST_FIELD,
@@ -39,7 +39,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     id: UUID
     slug: str
-    kind: Literal["cloud", "evolution"]
+    kind: EndpointKind
     secrets: tuple[SecretBytes, ...]
     verify_token: Secret | None
 
@@ -57,7 +57,7 @@ class Channel(Struct, frozen=True, kw_only=True):
     enabled: bool
     session_gap_hours: float
     answer_within_hours: float
-    late: Literal["answer", "apologise", "notice", "store"]
+    late: Late
 
 
 class Tenant(Struct, frozen=True, kw_only=True):
@@ -67,7 +67,7 @@ class Tenant(Struct, frozen=True, kw_only=True):
     slug: str
     name: str
     enabled: bool
-    in_doubt: Literal["resend", "park"]
+    in_doubt: InDoubt
     assistant: Assistant | None
     texts: Texts
     limits: Limits
@@ -165,7 +165,7 @@ def _endpoint(row: store.Endpoint, vault: Vault) -> Endpoint:
     return Endpoint(
         id=row.id,
         slug=row.slug,
-        kind=cast(Literal["cloud", "evolution"], row.kind),
+        kind=cast(EndpointKind, row.kind),
         secrets=tuple(SecretBytes(vault.open(s, owner=owner, field="secrets").encode()) for s in row.secrets),
         verify_token=row.verify_token and vault.open(row.verify_token, owner=owner, field="verify_token") or None,
     )
@@ -179,7 +179,7 @@ def _tenant(row: store.Tenant, vault: Vault) -> Tenant:
         slug=row.slug,
         name=row.name,
         enabled=row.enabled,
-        in_doubt=cast(Literal["resend", "park"], row.in_doubt),
+        in_doubt=cast(InDoubt, row.in_doubt),
         assistant=settings.assistant,
         texts=settings.texts or Texts(),
         limits=settings.limits or Limits(),
@@ -261,9 +261,7 @@ class Watch:
             async with self._one_at_a_time, db.connection(self._pool) as conn:
                 if await store.version(conn) != self.current.version:
                     self._current = await read(conn, self._vault)
-        except (
-            Exception
-        ) as error:  # whatever it is, the last snapshot is better than none, and the next look may succeed
+        except (psycopg.Error, QasidError, msgspec.DecodeError, OSError) as error:
             if not self._blind:
                 log.error("configuration cannot be read, the last one holds", error=error, version=self.current.version)
             self._blind = True

@@ -2,7 +2,7 @@
 
 Only the keys of `KNOWN` pass, each as its kind allows; other keys are dropped and their names noted. An exception shows
 its type and frames, its words only where they are ours or the operating system's. It never shows a phone number: use
-`fingerprint`. Files of ours say `log = structlog.get_logger(__name__)`, then constant events with `KNOWN` keys;
+`fingerprint`. Files of ours take `structlog.get_logger(__name__)`, then log constant events with `KNOWN` keys;
 tests/unit/test_log.py holds them to it.
 """
 
@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterable, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 from uuid import UUID
 
 import msgspec
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from app.errors import QasidError
 from app.settings import Settings
@@ -31,23 +32,28 @@ from app.settings import Settings
 Event = MutableMapping[str, Any]
 Step = Callable[[Any, str, Event], Any]
 
-NUMBERS: Final = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NUMBERS: Final = _words(
     "applied attempt attempts bytes chunks code count days depth duplicates exit_code held ignored input_tokens items "
     "lanes lost messages milliseconds n output_tokens pid port quarantined retry_after rows seconds seq size sqlstate "
-    "stored tokens turns version waiting".split()
+    "stored tokens turns version waiting"
 )
-IDS: Final = frozenset(
+IDS: Final = _words(
     "channel_id chunk chunk_id contact_id conversation conversation_id correlation endpoint_id job_id lane message_id "
-    "operator_id tenant_id turn turn_id worker worker_id".split()
+    "operator_id tenant_id turn turn_id worker worker_id"
 )
 # Names that Qasid or its operators gave: slugs, states, settings, files. One word each.
-WORDS: Final = frozenset(
+WORDS: Final = _words(
     "alert assistant breaker channel client endpoint file function host kind level logger method migration model name "
-    "operator outcome path pool process provider queue role setting signal stage state status step tenant verdict".split()
+    "operator outcome path pool process provider queue role setting signal stage state status step tenant verdict"
 )
-TEXTS: Final = frozenset("advice event reason timestamp".split())  # our own sentences
-MARKS: Final = frozenset("contact sender to".split())  # what `fingerprint` made
-ERRORS: Final = frozenset(("error",))  # an exception
+TEXTS: Final = _words("advice event reason timestamp")  # our own sentences
+MARKS: Final = _words("contact sender to")  # what `fingerprint` made
+ERRORS: Final = _words("error")  # an exception, or the name of its type
 KNOWN: Final = NUMBERS | IDS | WORDS | TEXTS | MARKS | ERRORS
 
 # Words of these builtin errors quote code, not data.
@@ -97,6 +103,11 @@ def configure(settings: Settings, *, process: str, stream: TextIO | None = None)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(_READABLE.get(name, logging.WARNING))
+
+
+def get(name: str) -> FilteringBoundLogger:
+    """The logger that signs its lines with `name`: structlog's own `get_logger`, with a type."""
+    return cast(FilteringBoundLogger, structlog.get_logger(name))
 
 
 def set_fingerprint_key(key: bytes) -> None:

@@ -47,7 +47,9 @@ def secret_keys(settings: Settings) -> tuple[bytes, ...]:
     words = [word.strip() for word in text.split(",")]
     for n, word in enumerate(words, 1):
         if not re.fullmatch(r"[0-9a-fA-F]{64}", word):
-            raise ConfigurationError(f"{source}: key {n} of {len(words)} is not 32 bytes in hex (64 digits); {MAKE_ONE}.")
+            raise ConfigurationError(
+                f"{source}: key {n} of {len(words)} is not 32 bytes in hex (64 digits); {MAKE_ONE}."
+            )
         if word.lower() in (w.lower() for w in words[: n - 1]):
             raise ConfigurationError(f"{source}: key {n} stands there twice; take one away.")
     return tuple(bytes.fromhex(word) for word in words)

@@ -135,6 +135,18 @@ def each_secret(value: S, change: Callable[[str, Secret], str], place: str = "")
     return msgspec.structs.replace(value, **changed)
 
 
+def secrets_in(value: Struct) -> list[Secret]:
+    """Every Secret that `each_secret` would change."""
+    found: list[Secret] = []
+
+    def note(_: str, secret: Secret) -> str:
+        found.append(secret)
+        return secret
+
+    each_secret(value, note)
+    return found
+
+
 def _key_id(key: bytes) -> str:
     return hashlib.sha256(b"qasid key id\0" + key).hexdigest()[:8]
 

@@ -86,18 +86,18 @@ class CloudAPI:
             ),
             timeout=timeout,
         )
-        if answer.status_code >= 500:
-            raise InDoubt(f"HTTP {answer.status_code}")
-        if answer.status_code < 300:
+        if answer.status >= 500:
+            raise InDoubt(f"HTTP {answer.status}")
+        if answer.status < 300:
             try:
-                wamid = _sent.decode(answer.content).messages[0].id
+                wamid = _sent.decode(answer.body).messages[0].id
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, IndexError):
-                raise InDoubt(f"HTTP {answer.status_code} without a message id") from None
+                raise InDoubt(f"HTTP {answer.status} without a message id") from None
             if not _WAMID.fullmatch(wamid):
-                raise InDoubt(f"HTTP {answer.status_code} with a message id that is none")
+                raise InDoubt(f"HTTP {answer.status} with a message id that is none")
             return Accepted(wamid)
         try:
-            error = _failure.decode(answer.content).error
+            error = _failure.decode(answer.body).error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise InDoubt(f"HTTP {answer.status_code} without a Graph error") from None
+            raise InDoubt(f"HTTP {answer.status} without a Graph error") from None
         raise refusal(error.code, error.message, key.attempt)

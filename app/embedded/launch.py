@@ -48,26 +48,27 @@ def start(pg: Path, place: Place, settings: Mapping[str, str]) -> None:
     if log.exists() and log.stat().st_size > LOG_BYTES:
         log.rename(log.with_suffix(".old"))
     port_file = pg / "port"
-    port = _free_port(int(port_file.read_text()) if port_file.exists() else 0)
+    earlier = port_file.read_text().strip() if port_file.exists() else ""
+    port = _free_port(int(earlier) if earlier.isdigit() else 0)
     while True:
         if postmaster.running(place.data) is None and postmaster.pid_file(place.data):
             # Ours to remove: PostgreSQL takes a stale pid for a server when it belongs by now to another process of the
             # same user, or to a zombie that nobody reaps. It still checks that no old backend uses the shared memory.
             (place.data / "postmaster.pid").unlink(missing_ok=True)
-        _write_configuration(pg, place, {**SETTINGS, **settings, "port": str(port)})
+        _write_configuration(place, {**SETTINGS, **settings, "port": str(port)})
         begin = log.stat().st_size if log.exists() else 0
         if _pg_ctl(pg, place, log) or postmaster.running(place.data) is not None:  # running: another start was orphaned
             port_file.write_text(f"{port}\n")
             return
         said = postmaster.tail(log, begin)
-        if time.monotonic() > deadline:
+        taken = "Address already in use" in said  # between our look and PostgreSQL's
+        leaving = "still in use" in said or "already exists" in said  # the children of a killed server are about to go
+        if time.monotonic() > deadline or not (taken or leaving):
             raise ConfigurationError(f"The embedded PostgreSQL in {place.folder} did not start; {log} says: {said}")
-        if "Address already in use" in said:
+        if taken:
             port = _free_port(0)
-        elif "still in use" in said or "already exists" in said:
-            time.sleep(POLL_SECONDS)  # the children of a killed server are about to go
         else:
-            raise ConfigurationError(f"The embedded PostgreSQL in {place.folder} did not start; {log} says: {said}")
+            time.sleep(POLL_SECONDS)
 
 
 def _free_port(wanted: int) -> int:
@@ -83,7 +84,7 @@ def _free_port(wanted: int) -> int:
     raise ConfigurationError("There is no free port on 127.0.0.1 for the embedded PostgreSQL.")
 
 
-def _write_configuration(pg: Path, place: Place, settings: Mapping[str, str]) -> None:
+def _write_configuration(place: Place, settings: Mapping[str, str]) -> None:
     """In our folder, not in PGDATA: root writes nothing where another user could have put a link."""
     lines = [f"include_if_exists = {_quoted(str(place.data / 'postgresql.conf'))}  # what initdb found out"]
     lines += [f"{name} = {_quoted(value)}" for name, value in settings.items()]

@@ -169,7 +169,8 @@ def _make_outside(pg: Path, account: Account) -> Path:
         folder.chmod(0o711)
         if _reaches(account, folder):
             (folder / "whose").write_text(f"The embedded PostgreSQL of {pg}\n")
-            (pg / "place").write_text(f"{folder}\n")
+            (pg / "place.new").write_text(f"{folder}\n")
+            (pg / "place.new").rename(pg / "place")  # whole, or not at all
             return folder
         folder.rmdir()
     raise ConfigurationError(

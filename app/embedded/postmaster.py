@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from app.errors import ConfigurationError
 
 READY_SECONDS = 60.0  # crash recovery included
+FROZEN_SECONDS = 2.0
 FAST_SECONDS = 60.0  # a fast stop writes a checkpoint
 QUIT_SECONDS = 20.0
 POLL_SECONDS = 0.01
@@ -38,17 +40,21 @@ def pid_file(data: Path) -> list[str]:
 
 
 def ready(data: Path) -> int | None:
-    """Wait until the running server answers; returns its port, or None when none runs (any more).
+    """Wait until the running server takes connections; returns its port, or None when none runs (any more).
 
-    Raises ConfigurationError when it runs and does not answer.
+    A frozen one is still the server: after FROZEN_SECONDS its callers' own deadlines deal with it.
+    Raises ConfigurationError when it runs and does not get ready.
     """
-    deadline = time.monotonic() + READY_SECONDS
+    begin = time.monotonic()
     while (pid := running(data)) is not None:
+        waited = time.monotonic() - begin
         lines = pid_file(data)
-        if len(lines) > 7 and lines[7].strip() == "ready" and _answers(port := int(lines[3])):
-            return port
-        if time.monotonic() > deadline:
-            raise ConfigurationError(f"The embedded PostgreSQL in {data} (pid {pid}) runs, but does not answer.")
+        if len(lines) > 7 and lines[7].strip() == "ready":
+            port = int(lines[3])
+            if _answers(port) or waited > FROZEN_SECONDS:
+                return port
+        elif waited > READY_SECONDS:
+            raise ConfigurationError(f"The embedded PostgreSQL in {data} (pid {pid}) runs, but does not get ready.")
         time.sleep(POLL_SECONDS)
     return None
 
@@ -62,7 +68,9 @@ def stop(data: Path) -> None:
         pid = running(data)
         if pid is None:
             return
-        os.kill(pid, how)
+        with suppress(ProcessLookupError):  # it went by itself just now
+            os.kill(pid, how)
+            os.kill(pid, signal.SIGCONT)  # or a frozen one would never hear of it
         deadline = time.monotonic() + seconds
         while running(data) == pid and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)

@@ -14,7 +14,6 @@ import structlog
 from litestar import MediaType, Request, Response, Router, get, post
 from litestar.exceptions import ClientException, NotAuthorizedException
 from litestar.response import Redirect
-from litestar.types import ExceptionHandler
 
 from app import passwords
 from app.db import Pool, acting
@@ -84,7 +83,9 @@ class Attempts:
             self._bad.pop(key, None)
 
 
-def ask(request: AnyRequest, *, status: int = 401, trouble: str = "", wait: float = 0.0, then: str = "") -> Response[str]:
+def ask(
+    request: AnyRequest, *, status: int = 401, trouble: str = "", wait: float = 0.0, then: str = ""
+) -> Response[str]:
     """The login page, as the answer to a request that lacks a session."""
     path = then or request.url.path
     form = Template(_FORM).substitute(
@@ -93,14 +94,18 @@ def ask(request: AnyRequest, *, status: int = 401, trouble: str = "", wait: floa
         about=' aria-describedby="trouble" aria-invalid="true"' if trouble else "",
     )
     headers = {"Retry-After": str(int(wait) + 1)} if wait else {}
-    return Response(Template(page("login")).substitute(content=form), status_code=status, media_type=MediaType.HTML, headers=headers)
+    return Response(
+        Template(page("login")).substitute(content=form), status_code=status, media_type=MediaType.HTML, headers=headers
+    )
 
 
 def _without_session(request: AnyRequest, _: Exception) -> Response[str]:
     return ask(request)
 
 
-ASK: dict[int | type[Exception], ExceptionHandler] = {NotAuthorizedException: _without_session}
+ASK: dict[int | type[Exception], Callable[[AnyRequest, Any], Response[Any]]] = {
+    NotAuthorizedException: _without_session
+}
 """Exception handlers of routes behind the guard: without a session they answer 401 with the login page."""
 
 
@@ -131,7 +136,8 @@ def routes(sessions: Sessions, console: Pool, *, attempts: Attempts | None = Non
         async with acting(console) as conn:
             operator = await operators.by_name(conn, name)
         async with hashing:
-            good = await asyncio.to_thread(passwords.matches, operator and operator.password, form.get("password", ""))
+            stored = operator.password if operator is not None else None
+            good = await asyncio.to_thread(passwords.matches, stored, form.get("password", ""))
         if operator is None or not good:
             log.warning("bad login", client=client)
             return ask(request, trouble="Name or password is wrong.", then=then)

@@ -56,7 +56,9 @@ class Readiness:
         if missing := [file.name for file in self._files if file.name not in applied]:
             return f"The schema lacks {', '.join(missing)}: run `qasid migrate`."
         if edited := [file.name for file in self._files if file.checksum != applied[file.name]]:
-            return f"The schema was made by another text of {', '.join(edited)}: this build and the database do not fit."
+            return (
+                f"The schema was made by another text of {', '.join(edited)}: this build and the database do not fit."
+            )
         return ""  # a newer build may have applied more: this one is about to be replaced, and still works
 
 

@@ -6,7 +6,7 @@ It stops and retries nothing that matters: a wake-up carries no truth.
 from litestar import Router
 from litestar.di import Provide
 from litestar.static_files import create_static_files_router
-from litestar_saq import SAQConfig
+from litestar_saq import SAQConfig, TaskQueues
 from litestar_saq.controllers import build_controller
 from saq.queue import Queue
 
@@ -23,7 +23,12 @@ POLICY = policy(INLINE, script_src="'self'", style_src="'self'", img_src="data:"
 
 def routes(queue: Queue, sessions: Sessions) -> Router:
     """The page and its API over `queue`. A router of our own instead of SAQPlugin, whose files stand in the open."""
-    config = SAQConfig(queue_instances={queue.name: queue}, queue_configs=[], web_enabled=True, web_path=PATH)
+    config = SAQConfig(queue_instances={queue.name: queue}, queue_configs=[])
+
+    async def task_queues() -> TaskQueues:
+        await queue.connect()  # once; until PostgreSQL is there, again each time
+        return config.get_queues()
+
     return Router(
         path="/",
         route_handlers=[
@@ -33,7 +38,7 @@ def routes(queue: Queue, sessions: Sessions) -> Router:
         guards=[sessions.guard],
         middleware=[secured(POLICY), sessions.middleware],
         exception_handlers=ASK,
-        dependencies={config.queues_dependency_key: Provide(config.provide_queues)},
+        dependencies={config.queues_dependency_key: Provide(task_queues)},
         signature_namespace=config.signature_namespace,
         include_in_schema=False,
     )

@@ -17,7 +17,6 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import MutableScopeHeaders
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException, SerializationException
 from litestar.handlers import BaseRouteHandler
-from litestar.middleware import DefineMiddleware
 from litestar.middleware.session import SessionMiddleware
 from litestar.middleware.session.client_side import ClientSideSessionBackend, CookieBackendConfig
 from litestar.types import ASGIApp, Message, Middleware, Receive, Scope, ScopeSession, Send
@@ -48,9 +47,23 @@ class Sessions:
         self._checked: dict[UUID, tuple[float, Operator | None]] = {}
         self.cookie = "__Host-qasid" if secure else "qasid"
         config = CookieBackendConfig(
-            secret=_derived(keys[0]), key=self.cookie, max_age=HOURS * 3600, secure=secure, httponly=True, samesite="lax"
+            secret=_derived(keys[0]),
+            key=self.cookie,
+            max_age=HOURS * 3600,
+            secure=secure,
+            httponly=True,
+            samesite="lax",
         )
-        self.middleware = DefineMiddleware(SessionMiddleware, backend=_Cookies(config, [_derived(k) for k in keys[1:]]))
+        backend = _Cookies(config, [_derived(key) for key in keys[1:]])
+
+        def middleware(app: ASGIApp) -> ASGIApp:
+            return SessionMiddleware(app, backend)
+
+        self.middleware: Middleware = middleware
+
+    def __deepcopy__(self, _: object) -> "Sessions":
+        """Litestar copies the routers that it is given, and what their guards are bound to: this stays one."""
+        return self
 
     def begin(self, connection: Connection, operator: Operator) -> None:
         """Give the connection a new session, in place of any that it has."""

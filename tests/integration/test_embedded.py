@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -177,6 +178,30 @@ def test_a_killed_keeper_is_replaced(state: Path) -> None:
     wait_for_keeper_to_end(state)
     assert keeper_of(state) != killed
     assert postmaster.running(cluster.data) is None
+
+
+def test_a_frozen_postgresql_is_still_the_server_and_can_be_stopped(state: Path) -> None:
+    """A second server beside a frozen one would be worse than waiting; and the last user's end stops a frozen one too."""
+    cluster = embedded.ensure(state, settings=FAST)
+    pid = postmaster.running(cluster.data)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    assert embedded.ensure(state, settings=FAST) == cluster
+    assert postmaster.running(cluster.data) == pid
+    embedded.release(state)
+    wait_for_keeper_to_end(state)
+    assert postmaster.running(cluster.data) is None
+
+
+def test_a_taken_port_is_left_to_its_holder(state: Path) -> None:
+    """The earlier port is wanted, not needed."""
+    port = psycopg.conninfo.conninfo_to_dict(embedded.ensure(state, settings=FAST).url)["port"]
+    assert isinstance(port, str)
+    embedded.release(state)
+    wait_for_keeper_to_end(state)
+    with socket.create_server(("127.0.0.1", int(port))):
+        again = embedded.ensure(state, settings=FAST)
+        assert ask(again.url, "SELECT inet_server_port()") != int(port)
 
 
 def test_a_left_over_pid_that_is_somebody_elses_by_now_is_no_server(state: Path) -> None:

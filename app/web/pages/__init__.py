@@ -6,7 +6,10 @@ import hashlib
 import re
 from pathlib import Path
 
-_INLINE = {"script-src": re.compile(r"<script>(.*?)</script>", re.S), "style-src": re.compile(r"<style>(.*?)</style>", re.S)}
+_INLINE = {
+    "script-src": re.compile(r"<script>(.*?)</script>", re.DOTALL),
+    "style-src": re.compile(r"<style>(.*?)</style>", re.DOTALL),
+}
 
 
 @functools.cache

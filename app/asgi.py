@@ -1,0 +1,165 @@
+"""The web process, wired: settings, logs, pools, doors. The only place that knows all of them; it decides nothing itself.
+
+It starts while PostgreSQL is away: pools open in the background, /livez answers, /readyz says what is missing.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from http import HTTPStatus
+from typing import Any
+
+import psycopg
+import structlog
+from litestar import Litestar, MediaType, Request, Response
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.logging.config import BaseLoggingConfig
+from litestar.types import GetLogger, Logger, Scope
+from psycopg.conninfo import conninfo_to_dict
+
+from app import db, log, metrics, place, process
+from app import settings as settings_of_environment
+from app.errors import DatabaseUnavailable
+from app.settings import Settings
+from app.wake import jobs_queue
+from app.web import auth, health, jobs, schema
+from app.web.session import Sessions
+
+logger = structlog.get_logger(__name__)
+
+BODY_BYTES = 256 * 1024  # of any request but a webhook
+
+
+def create_app(settings: Settings | None = None) -> Litestar:
+    """The application. Granian calls it without arguments; the settings are then the environment's.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or the embedded PostgreSQL cannot be used.
+    """
+    if multiprocessing.parent_process() is not None:  # granian's worker; in a test we are nobody's child
+        process.end_with_parent()
+    settings = settings or settings_of_environment.load()
+    log.configure(settings, process="web")
+    keys = place.secret_keys(settings)
+    url = place.database_url(settings)
+    log.hide([settings.secret_key, settings.metrics_token, url, str(conninfo_to_dict(url).get("password") or "")])
+
+    console = db.pool(url, "qasid_app", name="console", min_size=1, max_size=4)
+    courier = db.pool(url, "qasid_courier", name="courier", min_size=2, max_size=8)
+    queue = jobs_queue(url)
+    sessions = Sessions(console, keys, secure=settings.secure_cookies)
+    readiness = health.Readiness(console)
+
+    @asynccontextmanager
+    async def rooms(app: Litestar) -> AsyncIterator[None]:
+        """Everything that lives as long as the process: opened in this order, closed in the other."""
+        async with AsyncExitStack() as stack:
+            for pool in (console, courier):
+                await pool.open(wait=False)
+                stack.push_async_callback(pool.close)
+            stack.push_async_callback(
+                queue.pool.close
+            )  # SAQ opens it with its first use, and closes it only if that went well
+            stack.push_async_callback(queue.disconnect)
+            await stack.enter_async_context(_running(metrics.watch_loop()))
+            yield
+
+    return Litestar(
+        route_handlers=[
+            health.livez,
+            health.readyz,
+            health.show_metrics,
+            auth.routes(sessions, console),
+            jobs.routes(queue, sessions),
+        ],
+        dependencies={
+            "readiness": Provide(lambda: readiness, sync_to_thread=False),
+            "settings": Provide(lambda: settings, sync_to_thread=False),
+        },
+        lifespan=[rooms],
+        openapi_config=schema.config(sessions),
+        exception_handlers=ERRORS,
+        logging_config=Logging(),
+        request_max_body_size=BODY_BYTES,
+    )
+
+
+@asynccontextmanager
+async def _running(work: Any) -> AsyncIterator[None]:
+    """Run a coroutine beside whatever happens inside."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _told(status: int, *, headers: dict[str, str] | None = None) -> Response[dict[str, str]]:
+    """The status in words and no more: what an exception says may quote a path, a row, a secret."""
+    return Response(
+        {"error": HTTPStatus(status).phrase},
+        status_code=status,
+        headers={**(headers or {}), "X-Content-Type-Options": "nosniff"},
+        media_type=MediaType.JSON,
+    )
+
+
+def _refused(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, str]]:
+    return _told(error.status_code, headers=error.headers)
+
+
+def _unavailable(_: Request[Any, Any, Any], error: Exception) -> Response[dict[str, str]]:
+    logger.warning("the database is not available", error=error)
+    return _told(503, headers={"Retry-After": "1"})
+
+
+def _failed(_: Request[Any, Any, Any], error: Exception) -> Response[dict[str, str]]:
+    return _told(500)
+
+
+ERRORS: dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Response[Any]]] = {
+    HTTPException: _refused,
+    DatabaseUnavailable: _unavailable,
+    psycopg.OperationalError: _unavailable,  # PoolTimeout is one: SAQ's pool is not ours to translate
+    Exception: _failed,
+}
+
+
+class Logging(BaseLoggingConfig):
+    """Tells Litestar of our logs. They are set up already: this changes nothing but what becomes of exceptions."""
+
+    def __init__(self) -> None:
+        self.log_exceptions = "always"
+        self.traceback_line_limit = -1
+        self.exception_logging_handler = _uncaught
+        # A client's fault, or said already.
+        self.disable_stack_trace = {
+            *range(400, 500),
+            503,
+            DatabaseUnavailable,
+            *_all_kinds_of(psycopg.OperationalError),
+        }
+
+    def configure(self) -> GetLogger:
+        """Litestar's way to a logger."""
+        return structlog.get_logger
+
+    @staticmethod
+    def set_level(logger: Any, level: int) -> None:
+        """Litestar asks this of standard loggers in debug mode, which we do not have."""
+        logging.getLogger("litestar").setLevel(level)
+
+
+def _uncaught(_: Logger, scope: Scope, __: list[str]) -> None:
+    logger.error("request failed", exc_info=sys.exception(), method=scope.get("method"), path=scope["path"])
+
+
+def _all_kinds_of(kind: type[Exception]) -> set[type[Exception]]:
+    """The class and those derived from it: Litestar compares by identity."""
+    return {kind}.union(*(_all_kinds_of(child) for child in kind.__subclasses__()))

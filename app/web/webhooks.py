@@ -1,0 +1,190 @@
+"""The door for webhooks: `GET|POST /webhooks/{endpoint}`. Verifies before it parses; answers 200 only after the commit.
+
+A bare ASGI application, mounted in Litestar: it is the one hot route, and its answers are five fixed ones.
+"""
+
+import asyncio
+import hmac
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+import structlog
+from litestar.types import Receive, Scope, Send
+from litestar.types.asgi_types import HTTPScope
+
+from app import metrics
+from app.channels import provider
+from app.directory import Endpoint, Watch
+from app.disturbances import Disturbances
+from app.errors import DatabaseUnavailable
+from app.ingest import Ingest
+from app.messages import Item, Message, Stray
+
+log = structlog.get_logger(__name__)
+
+PREFIX = b"/webhooks/"
+# A client that sends its body more slowly than this (seconds) is no provider.
+BODY_PATIENCE = 5.0
+# The signature-less GET is for one person in front of Meta's page: wrong tokens per endpoint and minute.
+MOST_CHALLENGES = 10
+
+
+class _Answered(Exception):
+    """Ends a request early: HTTP status, body, and what the counter calls it."""
+
+    def __init__(self, status: int, body: bytes, outcome: str) -> None:
+        self.status, self.body, self.outcome = status, body, outcome
+
+
+class Webhooks:
+    """The ASGI application. `deadline` (seconds): how long an authentic webhook may wait for its commit."""
+
+    def __init__(
+        self, watch: Callable[[], Watch | None], ingest: Ingest, disturbances: Disturbances, *, deadline: float
+    ) -> None:
+        """`watch` returns None until the first configuration has been read: then nobody knows which endpoints exist."""
+        self._watch = watch
+        self._ingest = ingest
+        self._disturbances = disturbances
+        self._deadline = deadline
+        self._wrong_tokens: dict[str, list[float]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrived = time.monotonic()
+        http = cast(HTTPScope, scope)
+        name = "unknown"
+        try:
+            endpoint = await self._endpoint(http["raw_path"])
+            name = endpoint.slug
+            if http["method"] == "POST":
+                status, body, outcome = await self._post(endpoint, http["headers"], receive, arrived)
+            elif http["method"] == "GET":
+                status, body, outcome = self._challenge(endpoint, http["query_string"])
+            else:
+                raise _Answered(405, b"POST a webhook, or GET the challenge.", "method")
+        except _Answered as answered:
+            status, body, outcome = answered.status, answered.body, answered.outcome
+        except _Gone:
+            return
+        metrics.webhook(name, outcome)
+        await _answer(send, status, body)
+
+    async def _endpoint(self, path: bytes) -> Endpoint:
+        slug = path.removeprefix(PREFIX).decode("latin-1")
+        watch = self._watch()
+        if watch is None:
+            raise _Answered(503, b"Not ready: the configuration could not be read yet.", "unavailable")
+        if found := watch.current.endpoint(slug):
+            return found
+        # A 404 is final for a provider, so it is only given when the database itself has said so just now.
+        if not await watch.refresh(patience=self._deadline):
+            raise _Answered(503, b"Not ready: the configuration cannot be read.", "unavailable")
+        if found := watch.current.endpoint(slug):
+            return found
+        raise _Answered(404, b"No such endpoint.", "unknown")
+
+    async def _post(
+        self, endpoint: Endpoint, headers: Iterable[tuple[bytes, bytes]], receive: Receive, arrived: float
+    ) -> tuple[int, bytes, str]:
+        door = provider(endpoint.kind)
+        signatures = []
+        for name, value in headers:
+            if name == door.signature_header:
+                signatures.append(value)
+            elif name == b"content-length" and (not value.isdigit() or int(value[:12]) > door.body_limit):
+                raise _Answered(413, b"Too large.", "too_large")
+        body = await _body(receive, door.body_limit)
+        if not door.authentic(signatures, body, endpoint.secrets):
+            return 403, b"The signature does not fit.", "refused"
+        correlation = secrets.token_hex(8)
+        items = door.decode(body)
+        try:
+            async with asyncio.timeout(self._deadline):
+                await self._ingest.take(endpoint, items, correlation, arrived)
+        except (DatabaseUnavailable, TimeoutError) as error:
+            # The provider keeps it and sends it again. What was written meanwhile is recognised by then.
+            self._disturbances.note(endpoint.id)
+            log.warning("webhook not taken", endpoint=endpoint.slug, correlation=correlation, error=error)
+            return 503, b"The database cannot take it now. Send it again.", "unavailable"
+        took = time.monotonic() - arrived
+        metrics.stage("ack", took)
+        return 200, b"", self._tell(endpoint, items, correlation, took)
+
+    def _tell(self, endpoint: Endpoint, items: list[Item], correlation: str, took: float) -> str:
+        """Log what came, and say what the counter calls it. Webhooks of statuses alone are told at debug only."""
+        messages = sum(isinstance(item, Message) for item in items)
+        strays = [item for item in items if isinstance(item, Stray)]
+        tell = log.info if messages or strays else log.debug
+        tell(
+            "webhook",
+            endpoint=endpoint.slug,
+            correlation=correlation,
+            messages=messages,
+            items=len(items),
+            ack_ms=round(took * 1000, 1),
+        )
+        for stray in strays:
+            metrics.alert("quarantine")
+            log.warning("item unreadable", endpoint=endpoint.slug, correlation=correlation, reason=stray.reason)
+        return "unreadable" if len(strays) == len(items) else "stored"
+
+    def _challenge(self, endpoint: Endpoint, query: bytes) -> tuple[int, bytes, str]:
+        """Meta's verification of the URL: echo the challenge to whoever knows the verify token."""
+        now = time.monotonic()
+        recent = [at for at in self._wrong_tokens.get(endpoint.slug, []) if now - at < 60]
+        if len(recent) >= MOST_CHALLENGES:
+            return 429, b"Too many wrong tokens; wait a minute.", "refused"
+        asked = dict(parse_qsl(query.decode("latin-1"), max_num_fields=20))
+        challenge = asked.get("hub.challenge", "")
+        if (
+            asked.get("hub.mode") != "subscribe"
+            or not (challenge.isascii() and challenge.isdigit())
+            or len(challenge) > 64
+        ):
+            return 400, b"This is the address for webhooks; a challenge is made of digits.", "challenge"
+        token = asked.get("hub.verify_token", "").encode("latin-1")
+        if endpoint.verify_token is None or not hmac.compare_digest(token, endpoint.verify_token.encode()):
+            self._wrong_tokens[endpoint.slug] = [*recent, now]
+            return 403, b"The verify token does not fit.", "refused"
+        return 200, challenge.encode(), "challenge"
+
+
+class _Gone(Exception):
+    """The client hung up before its request was whole: nobody is there to answer."""
+
+
+async def _body(receive: Receive, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_PATIENCE):
+            while True:
+                event: Any = await receive()
+                if event["type"] != "http.request":
+                    raise _Gone
+                part = event.get("body", b"")
+                if not event.get("more_body") and not parts:
+                    if len(part) > limit:
+                        raise _Answered(413, b"Too large.", "too_large")
+                    return bytes(part)
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise _Answered(413, b"Too large.", "too_large")
+                if not event.get("more_body"):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise _Answered(408, b"The body took too long.", "slow") from None
+
+
+async def _answer(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
+    elif status == 413:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": cast(Any, status), "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
