@@ -10,7 +10,8 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import psycopg
 import structlog
@@ -23,10 +24,15 @@ from psycopg.conninfo import conninfo_to_dict
 
 from app import db, log, metrics, place, process
 from app import settings as settings_of_environment
-from app.errors import DatabaseUnavailable
+from app.directory import Watch
+from app.disturbances import Disturbances
+from app.errors import DatabaseUnavailable, QasidError
+from app.ingest import Ingest
 from app.settings import Settings
-from app.wake import jobs_queue
-from app.web import auth, health, jobs, schema
+from app.statuses import Statuses
+from app.vault import Vault
+from app.wake import Bell, jobs_queue
+from app.web import auth, health, jobs, schema, webhooks
 from app.web.session import Sessions
 
 logger = structlog.get_logger(__name__)
@@ -52,7 +58,18 @@ def create_app(settings: Settings | None = None) -> Litestar:
     courier = db.pool(url, "qasid_courier", name="courier", min_size=2, max_size=8)
     queue = jobs_queue(url)
     sessions = Sessions(console, keys, secure=settings.secure_cookies)
-    readiness = health.Readiness(console)
+    configuration = Configuration(courier, Vault(keys))
+    bell = Bell(queue)
+    # The door stops waiting at its deadline; a flush is left behind a little later, so that it may still end in time
+    # for a redelivery to find its rows.
+    patience = 2 * settings.ack_deadline_seconds
+    statuses = Statuses(courier, bell, patience=patience)
+    ingest = Ingest(courier, statuses, bell, patience=patience)
+    disturbances = Disturbances(courier)
+    door = webhooks.Webhooks(
+        lambda: configuration.watch, ingest, disturbances, deadline=settings.ack_deadline_seconds
+    )
+    readiness = health.Readiness(console, lambda: configuration.watch is not None)
 
     @asynccontextmanager
     async def rooms(app: Litestar) -> AsyncIterator[None]:
@@ -65,6 +82,11 @@ def create_app(settings: Settings | None = None) -> Litestar:
                 queue.pool.close
             )  # SAQ opens it with its first use, and closes it only if that went well
             stack.push_async_callback(queue.disconnect)
+            await stack.enter_async_context(configuration)
+            await stack.enter_async_context(disturbances)
+            await stack.enter_async_context(bell)
+            stack.push_async_callback(statuses.drain)
+            stack.push_async_callback(ingest.drain)
             await stack.enter_async_context(_running(metrics.watch_loop()))
             yield
 
@@ -73,6 +95,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             health.livez,
             health.readyz,
             health.show_metrics,
+            webhooks.route(door),
             auth.routes(sessions, console),
             jobs.routes(queue, sessions),
         ],
@@ -86,6 +109,42 @@ def create_app(settings: Settings | None = None) -> Litestar:
         logging_config=Logging(),
         request_max_body_size=BODY_BYTES,
     )
+
+
+class Configuration:
+    """Brings the directory's Watch up as soon as the database lets it. `watch` is None until then, never after."""
+
+    def __init__(self, courier: db.Pool, vault: Vault) -> None:
+        self.watch: Watch | None = None
+        self._courier = courier
+        self._vault = vault
+        self._life = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._life.enter_async_context(_running(self._enter()))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._life.aclose()
+        if self.watch is not None:
+            await self.watch.__aexit__(kind, error, trace)
+
+    async def _enter(self) -> None:
+        pause = 0.1
+        while True:
+            watch = Watch(self._courier, self._vault)
+            try:
+                await watch.__aenter__()
+            except (QasidError, psycopg.Error) as error:
+                logger.warning("the configuration cannot be read yet", error=error, seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 2.0)
+            else:
+                log.set_fingerprint_key(watch.current.digest_key)
+                self.watch = watch
+                return
 
 
 @asynccontextmanager

@@ -106,7 +106,7 @@ class Batches(Generic[Row, Verdict]):
             await self._halve(batch, error)
         except Exception as error:
             # Whatever it was, nobody may wait for ever; the caller decides what an unknown verdict means.
-            log.warning("flush failed", name=self.name, rows=len(batch), error=type(error).__name__)
+            log.warning("flush failed", name=self.name, rows=len(batch), error=error)
             unavailable = DatabaseUnavailable(f"{self.name}: {type(error).__name__}: {error}")
             unavailable.__cause__ = error
             _fail(batch, unavailable)

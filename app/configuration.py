@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
-from app.assistants.intents import normalise
+from app.text.matching import normalise
 from app.errors import ConfigurationError
 from app.tables import Mistakes, Name, Reader
 from app.vault import Secret

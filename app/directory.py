@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from app import db
-from app.assistants.intents import normalise
+from app.text.matching import normalise
 from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Intent, Late, Limits, Texts
 from app.db import Connection, Pool
 from app.errors import ConfigurationError, DatabaseUnavailable, QasidError, Unknown
@@ -90,6 +90,7 @@ class Directory:
         self.version = version
         self.digest_key = digest_key
         self._endpoints = {e.slug: e for e in endpoints}
+        self._by_id = {e.id: e for e in endpoints}
         self._tenants = {t.id: t for t in tenants}
         self._channels = {(c.tenant_id, c.id): c for c in channels}
         self._placed = {(c.endpoint_id, c.address): c for c in channels}
@@ -100,6 +101,10 @@ class Directory:
     def endpoint(self, slug: str) -> Endpoint | None:
         """The endpoint of a URL, if there is one."""
         return self._endpoints.get(slug)
+
+    def endpoint_of(self, channel: Channel) -> Endpoint:
+        """The endpoint that a channel is reached through."""
+        return self._by_id[channel.endpoint_id]
 
     def channel_at(self, endpoint_id: UUID, address: str) -> Channel | None:
         """The channel that this endpoint may speak for under this address, if there is one."""

@@ -17,7 +17,7 @@ from psycopg.errors import DeadlockDetected
 from app import db, metrics
 from app.batches import Batches
 from app.db import Connection, Pool
-from app.directory import Channel, Directory, Endpoint, Watch
+from app.directory import Channel, Directory, Endpoint
 from app.errors import DatabaseUnavailable
 from app.messages import Identity, Item, Message, Status, Stray
 from app.statuses import Statuses
@@ -39,6 +39,7 @@ class _Arrival(Struct, frozen=True):
     item: Message | Stray
     correlation: str
     arrived: float
+    digest_key: bytes
     channel: Channel | None = None
 
     @property
@@ -50,9 +51,8 @@ class _Arrival(Struct, frozen=True):
 class Ingest:
     """The only way in for what providers say: `take` for each authentic webhook."""
 
-    def __init__(self, pool: Pool, watch: Watch, statuses: Statuses, bell: Bell, *, patience: float) -> None:
+    def __init__(self, pool: Pool, statuses: Statuses, bell: Bell, *, patience: float) -> None:
         self._pool = pool
-        self._watch = watch
         self._statuses = statuses
         self._bell = bell
         self._known: dict[tuple[UUID, tuple[Identity, ...]], UUID] = {}
@@ -60,7 +60,9 @@ class Ingest:
             "ingest", self._write, refuse=self._refuse, weigh=lambda a: len(a.item.raw), patience=patience
         )
 
-    async def take(self, endpoint: Endpoint, items: Sequence[Item], correlation: str, arrived: float) -> None:
+    async def take(
+        self, directory: Directory, endpoint: Endpoint, items: Sequence[Item], correlation: str, arrived: float
+    ) -> None:
         """Return once every item is stored, applied or quarantined, and committed.
 
         `arrived`: `time.monotonic()` when the webhook came. Cancelling it (the door's deadline) waits for nothing.
@@ -69,10 +71,10 @@ class Ingest:
             DatabaseUnavailable: at least one item has no final verdict; the provider must send the webhook again.
         """
         if len(items) == 1:
-            await self._one(endpoint, items[0], correlation, arrived)
+            await self._one(directory, endpoint, items[0], correlation, arrived)
             return
         ends = await asyncio.gather(
-            *(self._one(endpoint, item, correlation, arrived) for item in items), return_exceptions=True
+            *(self._one(directory, endpoint, item, correlation, arrived) for item in items), return_exceptions=True
         )
         for end in ends:
             if isinstance(end, BaseException):
@@ -82,8 +84,9 @@ class Ingest:
         """Return once nothing waits any more."""
         await self._batches.drain()
 
-    async def _one(self, endpoint: Endpoint, item: Item, correlation: str, arrived: float) -> None:
-        directory = self._watch.current
+    async def _one(
+        self, directory: Directory, endpoint: Endpoint, item: Item, correlation: str, arrived: float
+    ) -> None:
         channel = None
         if not isinstance(item, Stray):
             channel = directory.channel_at(endpoint.id, item.address)
@@ -92,7 +95,7 @@ class Ingest:
             elif isinstance(item, Status):
                 await self._statuses.submit(channel, item)
                 return
-        arrival = _Arrival(endpoint, item, correlation, arrived, channel)
+        arrival = _Arrival(endpoint, item, correlation, arrived, directory.digest_key, channel)
         wait = LATER
         while True:
             verdict = (await self._batches.submit(arrival)).verdict
@@ -129,8 +132,7 @@ class Ingest:
         if not messages:
             return [inbox.Outcome("quarantined", False)] * len(rows)
         await self._meet(conn, messages)
-        key = self._watch.current.digest_key
-        placed = [self._placed(row, key, began) for row in messages]
+        placed = [self._placed(row, began) for row in messages]
         outcomes = await inbox.ingest(conn, placed)
         if woke := {p.conversation_id for p, outcome in zip(placed, outcomes, strict=True) if outcome.woke}:
             self._bell.ring(woke)
@@ -161,14 +163,14 @@ class Ingest:
                     self._known[person] = conversation
         raise DatabaseUnavailable("a conversation could not be made: another process keeps winning the race for it")
 
-    def _placed(self, row: _Arrival, key: bytes, now: float) -> inbox.Placed:
+    def _placed(self, row: _Arrival, now: float) -> inbox.Placed:
         assert row.channel and isinstance(row.item, Message) and row.person
         return inbox.Placed(
             tenant_id=row.channel.tenant_id,
             channel_id=row.channel.id,
             conversation_id=self._known[row.person],
-            digest=digest(key, row.item.provider_id),
-            refers_to=digest(key, row.item.refers_to) if row.item.refers_to else None,
+            digest=digest(row.digest_key, row.item.provider_id),
+            refers_to=digest(row.digest_key, row.item.refers_to) if row.item.refers_to else None,
             message=row.item,
             correlation=row.correlation,
             ack_ms=(now - row.arrived) * 1000,

@@ -111,8 +111,10 @@ def get(name: str) -> FilteringBoundLogger:
 
 
 def set_fingerprint_key(key: bytes) -> None:
-    """Derive the key of `fingerprint` from the directory's digest key, under a label of its own."""
+    """Derive the key of `fingerprint` from the directory's digest key, under a label of its own. Empty: there is none yet."""
     global _fingerprint_key
+    if not key:
+        return
     _fingerprint_key = hmac.digest(key, b"qasid log fingerprint", "sha256")
 
 
@@ -145,7 +147,7 @@ def _describe_one(error: BaseException) -> str:
     name = type(error).__qualname__
     if isinstance(error, BaseExceptionGroup):
         return f"{name}({', '.join(_describe_one(e) for e in error.exceptions[:5])})"
-    if isinstance(error, QasidError | _ABOUT_CODE):
+    if isinstance(error, (QasidError, *_ABOUT_CODE)):
         return f"{name}: {_clean(str(error))}"
     if isinstance(error, OSError) and error.errno is not None:
         return f"{name}: {os.strerror(error.errno)}"
@@ -210,7 +212,7 @@ def _value(key: str, value: object) -> object:
 def _id(value: object) -> str:
     if isinstance(value, UUID):
         return str(value)
-    if isinstance(value, str) and re.fullmatch(rf"{_UUID}|[0-9a-f]{{32}}", value):
+    if isinstance(value, str) and re.fullmatch(rf"{_UUID}|[0-9a-f]{{16}}|[0-9a-f]{{32}}", value):
         return value
     return "?"
 
@@ -234,6 +236,7 @@ class _Admit:
         line: dict[str, Any] = {
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "level": event.pop("level", "info"),
+            "event": _value("event", event.pop("event", "")),
             "process": self.process,
         }
         line.update((key, _value(key, value)) for key, value in event.items() if key in KNOWN and key not in line)

@@ -95,7 +95,7 @@ class Bell:
                 except (psycopg.Error, PoolTimeout, OSError) as error:
                     # The workers' own loop finds these lanes within a second.
                     metrics.wake_up("lost", len(woke))
-                    log.warning("wake-up lost", lanes=len(woke), error=type(error).__name__)
+                    log.warning("wake-up lost", lanes=len(woke), error=error)
                 await asyncio.sleep(GATHER)
         finally:
             self._ringer = None

@@ -1,0 +1,1 @@
+"""What works: claims lanes, answers turns, delivers chunks. Imports `app`, never `app.asgi` or Litestar."""

@@ -13,6 +13,9 @@ from app.db import Connection
 from app.store.lanes import Claim, Fence
 
 
+Permission = Fence | Literal["moot"]
+
+
 class Intent(Struct, frozen=True):
     """Asks to send a chunk: attempt `n`, from `ready`, or again from `in_doubt`."""
 
@@ -105,7 +108,7 @@ RETURNING c.state
 """
 
 
-async def intend(conn: Connection, worker: UUID, rows: Sequence[Intent]) -> list[Fence | Literal["moot"]]:
+async def intend(conn: Connection, worker: UUID, rows: Sequence[Intent]) -> list[Permission]:
     """Commit the intent of each send; whether it was let through."""
     result = await conn.execute(
         INTENT,

@@ -1,8 +1,8 @@
 """Cuts a long text into chunks that WhatsApp takes: pure, deterministic, in near-linear time. Never changes a letter.
 
-The identity rule: `"".join(split(text)) == text`. Whitespace at a cut stays at the end of the earlier chunk. Two exceptions:
-blanks that fit beside nothing visible are dropped (WhatsApp refuses a blank text), which takes a run of blanks of about
-half the limit; and a code fence longer than a chunk is closed with ``` and opened again, so that both halves render.
+The identity rule: `"".join(split(text)) == text`. Whitespace at a cut stays at the end of the earlier chunk. There are
+two exceptions: blanks that fit beside nothing visible are dropped (WhatsApp refuses a blank text), which takes a run of
+about half the limit; and a code fence longer than a chunk is closed and opened again, so that both halves render.
 """
 
 from bisect import bisect_left, bisect_right
@@ -55,9 +55,9 @@ def utf16_units(text: str) -> int:
 def split(text: str, limit: int = 4000) -> list[str]:
     """Cut `text` into chunks of at most `limit` UTF-16 units, none of them blank; a blank text gives [].
 
-    A cut falls behind a paragraph, else a line, a sentence, a word, else between graphemes. It tears no URL, bidi isolate
-    or WhatsApp markup that fits into a chunk, and no grapheme that does. A code point is never torn: at a limit of 1
-    one of two units makes a chunk of two. Raises ValueError for a limit below 1.
+    A cut falls behind a paragraph, else a line, a sentence, a word, else between graphemes. It tears no grapheme that
+    fits into a chunk, and no URL, WhatsApp markup or bidi isolate that does. A code point is never torn: at a limit
+    of 1, one of two units makes a chunk of two. Raises ValueError for a limit below 1.
     """
     if limit < 1:
         raise ValueError(f"limit: a chunk holds at least 1 unit, not {limit}")
@@ -146,7 +146,7 @@ class _Cutter:
         return None
 
     def _between_graphemes(self, start: int, first: int, clear: int, high: int, end: int) -> int:
-        """No blank to cut at: between two graphemes, else through a span, else through a grapheme longer than a chunk."""
+        """No blank to cut at: between graphemes, else through a span, else through a grapheme longer than a chunk."""
         seams = [match.end() for match in _GRAPHEME.finditer(self._text, start, end + 1)]
         cut = clear
         while (at := bisect_right(seams, cut) - 1) >= 0 and seams[at] > first:
@@ -206,7 +206,7 @@ class _Cutter:
             self._fence_edges.add(tail.start(), end)
 
     def _isolates(self) -> _Spans:
-        """Outermost bidi isolates, U+2066–U+2068 to U+2069; the end of a paragraph closes what is open (UAX #9, P2)."""
+        """Outermost bidi isolates, U+2066 to U+2068 until U+2069; the end of a paragraph closes what is open (UAX #9, P2)."""
         spans, start, depth = _Spans(), 0, 0
         if not any(isolate in self._text for isolate in "\u2066\u2067\u2068"):
             return spans

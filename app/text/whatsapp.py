@@ -71,7 +71,7 @@ def _blocks(tokens: Iterator[Token], closing: str, *, quoted: bool) -> tuple[str
                 block = _inline(next(tokens), "*")
                 following = "\n"  # so that a chunk does not end with a heading
             case "fence":
-                block = _fence(_kept_info(token) + token.content.rstrip("\n"), quoted=quoted)
+                block = _fence(token, quoted=quoted)
             case "bullet_list_open" | "ordered_list_open":
                 block = _list(tokens, token, quoted=quoted)
             case "blockquote_open":
@@ -109,15 +109,13 @@ def _quote(body: str) -> str:
     return "\n".join(line if not line or line.startswith("> ") else "> " + line for line in body.split("\n"))
 
 
-def _kept_info(token: Token) -> str:
-    """What stands behind the opening fence, unless it names a language, which WhatsApp would show as code."""
-    info = token.info.strip()
-    return "" if token.content.strip() and (not info or _LANGUAGE.fullmatch(info)) else info + "\n"
-
-
-def _fence(content: str, *, quoted: bool) -> str:
+def _fence(token: Token, *, quoted: bool) -> str:
+    content, info = token.content.rstrip("\n"), token.info.strip()
+    # The name of a language would show as code; whatever else stands behind the fence is somebody's text.
+    if info and not (content and _LANGUAGE.fullmatch(info)):
+        content = f"{info}\n{content}" if content else info
     if not content.strip() or _FENCE in content:
-        return content
+        return content.strip("\n")
     if quoted:  # a quote is made line by line, and so is the code in it
         return "\n".join(_code(line, "", "") for line in content.split("\n"))
     return f"{_FENCE}\n{content}\n{_FENCE}"
@@ -142,8 +140,9 @@ def _table(tokens: Iterator[Token]) -> str:
         return "\n".join(name for name, _ in header if name)
     blocks = []
     for row in body:
-        pairs = zip(header, row, strict=True)  # markdown-it cuts and fills rows to the header's length
-        blocks.append("\n".join(f"{name}{colon} {value}" if name else value for (name, colon), (value, _) in pairs if value))
+        cells = zip(header, row, strict=True)  # markdown-it cuts and fills rows to the header's length
+        pairs = ((name and f"{name}{colon} ", value) for (name, colon), (value, _) in cells)
+        blocks.append("\n".join(label + value for label, value in pairs if value))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -179,7 +178,7 @@ def _runs(tokens: Sequence[Token], styles: tuple[str, ...], *, cell: bool = Fals
             case "link_close":
                 at, url = links.pop()
                 linked = _link(runs[at:], url)
-                stuck = at > 0 and isinstance(linked[0], _Url) and not _apart(runs[at - 1].text[-1:], "")
+                stuck = at > 0 and linked and isinstance(linked[0], _Url) and not _apart(runs[at - 1].text[-1:], "")
                 runs[at:] = [_Run(" "), *linked] if stuck else linked
             case "image":
                 runs += _link(_runs(token.children or (), inside), str(token.attrs.get("src", "")))
@@ -202,10 +201,10 @@ def _swallows(previous: _Run, following: _Run) -> bool:
 def _link(label: list[_Run], url: str) -> list[_Run]:
     """`label: url`; just one of them if the other adds nothing."""
     plain = _plain(label).strip()
-    if not plain or plain == url or url in (f"http://{plain}", f"https://{plain}"):
-        return [_Url(url)]
-    if not url or url in (f"mailto:{plain}", f"tel:{plain}"):
+    if url in ("", f"mailto:{plain}", f"tel:{plain}"):
         return label
+    if not plain or url in (plain, f"http://{plain}", f"https://{plain}"):
+        return [_Url(url)]
     return [*label, _Run(": "), _Url(url)]
 
 
@@ -215,10 +214,14 @@ def _plain(runs: Sequence[_Run]) -> str:
 
 def _line(runs: Sequence[_Run], depth: int = 0, before: str = "", after: str = "") -> str:
     """One line. `before` and `after` are the characters around it, "" where a marker may stand."""
-    groups = [(marker, list(group)) for marker, group in groupby(runs, lambda run: "".join(run.styles[depth : depth + 1]))]
+    groups = [
+        (marker, list(group)) for marker, group in groupby(runs, lambda run: "".join(run.styles[depth : depth + 1]))
+    ]
     edges = [before, *(_plain(group) for _, group in groups), after]
     out = []
-    for (marker, group), (left, plain, right) in zip(groups, zip(edges, edges[1:], edges[2:], strict=False), strict=True):
+    for (marker, group), (left, plain, right) in zip(
+        groups, zip(edges, edges[1:], edges[2:], strict=False), strict=True
+    ):
         left, right = left[-1:], right[:1]
         if not marker:
             out.append(_unmarked(group, left, right))

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 AnyRequest = Request[Any, Any, Any]
 
 HOME = "/jobs"
-_INSIDE = re.compile(r"/(?:jobs|schema)(?:/[\w.-]+)*/?")
+_INSIDE = re.compile(r"/(?:jobs|schema)(?:/[\w-][\w.-]*)*/?")
 
 TRIES, WINDOW = 5, 60.0  # bad logins within so many seconds, for one name or one client
 BODY_BYTES, BODY_SECONDS = 16 * 1024, 5.0

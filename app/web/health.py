@@ -1,6 +1,7 @@
 """What machines ask of this process: /livez, /readyz, /metrics. It asks the database one question at a time, no more."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -24,10 +25,12 @@ class Ready(Struct, frozen=True, kw_only=True):
 
 
 class Readiness:
-    """Asks whether the database answers and its schema is this build's."""
+    """Asks whether the database answers, its schema is this build's, and the configuration was read from it."""
 
-    def __init__(self, console: db.Pool) -> None:
+    def __init__(self, console: db.Pool, configured: Callable[[], bool]) -> None:
+        """`configured` says whether this process knows its endpoints yet."""
         self._console = console
+        self._configured = configured
         self._files = migrate.available()
         self._question: asyncio.Task[str] | None = None
 
@@ -59,6 +62,8 @@ class Readiness:
             return (
                 f"The schema was made by another text of {', '.join(edited)}: this build and the database do not fit."
             )
+        if not self._configured():
+            return "The configuration has not been read yet; the log says why if it stays so."
         return ""  # a newer build may have applied more: this one is about to be replaced, and still works
 
 

@@ -4,7 +4,7 @@ It stops and retries nothing that matters: a wake-up carries no truth.
 """
 
 from litestar import Router
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.static_files import create_static_files_router
 from litestar_saq import SAQConfig, TaskQueues
 from litestar_saq.controllers import build_controller
@@ -39,6 +39,7 @@ def routes(queue: Queue, sessions: Sessions) -> Router:
         middleware=[secured(POLICY), sessions.middleware],
         exception_handlers=ASK,
         dependencies={config.queues_dependency_key: Provide(task_queues)},
-        signature_namespace=config.signature_namespace,
+        # litestar-saq lets Litestar infer its dependency, which warns: under this name it is explicit.
+        signature_namespace={**config.signature_namespace, "TaskQueues": NamedDependency[TaskQueues]},
         include_in_schema=False,
     )

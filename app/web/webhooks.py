@@ -12,12 +12,14 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import structlog
+from litestar import asgi
+from litestar.handlers import ASGIRouteHandler
 from litestar.types import Receive, Scope, Send
 from litestar.types.asgi_types import HTTPScope
 
 from app import metrics
 from app.channels import provider
-from app.directory import Endpoint, Watch
+from app.directory import Directory, Endpoint, Watch
 from app.disturbances import Disturbances
 from app.errors import DatabaseUnavailable
 from app.ingest import Ingest
@@ -57,10 +59,10 @@ class Webhooks:
         http = cast(HTTPScope, scope)
         name = "unknown"
         try:
-            endpoint = await self._endpoint(http["raw_path"])
+            directory, endpoint = await self._endpoint(http["raw_path"])
             name = endpoint.slug
             if http["method"] == "POST":
-                status, body, outcome = await self._post(endpoint, http["headers"], receive, arrived)
+                status, body, outcome = await self._post(directory, endpoint, http["headers"], receive, arrived)
             elif http["method"] == "GET":
                 status, body, outcome = self._challenge(endpoint, http["query_string"])
             else:
@@ -72,22 +74,27 @@ class Webhooks:
         metrics.webhook(name, outcome)
         await _answer(send, status, body)
 
-    async def _endpoint(self, path: bytes) -> Endpoint:
+    async def _endpoint(self, path: bytes) -> tuple[Directory, Endpoint]:
         slug = path.removeprefix(PREFIX).decode("latin-1")
         watch = self._watch()
         if watch is None:
             raise _Answered(503, b"Not ready: the configuration could not be read yet.", "unavailable")
         if found := watch.current.endpoint(slug):
-            return found
+            return watch.current, found
         # A 404 is final for a provider, so it is only given when the database itself has said so just now.
         if not await watch.refresh(patience=self._deadline):
             raise _Answered(503, b"Not ready: the configuration cannot be read.", "unavailable")
         if found := watch.current.endpoint(slug):
-            return found
+            return watch.current, found
         raise _Answered(404, b"No such endpoint.", "unknown")
 
     async def _post(
-        self, endpoint: Endpoint, headers: Iterable[tuple[bytes, bytes]], receive: Receive, arrived: float
+        self,
+        directory: Directory,
+        endpoint: Endpoint,
+        headers: Iterable[tuple[bytes, bytes]],
+        receive: Receive,
+        arrived: float,
     ) -> tuple[int, bytes, str]:
         door = provider(endpoint.kind)
         signatures = []
@@ -103,7 +110,7 @@ class Webhooks:
         items = door.decode(body)
         try:
             async with asyncio.timeout(self._deadline):
-                await self._ingest.take(endpoint, items, correlation, arrived)
+                await self._ingest.take(directory, endpoint, items, correlation, arrived)
         except (DatabaseUnavailable, TimeoutError) as error:
             # The provider keeps it and sends it again. What was written meanwhile is recognised by then.
             self._disturbances.note(endpoint.id)
@@ -150,6 +157,16 @@ class Webhooks:
             self._wrong_tokens[endpoint.slug] = [*recent, now]
             return 403, b"The verify token does not fit.", "refused"
         return 200, challenge.encode(), "challenge"
+
+
+def route(webhooks: Webhooks) -> ASGIRouteHandler:
+    """The application as Litestar mounts it. The scope is ours alone, so it is not copied."""
+
+    @asgi(PREFIX.decode(), is_mount=True, copy_scope=False)
+    async def door(scope: Scope, receive: Receive, send: Send) -> None:
+        await webhooks(scope, receive, send)
+
+    return door
 
 
 class _Gone(Exception):

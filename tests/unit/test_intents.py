@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.assistants.intents import normalise, reply_for
+from app.assistants.intents import reply_for
+from app.text.matching import normalise
 
 INTENTS = {normalise(text): "Hello!" for text in ("hi", "hello", "привет", "السلام عليكم")} | {
     normalise("opening hours"): "9 to 5",
@@ -28,6 +29,7 @@ INTENTS = {normalise(text): "Hello!" for text in ("hi", "hello", "привет",
         ("STRASSE", "strasse"),
         ("Straße", "strasse"),
         ("cafe\u0301", "café"),
+        ("cafe\u064b\u0301", "café"),
         ("ｈｉ", "hi"),
         ("hi 👋", "hi 👋"),
         ("❤\ufe0f", "❤"),

@@ -1,0 +1,227 @@
+"""Chunks: joined they are the text, each fits and shows something, and a cut tears nothing a reader would miss."""
+
+import time
+from itertools import accumulate
+
+import pytest
+import regex
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from app.text.chunks import split, utf16_units
+
+FAMILY, FLAG, SKIN, KEYCAP = "👨‍👩‍👧‍👦", "🇸🇦", "👍🏽", "1️⃣"
+GRAPHEMES = [FAMILY, FLAG, SKIN, KEYCAP, "e\u0301", "نِّ", "كُ", "ہے", "ক্ষ", "한", "\r\n", "𝔘", "ﷺ", "\u0600١"]
+WORDS = [
+    *GRAPHEMES,
+    "\u0301",
+    "قال",
+    "الأعمالُ",
+    "بالنِّيَّاتِ،",
+    "نوى؟",
+    "کتابیں۔",
+    "word",
+    "end.",
+    "3.14",
+    "*",
+    "_",
+    "~",
+    "`",
+    "(",
+    "1.",
+    "-",
+]
+BLANKS = [" ", "  ", "\n", "\n\n", "\n    ", "\t", "\u200f", "\u00a0", " \n \n"]
+WHOLE = [
+    "https://example.org/a_b/*c*/~d~?q=" + "x" * 20,
+    "www.example.org/قرآن",
+    "*two bold words*",
+    "_two italic words_",
+    "~two struck words~",
+    "`two code words`",
+    "```\nthree code\nwords\n```",
+    "\u2067نص من كلمات\u2069",
+    "\u2068a \u2067b c\u2069 d\u2069",
+]
+texts = st.lists(st.sampled_from([*WORDS, *BLANKS, *BLANKS, *WHOLE]), min_size=1, max_size=80).map("".join)
+limits = st.integers(1, 40) | st.integers(1, 4000)
+
+INVISIBLE = regex.compile(r"[\s\p{Cc}\p{Default_Ignorable_Code_Point}]+")
+
+
+def longest(pattern: str, text: str) -> int:
+    return max((utf16_units(found.group()) for found in regex.finditer(pattern, text)), default=0)
+
+
+def is_whole(text: str, limit: int) -> bool:
+    """Whether the identity rule promises the text itself: no great run of blanks, no fence to be reopened."""
+    fits = 2 * longest(INVISIBLE.pattern, text) + longest(r"\X", text) <= limit
+    return fits and bool(INVISIBLE.sub("", text)) and longest(r"(?s)```.+?```", text) <= max(limit, 64)
+
+
+def cuts(chunks: list[str]) -> list[int]:
+    return list(accumulate(map(len, chunks)))[:-1]
+
+
+@given(texts, limits)
+@example("a" + " " * 100 + "b", 10)
+@example("a " + FAMILY + " " * 9, 11)
+@settings(max_examples=300, deadline=None)
+def test_chunks_joined_are_the_text(text: str, limit: int) -> None:
+    """Nothing visible is ever lost, added or moved, and no blank either unless it would have made a blank chunk."""
+    joined = "".join(split(text, limit))
+    if limit < 64 or "```" not in text:
+        assert INVISIBLE.sub("", joined) == INVISIBLE.sub("", text)
+    if is_whole(text, limit):
+        assert joined == text
+
+
+@given(texts | st.text(st.characters(codec="utf-16-le") | st.sampled_from("\ud800\0"), max_size=60), limits)
+@settings(max_examples=300, deadline=None)
+def test_every_chunk_fits_and_shows_something(text: str, limit: int) -> None:
+    """A chunk is 1 to `limit` UTF-16 units, never blank; a text always gives the same chunks, a chunk itself."""
+    chunks = split(text, limit)
+    for chunk in chunks:
+        assert utf16_units(chunk) <= limit or (limit == 1 and len(chunk) == 1)
+        assert INVISIBLE.sub("", chunk)
+        assert utf16_units(chunk) > limit or split(chunk, limit) == [chunk]
+    assert bool(chunks) == bool(INVISIBLE.sub("", text))
+    assert chunks == split(text, limit)
+
+
+@given(texts, limits)
+@settings(max_examples=300, deadline=None)
+def test_no_grapheme_that_fits_is_torn(text: str, limit: int) -> None:
+    """A cut goes through a grapheme only if that grapheme is longer than a chunk."""
+    assume(is_whole(text, limit))
+    graphemes = list(regex.finditer(r"\X", text))
+    seams = {found.end() for found in graphemes}
+    for cut in cuts(split(text, limit)):
+        if cut not in seams:
+            torn = next(found.group() for found in graphemes if found.start() < cut < found.end())
+            assert utf16_units(torn) > limit
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([*WHOLE, "plain", "نص", FLAG]), st.sampled_from([" ", "\n", "\n\n", " (", ") "]))
+    ),
+    st.integers(64, 200),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_url_markup_or_isolate_is_torn(pieces: list[tuple[str, str]], limit: int) -> None:
+    """What belongs together stays in one chunk if it fits into one."""
+    text = "".join(piece + blank for piece, blank in pieces)
+    chunks = split(text, limit)
+    assume(chunks)
+    assert "".join(chunks) == text
+    ends = list(accumulate(len(piece) + len(blank) for piece, blank in pieces))
+    for cut in cuts(chunks):
+        for end, (piece, blank) in zip(ends, pieces, strict=True):
+            begin = end - len(blank) - len(piece)
+            assert not begin < cut < begin + len(piece), f"{piece!r} was torn"
+
+
+@given(st.lists(st.sampled_from(["قال", "word", "كُتُبٌ", "ہے۔", "end."]), min_size=1, max_size=400), st.integers(20, 300))
+@settings(max_examples=100, deadline=None)
+def test_chunks_are_few(words: list[str], limit: int) -> None:
+    """Words are packed: at most twice the least number of chunks."""
+    text = " ".join(words)
+    assert len(split(text, limit)) <= 2 * -(-utf16_units(text) // limit)
+
+
+CUTS = {
+    "a paragraph before a line": (30, ["First one.\nline\n\n", "Second one. Third one here"]),
+    "a line before a sentence": (30, ["First. Second here.\n", "Third one. Fourth one"]),
+    "a sentence before a word": (24, ["هل هذا صحيح حقا؟ ", "نعم هو صحيح"]),
+    "an Urdu sentence": (24, ["یہ ایک کتاب ہے۔ ", "دوسری کتاب بھی ہے"]),
+    "a word before a grapheme": (10, ["one two ", "three four"]),
+    "graphemes where there is no blank": (12, [FAMILY, FAMILY + "a"]),
+    "no number parted from its item": (12, ["x\n", "10. abcdefgh"]),
+    "no number taken for a sentence": (21, ["Look at page 12. and ", "then go on"]),
+    "blanks stay behind": (6, ["abc   ", "def"]),
+    "indents go along": (20, ["- one two three\n", "    - nested item"]),
+    "the last paragraph that leaves one chunk": (20, ["a\n\n", "bbbb cccc dddd eeee"]),
+    "an ayah's end shows": (4, ["abc ", "\u06dd"]),
+}
+
+
+@pytest.mark.parametrize(("limit", "expected"), CUTS.values(), ids=CUTS.keys())
+def test_a_cut_falls_where_a_reader_pauses(limit: int, expected: list[str]) -> None:
+    """Behind a paragraph, else a line, a sentence, a word, else between graphemes."""
+    assert split("".join(expected), limit) == expected
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n \t", "\u200b\u200f", "\u2068 \u2069", "\0", " " * 9000])
+def test_a_blank_text_has_no_chunks(text: str) -> None:
+    """WhatsApp refuses a text that shows nothing."""
+    assert split(text) == []
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(limit: int) -> None:
+    """There is no chunk without a unit."""
+    with pytest.raises(ValueError, match="limit"):
+        split("text", limit)
+
+
+def test_a_grapheme_longer_than_a_chunk_is_cut_between_code_points() -> None:
+    """Progress comes before beauty, but a surrogate pair stays whole, even at a limit of 1."""
+    zalgo = "a" + "\u0301" * 25
+    assert split(zalgo, 10) == [zalgo[:10], zalgo[10:20], zalgo[20:]]
+    assert split("a😀b", 1) == ["a", "😀", "b"]
+
+
+def test_a_span_longer_than_a_chunk_is_cut_and_what_is_inside_it_is_not() -> None:
+    """A URL or bold text that fits nowhere is cut like any other text; a URL inside the bold text is kept."""
+    assert split("https://" + "x" * 22, 10) == ["https://xx", "x" * 10, "x" * 10]
+    assert split("*bold and https://a.bc/d_e_f more*", 20) == ["*bold and ", "https://a.bc/d_e_f ", "more*"]
+
+
+@given(
+    st.lists(st.sampled_from(["x = 1", "    y = [2]", "", "قال", FAMILY, "z" * 90]), min_size=30, max_size=90),
+    st.integers(64, 300),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_long_fence_is_closed_and_opened_again(lines: list[str], limit: int) -> None:
+    """Each half of a fence renders by itself, and without the added characters the code is what it was."""
+    code = "\n".join(["first", *lines, "last"])
+    text = f"before\n\n```\n{code}\n```\n\nafter"
+    chunks = split(text, limit)
+    assume(utf16_units(code) > limit)
+    assert all(chunk.count("```") % 2 == 0 and utf16_units(chunk) <= limit for chunk in chunks)
+    bodies = [body for chunk in chunks for body in regex.findall(r"(?s)```\n(.*?)```", chunk)]
+    assert "".join("".join(bodies).split()) == "".join(code.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "units"), [("", 0), ("abc", 3), ("قُل", 3), ("😀", 2), (FLAG, 4), (FAMILY, 11), ("\ud800", 1)]
+)
+def test_length_is_counted_in_utf16_units(text: str, units: int) -> None:
+    """A character beyond the Basic Multilingual Plane counts twice."""
+    assert utf16_units(text) == units
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["إنَّما الأعمالُ بالنِّيَّاتِ، وإنَّما لكلِّ امرئٍ ما نوى؟ ", "یہ کتاب ہے۔\n\n", FAMILY + FLAG, "*غليظ* https://a.b/c `x`\n"],
+)
+def test_a_long_answer_comes_whole(sentence: str) -> None:
+    """50,000 characters come out as they went in, in the fewest chunks or nearly."""
+    text = (sentence * 50_000)[:50_000].rstrip()
+    chunks = split(text)
+    assert "".join(chunks) == text
+    assert all(utf16_units(chunk) <= 4000 for chunk in chunks)
+    assert len(chunks) <= utf16_units(text) // 3900 + 1
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["قال رسول الله. ", "x", "\n", "*a _b ", "```", "https://", "\u2068", "😀", FLAG, " \u0301", "\u0301", "\u200d"],
+)
+def test_time_grows_with_the_text_alone(piece: str) -> None:
+    """No text of a quarter of a million characters takes more than a moment, however it is made."""
+    text = (piece * 250_000)[:250_000] + "z"
+    begun = time.process_time()
+    split(text)
+    assert time.process_time() - begun < 1.5

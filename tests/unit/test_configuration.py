@@ -1,0 +1,397 @@
+"""The configuration file: what it may say, what is assumed, and how each mistake is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from app.configuration import (
+    Assistant,
+    Channel,
+    Configuration,
+    Endpoint,
+    Intent,
+    Limits,
+    Tenant,
+    Texts,
+    Translation,
+    load,
+)
+from app.errors import ConfigurationError
+from app.vault import Secret
+
+CANARY = "EAAGcanary0PX4ZCpsBA"
+ENVIRON = {"APP_SECRET": "app-secret", "VERIFY": "verify", "KEY": "api-key", "TOKEN": "token", "EMPTY": ""}
+
+ENDPOINT = """
+[endpoints.meta]
+kind = "cloud"
+secrets = ["env:APP_SECRET"]
+verify_token = "env:VERIFY"
+"""
+TENANT = """
+[tenants.noor]
+name = "Noor Clinic"
+"""
+ASSISTANT = """
+[tenants.noor.assistant]
+provider = "anthropic"
+base_url = "https://api.anthropic.com/"
+model = "claude-sonnet-4-5"
+api_key = "env:KEY"
+"""
+CHANNEL = """
+[tenants.noor.channels.main]
+endpoint = "meta"
+address = "106540352242922"
+base_url = "https://graph.facebook.com/v23.0"
+token = "env:TOKEN"
+"""
+WHOLE = ENDPOINT + TENANT + ASSISTANT + CHANNEL
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes the file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "qasid.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def mistakes(path: Path) -> list[str]:
+    """What `load` has to say, without the file's name."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, ENVIRON)
+    first, *rest = str(caught.value).split("\n  ")
+    assert first.startswith(str(path))
+    if rest:
+        assert first == f"{path} has {len(rest)} mistakes:"
+        return rest
+    return [first.removeprefix(f"{path}: ")]
+
+
+def test_a_file_with_what_is_required_has_the_contracts_defaults(write: Write) -> None:
+    """What is not in the file is what DESIGN.md says; the URL loses the slash that paths bring."""
+    path = write(WHOLE)
+    assert load(path, ENVIRON) == Configuration(
+        path=path,
+        endpoints={"meta": Endpoint(kind="cloud", secrets=(Secret("app-secret"),), verify_token=Secret("verify"))},
+        tenants={
+            "noor": Tenant(
+                name="Noor Clinic",
+                enabled=True,
+                in_doubt="resend",
+                assistant=Assistant(
+                    provider="anthropic",
+                    base_url="https://api.anthropic.com",
+                    api_key=Secret("api-key"),
+                    model="claude-sonnet-4-5",
+                    system="",
+                    max_tokens=4096,
+                    deadline_seconds=60,
+                    history_messages=20,
+                    history_tokens=8000,
+                    fallback=None,
+                ),
+                channels={
+                    "main": Channel(
+                        endpoint="meta",
+                        address="106540352242922",
+                        base_url="https://graph.facebook.com/v23.0",
+                        token=Secret("token"),
+                        enabled=True,
+                        session_gap_hours=3,
+                        answer_within_hours=24,
+                        late="store",
+                    )
+                },
+            )
+        },
+        warnings=(),
+    )
+    assert Texts().failure == "Sorry, I could not answer just now. Please try again in a moment."
+    assert Limits().replies_per_conversation_per_minute == 20
+
+
+def test_every_key_of_the_contract_is_read(write: Write) -> None:
+    """Each optional key has its place; those without effect say so."""
+    found = load(
+        write(
+            ENDPOINT.replace('kind = "cloud"', 'kind = "evolution"')
+            + TENANT
+            + 'enabled = false\nin_doubt = "park"\nintents = [{ match = ["hi", "привет"], reply = "Hello" }]\n'
+            + ASSISTANT
+            + 'system = ""\nmax_tokens = 1\ndeadline_seconds = 0.5\nhistory_messages = 0\nhistory_tokens = 0\n'
+            + ASSISTANT.replace("assistant]", "assistant.fallback]").replace('"anthropic"', '"openai"')
+            + '[tenants.noor.translation]\nsource = "ar"\ntarget = "en-GB"\n'
+            + '[tenants.noor.texts]\nlocation = "Thanks."\n'
+            + "[tenants.noor.limits]\nmessages_per_contact_per_day = 200\nreplies_per_conversation_per_minute = 0\n"
+            + CHANNEL
+            + 'enabled = false\nlate = "notice"\nsession_gap_hours = 1\n'
+        ),
+        ENVIRON,
+    )
+    noor = found.tenants["noor"]
+    assert (noor.enabled, noor.in_doubt) == (False, "park")
+    assert noor.intents == (Intent(match=("hi", "привет"), reply="Hello"),)
+    assert noor.assistant is not None and noor.assistant.fallback is not None
+    assert noor.assistant.deadline_seconds == 0.5 and noor.assistant.fallback.provider == "openai"
+    assert noor.translation == Translation(provider="assistant", source="ar", target="en-GB")
+    assert noor.texts == Texts(location="Thanks.")
+    assert noor.limits == Limits(messages_per_contact_per_day=200, replies_per_conversation_per_minute=0)
+    assert (noor.channels["main"].enabled, noor.channels["main"].late) == (False, "notice")
+    assert found.warnings == (
+        'endpoints.meta.kind: "evolution" does nothing yet: webhooks of this endpoint are not read.',
+        "tenants.noor.assistant.fallback: does nothing yet.",
+        "tenants.noor.translation: does nothing yet: citations stay as they are.",
+        "tenants.noor.limits: does nothing yet: nothing is limited.",
+        'tenants.noor.channels.main.late: "notice" does nothing yet: it is like "store".',
+    )
+
+
+REFERENCE = "must be a reference, env:NAME or file:PATH; a secret never stands in this file."
+URL = "must be http://HOST or https://HOST, with a port and a path if need be."
+
+# (what stands in WHOLE, what stands there instead, the mistakes)
+WRONG = [
+    ('kind = "cloud"', "", ["endpoints.meta.kind: is missing."]),
+    ('kind = "cloud"', 'kind = "clowd"', ["endpoints.meta.kind: must be cloud or evolution."]),
+    ('["env:APP_SECRET"]', "[]", ["endpoints.meta.secrets: must name one secret at least."]),
+    ('["env:APP_SECRET"]', '"env:APP_SECRET"', ["endpoints.meta.secrets: must be a list."]),
+    ('["env:APP_SECRET"]', f'["env:APP_SECRET", "{CANARY}"]', [f"endpoints.meta.secrets[1]: {REFERENCE}"]),
+    (
+        'verify_token = "env:VERIFY"',
+        "",
+        ["endpoints.meta.verify_token: is missing: an endpoint of kind cloud needs it."],
+    ),
+    ("[endpoints.meta]", "[endpoint.meta]", ["endpoint: unknown key; did you mean endpoints?"]),
+    (
+        "[endpoints.meta]",
+        '[endpoints."a b"]',
+        ['endpoints."a b": is no name: it must be letters, digits, - and _, at most 63.'],
+    ),
+    ('name = "Noor Clinic"', "", ["tenants.noor.name: is missing."]),
+    ('name = "Noor Clinic"', 'name = " "', ["tenants.noor.name: must be a text that is not empty."]),
+    (
+        'name = "Noor Clinic"',
+        'name = "a\\u0000b"',
+        ["tenants.noor.name: has the character U+0000 in it, which PostgreSQL cannot store."],
+    ),
+    ('name = "Noor Clinic"', 'name = "N"\nenabled = "no"', ["tenants.noor.enabled: must be true or false."]),
+    ('name = "Noor Clinic"', 'name = "N"\nin_doubt = "x"', ["tenants.noor.in_doubt: must be resend or park."]),
+    ('name = "Noor Clinic"', 'name = "N"\ntexts = "x"', ["tenants.noor.texts: must be a table."]),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\ntexts = {failure = ""}',
+        ["tenants.noor.texts.failure: must be a text that is not empty."],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nlimits = {replies_per_conversation_per_minute = -1}',
+        ["tenants.noor.limits.replies_per_conversation_per_minute: must be a whole number from 0 to 1,000,000."],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\ntranslation = {provider = "libretranslate", source = "Arabic"}',
+        ['tenants.noor.translation.source: must be a language code like "ar" or "en".'],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\ntranslation = {provider = "libretranslate"}',
+        ["tenants.noor.translation.base_url: is missing: libretranslate needs it."],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["hi"], reply = "a"}, {match = ["Hi!"], reply = "b"}]',
+        ["tenants.noor.intents[1].match[0]: is the same as tenants.noor.intents[0].match[0], which has another reply."],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["?!"], reply = "a"}, {match = [], reply = "a"}]',
+        [
+            "tenants.noor.intents[0].match[0]: is nothing but punctuation, space or tashkeel, which are not compared.",
+            "tenants.noor.intents[1].match: must have one text at least.",
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["hi"]}]',
+        ["tenants.noor.intents[0].reply: is missing."],
+    ),
+    (
+        'provider = "anthropic"',
+        'provider = "anthropik"',
+        ["tenants.noor.assistant.provider: must be anthropic or openai or ansari."],
+    ),
+    ('model = "claude-sonnet-4-5"', "", ["tenants.noor.assistant.model: is missing: anthropic needs it."]),
+    (
+        'model = "claude-sonnet-4-5"',
+        'model = "m"\nmax_token = 5',
+        ["tenants.noor.assistant.max_token: unknown key; did you mean max_tokens?"],
+    ),
+    (
+        'model = "claude-sonnet-4-5"',
+        'model = "m"\nmax_tokens = 0',
+        ["tenants.noor.assistant.max_tokens: must be a whole number from 1 to 1,000,000."],
+    ),
+    (
+        'model = "claude-sonnet-4-5"',
+        'model = "m"\ndeadline_seconds = nan',
+        ["tenants.noor.assistant.deadline_seconds: must be a number above 0, at most 3,600."],
+    ),
+    ('"env:KEY"', f'"{CANARY}"', [f"tenants.noor.assistant.api_key: {REFERENCE}"]),
+    (
+        '"env:KEY"',
+        f'"env:{CANARY}"',
+        ["tenants.noor.assistant.api_key: the environment variable that it names is not set."],
+    ),
+    (
+        '"env:KEY"',
+        '"env:EMPTY"',
+        ["tenants.noor.assistant.api_key: the environment variable EMPTY is not set."],
+    ),
+    ('"env:TOKEN"', '"env:"', [f"tenants.noor.channels.main.token: {REFERENCE}"]),
+    ('"env:TOKEN"', "5", [f"tenants.noor.channels.main.token: {REFERENCE}"]),
+    (
+        '"env:TOKEN"',
+        '"file:absent"',
+        ["tenants.noor.channels.main.token: the file that it names cannot be read: No such file or directory."],
+    ),
+    ('"https://graph.facebook.com/v23.0"', '"graph.facebook.com"', [f"tenants.noor.channels.main.base_url: {URL}"]),
+    ('"https://graph.facebook.com/v23.0"', '"ftp://graph"', [f"tenants.noor.channels.main.base_url: {URL}"]),
+    ('"https://graph.facebook.com/v23.0"', '"https:///v23.0"', [f"tenants.noor.channels.main.base_url: {URL}"]),
+    ('"https://graph.facebook.com/v23.0"', '"https://a:99999"', [f"tenants.noor.channels.main.base_url: {URL}"]),
+    (
+        '"https://graph.facebook.com/v23.0"',
+        f'"https://u:{CANARY}@graph"',
+        [
+            ("tenants.noor.channels.main.base_url: must not have a user or password in it; "
+            "secrets have keys of their own.")
+        ],
+    ),
+    (
+        '"https://graph.facebook.com/v23.0"',
+        '"https://graph?x=1"',
+        ["tenants.noor.channels.main.base_url: must not have a query or fragment: paths are put behind it."],
+    ),
+    (
+        '"https://graph.facebook.com/v23.0"',
+        '"https://gr aph"',
+        ["tenants.noor.channels.main.base_url: must be a URL like https://host/path, in ASCII without spaces."],
+    ),
+    (
+        'address = "106540352242922"',
+        "address = 106540352242922",
+        ["tenants.noor.channels.main.address: must be a phone_number_id or an instance's name."],
+    ),
+    (
+        'address = "106540352242922"',
+        'address = "1"\nanswer_within_hours = 0',
+        ["tenants.noor.channels.main.answer_within_hours: must be a number above 0, at most 8,760."],
+    ),
+    (
+        'address = "106540352242922"',
+        'address = "1"\nlate = "ignore"',
+        ["tenants.noor.channels.main.late: must be answer or apologise or notice or store."],
+    ),
+    (
+        "[tenants.noor.channels.main]",
+        "[tenants.noor.chanels.main]",
+        ["tenants.noor.chanels: unknown key; did you mean channels?"],
+    ),
+    ('name = "Noor Clinic"', 'name = "N"\ncolour = 1', [
+        ("tenants.noor.colour: unknown key; known are assistant, translation, texts, limits, intents, name, enabled, "
+        "in_doubt, channels.")
+    ]),
+    ("[endpoints.meta]", "[[endpoints]]", ["endpoints: must be a table."]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("right", "wrong", "told"), WRONG)
+def test_a_mistake_is_told_with_its_key_its_reason_and_what_would_be_right(
+    write: Write, right: str, wrong: str, told: list[str]
+) -> None:
+    """The whole error text, for each kind of mistake; a secret that stands in the file is not quoted."""
+    assert right in WHOLE
+    found = mistakes(write(WHOLE.replace(right, wrong)))
+    assert found == told
+    assert CANARY not in str(found)
+
+
+def test_all_mistakes_are_told_at_once(write: Write) -> None:
+    """One run names them all, those of single values and those of values beside each other."""
+    second = CHANNEL.replace(".main]", ".second]")
+    text = (WHOLE + second).replace('"env:KEY"', '"x"').replace('verify_token = "env:VERIFY"', "colour = 1")
+    text += "\n[tenants.other]\nnam = 'x'\n" + second.replace("noor", "third") + "[tenants.third]\nname = 't'\n"
+    assert mistakes(write(text)) == [
+        "endpoints.meta.colour: unknown key; known are kind, secrets, verify_token.",
+        f"tenants.noor.assistant.api_key: {REFERENCE}",
+        "tenants.other.nam: unknown key; did you mean name?",
+        "tenants.other.name: is missing.",
+        "endpoints.meta.verify_token: is missing: an endpoint of kind cloud needs it.",
+    ]
+
+
+def test_an_address_is_one_channel_per_endpoint(write: Write) -> None:
+    """Two channels of one endpoint cannot share an address; two endpoints may know the same one."""
+    again = CHANNEL.replace(".main]", ".second]")
+    assert mistakes(write(WHOLE + again)) == [
+        (
+            "tenants.noor.channels.second.address: is the address of tenants.noor.channels.main already, "
+            "on the same endpoint."
+        )
+    ]
+    load(write(WHOLE + again.replace('"meta"', '"other"')), ENVIRON)
+
+
+def test_a_secret_can_come_from_a_file_beside_the_configuration(write: Write, tmp_path: Path) -> None:
+    """The path is relative to the configuration file; the line end is no part of the secret."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "token").write_text(f"{CANARY}\n")
+    found = load(write(WHOLE.replace("env:TOKEN", "file:secrets/token")), ENVIRON)
+    assert found.tenants["noor"].channels["main"].token == CANARY
+    assert CANARY not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file that it names is empty."),
+        (f"{CANARY}\n{CANARY}\n".encode(), "the file that it names must hold one line of printable ASCII."),
+        (b"\xff\xfe", "the file that it names cannot be read: it is not a text."),
+        (b"x" * 100_000, "the file that it names must hold one line of printable ASCII."),
+    ],
+)
+def test_a_file_that_holds_no_secret_is_refused(write: Write, tmp_path: Path, content: bytes, reason: str) -> None:
+    """Empty, of two lines, binary or huge: the mistake is told, the content is not."""
+    (tmp_path / "token").write_bytes(content)
+    path = write(WHOLE.replace("env:TOKEN", "file:token"))
+    assert mistakes(path) == [f"tenants.noor.channels.main.token: {reason}"]
+
+
+def test_a_file_that_is_no_toml_is_refused_with_its_line(write: Write, tmp_path: Path) -> None:
+    """Syntax, encoding, absence, emptiness: the error says which."""
+    assert mistakes(write("[endpoints.meta\n")) == [
+        "not TOML: Expected ']' at the end of a table declaration (at line 1, column 16)."
+    ]
+    path = tmp_path / "qasid.toml"
+    path.write_bytes(b"\xff")
+    assert mistakes(path) == ["not TOML: not a UTF-8 text that makes sense."]
+    path.write_text("a = " + "[" * 100_000)
+    assert mistakes(path) == ["not TOML: not a UTF-8 text that makes sense."]
+    path.unlink()
+    assert mistakes(path) == ["cannot be read: No such file or directory."]
+    assert mistakes(write("")) == ["names no endpoint and no tenant."]
+
+
+def test_the_structs_refuse_unknown_keys_by_themselves() -> None:
+    """What the database keeps is decoded without the file's reader, and no more lenient."""
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.json.decode(b'{"failure": "x", "falure": "y"}', type=Texts)

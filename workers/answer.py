@@ -1,0 +1,278 @@
+"""One claimed lane, worked: finish open chunks, else begin the next turn, answer it, settle it, send it.
+
+Each finished step is committed before the next; after a kill another worker goes on where this one was.
+"""
+
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import httpx
+import msgspec
+import structlog
+from msgspec import Struct
+
+from app import metrics
+from app.assistants import Line, assistant
+from app.assistants.intents import reply_for
+from app.configuration import Assistant
+from app.directory import Channel, Tenant, Watch
+from app.errors import AssistantError, Unknown
+from app.log import fingerprint
+from app.store.lanes import Claim, Release
+from app.store.turns import Asked, Chunk, Ending, Memo, Opening, Settlement, Turn
+from app.text.chunks import split
+from app.text.whatsapp import from_markdown
+from workers.commits import Commits
+from workers.deliver import Delivery, Lane
+from workers.stopwatch import Stopwatch
+
+log = structlog.get_logger(__name__)
+
+# A lane that was claimed so often without progress has something in it that we cannot do: its head is parked.
+MOST_ATTEMPTS = 5
+# A turn whose messages are edited or revoked again and again settles at the version of the moment after so many restarts.
+MOST_RESTARTS = 2
+# Rough, and on the safe side for Arabic: a token is about three characters.
+CHARACTERS_PER_TOKEN = 3
+# Kinds whose words are a question by themselves. A caption without its picture is not.
+WORDED = frozenset({"text", "interactive", "button"})
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """What a turn is answered with: WhatsApp text, empty where nobody is answered. Kept as the memo of an asked assistant."""
+
+    outcome: Ending
+    text: str = ""
+    model: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    ai_ms: float | None = None
+
+
+class Turns:
+    """`work` a claimed lane."""
+
+    def __init__(self, commits: Commits, delivery: Delivery, directory: Watch, client: httpx.AsyncClient) -> None:
+        self._commits = commits
+        self._delivery = delivery
+        self._directory = directory
+        self._client = client
+
+    async def work(self, claim: Claim) -> Release:
+        """Do what is due in this lane, and say how to give it back.
+
+        Raises:
+            DatabaseUnavailable: nobody knows what was committed; the lane is given back as it is.
+        """
+        watch = Stopwatch()
+        tenant, channel = await self._whose(claim)
+        history = tenant.assistant.history_messages if tenant.assistant else 0
+        for restart in range(MOST_RESTARTS + 2):
+            opening = await watch.db(self._commits.open(claim, history))
+            before, chunks = _split(opening)
+            turn = opening.turn
+            if chunks or turn is None:
+                if not chunks:
+                    return Release(claim=claim, done_seq=None)
+                lane = self._lane(claim, tenant, channel, opening, watch)
+                return await self._delivery.entry(lane, before, chunks, paused=opening.paused)
+            if turn.settled:
+                return Release(claim=claim, done_seq=turn.last_seq)
+            if claim.attempts > MOST_ATTEMPTS:
+                reply = self._parked(claim, tenant)
+            else:
+                watch.queue, watch.ack = opening.asked[0].waited, opening.asked[0].ack_ms / 1000
+                reply = await self._reply(claim, tenant, channel, opening, turn, watch)
+            lane = self._lane(claim, tenant, channel, opening, watch)
+            version = opening.version if restart < MOST_RESTARTS else None
+            release = await self._settle(lane, turn, version, reply, before)
+            if release is not None:
+                return release
+        raise AssertionError("a settlement without a version is never turned away for its version")
+
+    async def _whose(self, claim: Claim) -> tuple[Tenant, Channel]:
+        for last_try in (False, True):
+            try:
+                directory = self._directory.current
+                return directory.tenant(claim.tenant_id), directory.channel(claim.tenant_id, claim.channel_id)
+            except Unknown:  # made since the last look, a second ago at most
+                if last_try:
+                    raise
+                await self._directory.refresh()
+        raise AssertionError
+
+    def _lane(self, claim: Claim, tenant: Tenant, channel: Channel, opening: Opening, watch: Stopwatch) -> Lane:
+        return Lane(
+            claim=claim,
+            tenant=tenant,
+            channel=channel,
+            to=opening.to[0],
+            correlation=opening.asked[0].correlation if opening.asked else "",
+            watch=watch,
+        )
+
+    # --- the answer ---
+
+    async def _reply(
+        self, claim: Claim, tenant: Tenant, channel: Channel, opening: Opening, turn: Turn, watch: Stopwatch
+    ) -> Reply:
+        standing = [message for message in opening.asked if not message.revoked]
+        if not standing:
+            return Reply(outcome="revoked")
+        if opening.paused or not (tenant.enabled and channel.enabled):
+            return Reply(outcome="left")
+        newest = max(message.sent_at for message in standing)
+        if channel.late != "answer" and opening.now - newest > timedelta(hours=channel.answer_within_hours):
+            return Reply(outcome="late")
+        worded = [message.body for message in standing if message.kind in WORDED and message.body.strip()]
+        if len(worded) == len(standing) and (fixed := reply_for(tenant.intents, worded)):
+            return Reply(outcome="intent", text=fixed)
+        if not worded:
+            only_places = all(message.kind == "location" for message in standing)
+            return Reply(outcome="told", text=tenant.texts.location if only_places else tenant.texts.unsupported)
+        if "answer" in opening.memo:
+            return msgspec.convert(opening.memo["answer"], Reply)
+        return await self._ask(claim, tenant, channel, opening, turn, standing, watch)
+
+    async def _ask(
+        self,
+        claim: Claim,
+        tenant: Tenant,
+        channel: Channel,
+        opening: Opening,
+        turn: Turn,
+        standing: list[Asked],
+        watch: Stopwatch,
+    ) -> Reply:
+        try:
+            if tenant.assistant is None:
+                raise AssistantError("this tenant has no assistant")
+            lines = _conversation(tenant.assistant, channel, opening, standing)
+            answer = await watch.ai(assistant(tenant.assistant.provider).ask(self._client, tenant.assistant, lines))
+        except AssistantError as error:
+            metrics.alert("assistant_failed")
+            log.error(
+                "assistant failed",
+                alert="assistant_failed",
+                tenant=tenant.slug,
+                turn=turn.id,
+                correlation=standing[0].correlation,
+                error=error,
+            )
+            return Reply(outcome="failed", text=tenant.texts.failure)
+        reply = Reply(
+            outcome="answered",
+            text=from_markdown(answer.text),
+            model=answer.model,
+            input_tokens=answer.input_tokens,
+            output_tokens=answer.output_tokens,
+            ai_ms=watch.ai_ms,
+        )
+        if not reply.text.strip():  # nothing but markup
+            log.error("assistant failed", alert="assistant_failed", tenant=tenant.slug, turn=turn.id, reason="only markup")
+            reply = msgspec.structs.replace(reply, outcome="failed", text=tenant.texts.failure)
+        await watch.db(
+            self._commits.memo(Memo(claim, turn.id, "answer", opening.version, msgspec.json.encode(reply).decode()))
+        )
+        return reply
+
+    def _parked(self, claim: Claim, tenant: Tenant) -> Reply:
+        metrics.alert("turn_parked")
+        log.error("turn parked: it fails at every try", alert="turn_parked", tenant=tenant.slug, conversation=claim.conversation_id)
+        return Reply(outcome="parked", text=tenant.texts.failure)
+
+    # --- its end ---
+
+    async def _settle(
+        self, lane: Lane, turn: Turn, version: int | None, reply: Reply, before: Chunk | None
+    ) -> Release | None:
+        """Commit the answer, send its first chunk, and go on as far as the gates allow. None: what was asked has changed."""
+        pieces = [(uuid4(), piece) for piece in split(reply.text)]
+        # A gate may have opened while the assistant wrote: whoever opened it has made the lane due again.
+        gate_open = before is None or before.opens_in - lane.watch.elapsed <= 0
+        send = bool(pieces) and gate_open
+        fence = await lane.watch.db(
+            self._commits.settle(
+                Settlement(
+                    claim=lane.claim,
+                    version=version,
+                    turn=turn,
+                    outcome=reply.outcome,
+                    body=reply.text,
+                    pieces=pieces,
+                    send=send,
+                    correlation=lane.correlation,
+                    input_tokens=reply.input_tokens,
+                    output_tokens=reply.output_tokens,
+                    model=reply.model,
+                    ai_ms=reply.ai_ms,
+                )
+            )
+        )
+        if fence == "changed":
+            return None
+        if fence != "ok":  # lost, or paused meanwhile: whoever has the lane next sees how it stands
+            return Release(claim=lane.claim, done_seq=None, again_in=0.0)
+        metrics.turn(reply.outcome)
+        chunks = [_fresh(turn, no, id, body) for no, (id, body) in enumerate(pieces, 1)]
+        if not pieces:
+            release = Release(claim=lane.claim, done_seq=turn.last_seq)
+        else:
+            if send:
+                state = await self._delivery.send(lane, *pieces[0], 1)
+                chunks[0] = msgspec.structs.replace(
+                    chunks[0], state=state, attempt=1, opens_in=self._delivery.order_wait if state in ("accepted", "sent") else 0.0
+                )
+            release = await self._delivery.entry(lane, before, chunks)
+        log.info(
+            "turn",
+            tenant=lane.tenant.slug,
+            outcome=reply.outcome,
+            correlation=lane.correlation,
+            turn=turn.id,
+            to=fingerprint(lane.to.value),
+            messages=turn.last_seq - turn.first_seq + 1,
+            chunks=len(pieces),
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            **lane.watch.stages(fast=reply.outcome == "intent"),
+        )
+        return release
+
+
+def _split(opening: Opening) -> tuple[Chunk | None, list[Chunk]]:
+    """The last chunk that is done, and those of the entry that is not."""
+    before = next((chunk for chunk in opening.chunks if chunk.seq <= opening.done_seq), None)
+    return before, [chunk for chunk in opening.chunks if chunk.seq > opening.done_seq]
+
+
+def _fresh(turn: Turn, no: int, id: UUID, body: str) -> Chunk:
+    return Chunk(
+        id=id,
+        seq=turn.last_seq,
+        no=no,
+        body=body,
+        state="ready",
+        attempt=0,
+        due_in=0.0,
+        opens_in=0.0,
+        doubt_for=0.0,
+        quiet_for=0.0,
+        others_heard=False,
+    )
+
+
+def _conversation(settings: Assistant, channel: Channel, opening: Opening, standing: list[Asked]) -> list[Line]:
+    """What the assistant is shown: the session so far, as far as it fits, then what is asked now."""
+    now = [Line("user", message.body) for message in standing if message.body.strip()]
+    gap = timedelta(hours=channel.session_gap_hours)
+    room = settings.history_tokens * CHARACTERS_PER_TOKEN
+    later = standing[0].sent_at
+    past: list[Line] = []
+    for said in reversed(opening.said):
+        room -= len(said.body)
+        if later - said.at > gap or room < 0:
+            break
+        past.append(Line("assistant" if said.mine else "user", said.body))
+        later = said.at
+    return past[::-1] + now

@@ -1,0 +1,86 @@
+"""The worker's statements on lanes, each batched over all lanes that need it at this instant.
+
+Idle, a lane's statement is a round trip of its own; under load one round trip carries dozens. The SQL is in `app/store`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from app import db
+from app.batches import Batches
+from app.db import Connection, Pool
+from app.store import chunks, lanes, turns
+from app.store.lanes import Claim, Fence
+
+Row = TypeVar("Row")
+Verdict = TypeVar("Verdict")
+
+
+class Commits:
+    """`worker` is the id under which lanes are claimed; it changes when the worker was taken for dead.
+
+    Every method raises DatabaseUnavailable where nobody knows whether it was committed.
+    """
+
+    def __init__(self, pool: Pool, worker: UUID, *, order_wait: float, patience: float) -> None:
+        """`order_wait`, `patience`: seconds, of the gate's bounded wait and of one flush."""
+        self.pool = pool
+        self.worker = worker
+
+        def batched(
+            name: str, write: Callable[[Connection, Sequence[Row]], Awaitable[list[Verdict]]]
+        ) -> Batches[Row, Verdict]:
+            async def flush(rows: Sequence[Row]) -> Sequence[Verdict]:
+                async with db.connection(pool) as conn:
+                    return await write(conn, rows)
+
+            return Batches(name, flush, patience=patience)
+
+        async def opened(conn: Connection, rows: Sequence[turns.Open]) -> list[turns.Opening]:
+            return await turns.open_lanes(conn, rows, order_wait)
+
+        async def settled(conn: Connection, rows: Sequence[turns.Settlement]) -> list[Fence]:
+            return await turns.settle(conn, self.worker, rows)
+
+        async def intended(conn: Connection, rows: Sequence[chunks.Intent]) -> list[chunks.Permission]:
+            return await chunks.intend(conn, self.worker, rows)
+
+        async def released(conn: Connection, rows: Sequence[lanes.Release]) -> list[bool]:
+            return await lanes.release(conn, self.worker, rows)
+
+        self._open = batched("open", opened)
+        self._memo = batched("memo", turns.memo)
+        self._settle = batched("settle", settled)
+        self._intent = batched("intent", intended)
+        self._fact = batched("fact", chunks.record)
+        self._release = batched("release", released)
+
+    async def open(self, claim: Claim, history: int) -> turns.Opening:
+        """See `turns.open_lanes`."""
+        return await self._open.submit(turns.Open(claim, history))
+
+    async def memo(self, memo: turns.Memo) -> None:
+        """See `turns.memo`."""
+        await self._memo.submit(memo)
+
+    async def settle(self, settlement: turns.Settlement) -> Fence:
+        """See `turns.settle`."""
+        return await self._settle.submit(settlement)
+
+    async def intend(self, intent: chunks.Intent) -> chunks.Permission:
+        """See `chunks.intend`."""
+        return await self._intent.submit(intent)
+
+    async def record(self, fact: chunks.Fact) -> str:
+        """See `chunks.record`."""
+        return await self._fact.submit(fact)
+
+    async def release(self, release: lanes.Release) -> bool:
+        """See `lanes.release`."""
+        return await self._release.submit(release)
+
+    async def abandon(self, claim: Claim, seq: int, reason: str) -> list[str]:
+        """See `chunks.abandon`. Rare, hence alone."""
+        async with db.connection(self.pool) as conn:
+            return await chunks.abandon(conn, self.worker, claim, seq, reason)

@@ -1,0 +1,192 @@
+"""Hands the chunks of one entry to the provider, in order: gate, intent, POST, fact. Knows no assistant.
+
+The intent is committed before the POST, the fact as soon as it is known. docs/chunks.md draws the states.
+"""
+
+import asyncio
+import time
+from uuid import UUID
+
+import httpx
+import structlog
+from msgspec import Struct
+
+from app import metrics
+from app.channels import provider
+from app.directory import Channel, Tenant, Watch
+from app.errors import DatabaseUnavailable, InDoubt, NeverLeft, Refused
+from app.messages import Identity, Key
+from app.settings import Settings
+from app.store.chunks import Fact, Intent
+from app.store.lanes import Claim, Release
+from app.store.turns import Chunk
+from workers.commits import Commits
+from workers.lane import Lanes
+from workers.stopwatch import Stopwatch
+
+log = structlog.get_logger(__name__)
+
+# A provider that is busy, or cannot be reached, is tried again; after so many answers "not now" the chunk has failed.
+MOST_REFUSALS = 20
+UNREACHABLE_AT_MOST = 60.0
+# States in which a chunk is with the provider, or will never be.
+DONE = frozenset({"accepted", "sent", "delivered", "read", "played", "failed", "parked", "cancelled"})
+LOST = frozenset({"failed", "parked"})
+
+
+class Lane(Struct, frozen=True, kw_only=True):
+    """A claimed lane with all that delivering needs to know of it."""
+
+    claim: Claim
+    tenant: Tenant
+    channel: Channel
+    to: Identity
+    correlation: str
+    watch: Stopwatch
+
+
+class Delivery:
+    """`entry` delivers what is left of one entry, and says how to give the lane back."""
+
+    def __init__(self, commits: Commits, lanes: Lanes, directory: Watch, client: httpx.AsyncClient, settings: Settings) -> None:
+        self._commits = commits
+        self._lanes = lanes
+        self._directory = directory
+        self._client = client
+        self._settings = settings
+        self.order_wait = settings.order_wait_seconds
+
+    async def entry(self, lane: Lane, before: Chunk | None, chunks: list[Chunk], *, paused: bool = False) -> Release:
+        """Send those of `chunks` (one entry's, in order) that are to be sent now; `before` is the last one before them."""
+        seq = chunks[-1].seq
+        opens_in = before.opens_in if before else 0.0
+        for chunk in chunks:
+            state, n = chunk.state, chunk.attempt
+            if state == "in_doubt":
+                wait = self._silence(chunk)
+                if wait > 0:
+                    return Release(claim=lane.claim, done_seq=None, again_in=wait)
+                if paused or lane.tenant.in_doubt == "park":
+                    return await self._abandon(lane, seq, "in doubt, and silence")
+                log.warning("sent again after silence", chunk=chunk.id, attempt=n + 1, correlation=lane.correlation)
+            if state in ("ready", "in_doubt"):
+                if paused:
+                    return await self._abandon(lane, seq, "left to a person")
+                if (wait := max(opens_in, chunk.due_in)) > 0:
+                    return Release(claim=lane.claim, done_seq=None, again_in=wait)
+                fence = await lane.watch.db(self._commits.intend(Intent(lane.claim, chunk.id, n + 1)))
+                if fence == "paused":
+                    return await self._abandon(lane, seq, "left to a person")
+                if fence != "ok":  # lost: not ours any more. moot: a status told meanwhile; look anew
+                    return Release(claim=lane.claim, done_seq=None, again_in=0.0)
+                state = await self.send(lane, chunk.id, chunk.body, n + 1)
+            if state in LOST:
+                return await self._abandon(lane, seq, "an earlier part of the answer was lost")
+            if state not in DONE:
+                return Release(claim=lane.claim, done_seq=None, again_in=0.0 if state == "ready" else self._settings.in_doubt_seconds)
+            if state in ("accepted", "sent"):
+                opens_in = chunk.opens_in if chunk.state == state else self.order_wait
+            else:
+                opens_in = 0.0
+        return Release(claim=lane.claim, done_seq=seq)
+
+    async def send(self, lane: Lane, chunk_id: UUID, body: str, n: int) -> str:
+        """POST a chunk whose intent (attempt `n`) is committed; record the fact; the chunk's state afterwards."""
+        key = Key(chunk_id, n)
+        fact = await self._attempt(lane, key, body)
+        metrics.send(fact.attempt)
+        # What happened is recorded whatever becomes of this task: a cancelled one must not leave a sent chunk in doubt.
+        state = await asyncio.shield(lane.watch.db(self._record(fact)))
+        if state == "failed" and fact.chunk == "failed":
+            metrics.alert("chunk_failed")
+            log.error(
+                "message failed",
+                alert="chunk_failed",
+                tenant=lane.tenant.slug,
+                chunk=key.chunk_id,
+                code=fact.code,
+                reason=fact.reason,
+                correlation=lane.correlation,
+            )
+        return state
+
+    async def _attempt(self, lane: Lane, key: Key, body: str) -> Fact:
+        def fact(**outcome: object) -> Fact:
+            return Fact(claim=lane.claim, chunk_id=key.chunk_id, n=key.attempt, **outcome)  # type: ignore[arg-type]
+
+        transport = provider(self._directory.current.endpoint_of(lane.channel).kind)
+        # The last check before the POST, with no await between: a send that begins here ends within the lease, so no
+        # other worker can have begun one of its own.
+        if not self._lanes.may_send():
+            return fact(attempt="never_left", chunk="ready", reason="the lease was about to end")
+        began = time.monotonic()
+        try:
+            accepted = await transport.send_text(
+                self._client, lane.channel, lane.to, body, key, self._settings.send_timeout_seconds
+            )
+        except Refused as error:
+            again = error.then == "hold" or (error.then == "again" and key.attempt < MOST_REFUSALS)
+            if error.then == "hold":
+                metrics.alert("channel_held")
+                log.error(
+                    "channel held: mend it, then `qasid apply`",
+                    alert="channel_held",
+                    tenant=lane.tenant.slug,
+                    channel=lane.channel.slug,
+                    code=error.code,
+                )
+            return fact(
+                attempt="refused",
+                chunk="ready" if again else "failed",
+                code=error.code,
+                reason=_plain(error),
+                due_in=error.after,
+            )
+        except NeverLeft as error:
+            wait = min(UNREACHABLE_AT_MOST, 2.0 ** min(key.attempt - 1, 10))
+            return fact(attempt="never_left", chunk="ready", reason=_plain(error), due_in=wait)
+        except InDoubt as error:
+            return fact(attempt="in_doubt", chunk="in_doubt", reason=_plain(error))
+        finally:
+            lane.watch.sent(time.monotonic() - began)
+        return fact(attempt="accepted", chunk="accepted", provider_id=accepted.provider_id)
+
+    async def _record(self, fact: Fact) -> str:
+        """Keep trying for as long as a status is waited for: after that the chunk counts as in doubt anyway."""
+        deadline = time.monotonic() + self._settings.in_doubt_seconds
+        while True:
+            try:
+                return await self._commits.record(fact)
+            except DatabaseUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+
+    async def _abandon(self, lane: Lane, seq: int, reason: str) -> Release:
+        ended = await lane.watch.db(self._commits.abandon(lane.claim, seq, reason))
+        if "parked" in ended:
+            metrics.alert("chunk_parked")
+            log.error(
+                "message parked",
+                alert="chunk_parked",
+                tenant=lane.tenant.slug,
+                conversation=lane.claim.conversation_id,
+                reason=reason,
+                correlation=lane.correlation,
+            )
+        return Release(claim=lane.claim, done_seq=seq)
+
+    def _silence(self, chunk: Chunk) -> float:
+        """Seconds until silence about a chunk in doubt says enough; 0: it does."""
+        patience = self._settings.in_doubt_seconds
+        at_last = self._settings.in_doubt_max_seconds - chunk.doubt_for
+        if at_last <= 0:
+            return 0.0
+        quiet = patience - chunk.quiet_for
+        if quiet <= 0 and chunk.others_heard:
+            return 0.0
+        return max(0.05, min(at_last, quiet if quiet > 0 else patience / 4))
+
+
+def _plain(error: Exception) -> str:
+    return str(error).replace("\0", "")[:300]

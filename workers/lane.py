@@ -1,0 +1,232 @@
+"""Which lanes this worker has: claims what is due, keeps the lease by beats, gives back what it does not work on.
+
+What is done with a lane is not its business: `work(claim)` does it, and says how to give the lane back.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import Self
+from uuid import UUID, uuid4
+
+import psycopg
+import structlog
+
+from app import db, metrics
+from app.errors import DatabaseUnavailable
+from app.settings import Settings
+from app.store import lanes
+from app.store.lanes import Claim, Release
+from workers.commits import Commits
+
+log = structlog.get_logger(__name__)
+
+# Lanes claimed by one statement: between two of them the shares of the tenants are counted anew.
+AT_ONCE = 64
+# Without a wake-up, what is due is found within this time (seconds).
+LOOK = 1.0
+# Every how many beats the worker looks for lanes of the dead, and for its own that it does not work on.
+BEATS_PER_ROUND = 3
+# An error leaves a lane waiting 1, 2, 4 … seconds.
+FAILED_AT_MOST = 60.0
+
+UNAVAILABLE = (psycopg.Error, DatabaseUnavailable, OSError)
+
+
+class Lanes:
+    """An async context manager: entering registers the worker, leaving drains it and ends its lease."""
+
+    def __init__(self, commits: Commits, settings: Settings, *, grace: float = 25.0) -> None:
+        """`grace`: seconds that the turns at work get to end when the worker stops."""
+        self._commits = commits
+        self._slots = settings.worker_lanes
+        self._lease = settings.lease_seconds
+        self._send_timeout = settings.send_timeout_seconds
+        self._grace = grace
+        self._lease_ends = 0.0
+        self._held: dict[UUID, tuple[Claim, asyncio.Task[None]]] = {}
+        self._rung = asyncio.Event()
+        self._passed = asyncio.Condition()
+        self._passes = 0
+        self._looking = False
+        self._strays = False  # a claim or a release got no answer: we may own lanes that we do not know of
+        self._stopping = False
+        self._work: Callable[[Claim], Awaitable[Release]]
+
+    def serve(self, work: Callable[[Claim], Awaitable[Release]]) -> Self:
+        """Name what is done with each lane. It runs as a task of its own, and is cancelled when the lease is lost."""
+        self._work = work
+        return self
+
+    def may_send(self) -> bool:
+        """Whether a send that begins now ends within the lease, by this process's monotonic clock."""
+        return self._lease_ends - time.monotonic() > self._send_timeout
+
+    def ring(self) -> None:
+        """Something is due: look now."""
+        self._rung.set()
+
+    async def done(self, conversations: Iterable[UUID]) -> None:
+        """Return once a look for due lanes has been made, and those of these lanes that it brought are worked off."""
+        self.ring()
+        # A look that is under way may be older than the ring: then the one after it counts.
+        enough = self._passes + (2 if self._looking else 1)
+        async with self._passed:
+            await self._passed.wait_for(lambda: self._passes >= enough or self._stopping)
+        if tasks := [self._held[c][1] for c in conversations if c in self._held]:
+            await asyncio.wait(tasks)
+
+    async def __aenter__(self) -> Self:
+        await self._register()
+        self._tasks = [asyncio.create_task(self._claim_loop(), name="claim"), asyncio.create_task(self._beat_loop(), name="beat")]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping = True
+        self.ring()
+        if at_work := [task for _, task in self._held.values()]:
+            log.info("draining", lanes=len(at_work), seconds=self._grace)
+            await asyncio.wait(at_work, timeout=self._grace)
+        await self._cancel_all()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with db.connection(self._commits.pool) as conn:
+                await lanes.disown(conn, self._commits.worker, [])
+                await lanes.leave(conn, self._commits.worker)
+        except UNAVAILABLE as error:
+            log.warning("no farewell: the lease ends by itself", seconds=self._lease, error=error)
+
+    # --- the lease ---
+
+    async def _register(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                async with db.connection(self._commits.pool) as conn:
+                    await lanes.register(conn, self._commits.worker, self._lease)
+            except UNAVAILABLE as error:
+                log.warning("worker cannot register yet", error=error)
+                await asyncio.sleep(LOOK)
+            else:
+                self._lease_ends = began + self._lease
+                log.info("worker registered", worker=self._commits.worker, seconds=self._lease)
+                return
+
+    async def _beat_loop(self) -> None:
+        pause = (self._lease - self._send_timeout) / 2
+        beats = 0
+        while True:
+            await asyncio.sleep(min(pause, 1.0) if not self.may_send() else pause)
+            began = time.monotonic()
+            try:
+                async with db.connection(self._commits.pool) as conn:
+                    alive = await lanes.beat(conn, self._commits.worker, self._lease)
+                    beats += 1
+                    if alive and beats % BEATS_PER_ROUND == 0:
+                        if freed := await lanes.bury(conn):
+                            log.warning("lanes of a dead worker freed", lanes=freed)
+                            self.ring()
+                        self._strays = True
+            except UNAVAILABLE as error:
+                log.warning("beat failed", error=error)
+                continue
+            if alive:
+                self._lease_ends = began + self._lease
+            else:
+                await self._reborn()
+
+    async def _reborn(self) -> None:
+        """Taken for dead: whatever this worker had is another's now. It goes on under a new id."""
+        log.error("lease lost", worker=self._commits.worker, lanes=len(self._held), alert="lease_lost")
+        metrics.alert("lease_lost")
+        self._lease_ends = 0.0
+        await self._cancel_all()
+        self._commits.worker = uuid4()
+        await self._register()
+
+    async def _cancel_all(self) -> None:
+        tasks = [task for _, task in self._held.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- the lanes ---
+
+    async def _claim_loop(self) -> None:
+        while not self._stopping:
+            self._rung.clear()
+            self._looking = True
+            try:
+                await self._look()
+            except UNAVAILABLE as error:
+                self._strays = True
+                log.warning("claim failed", error=error)
+                await asyncio.sleep(LOOK / 4)
+            self._passes += 1
+            self._looking = False
+            async with self._passed:
+                self._passed.notify_all()
+            try:
+                async with asyncio.timeout(LOOK):
+                    await self._rung.wait()
+            except TimeoutError:
+                pass
+        async with self._passed:
+            self._passed.notify_all()
+
+    async def _look(self) -> None:
+        worker = self._commits.worker
+        async with db.connection(self._commits.pool) as conn:
+            if self._strays:
+                self._strays = False
+                if given := await lanes.disown(conn, worker, list(self._held)):
+                    log.warning("lanes given back that nobody worked on", lanes=given)
+            while (free := self._slots - len(self._held)) > 0 and not self._stopping:
+                share = Counter(claim.tenant_id for claim, _ in self._held.values())
+                full = [tenant for tenant, lanes_held in share.items() if lanes_held >= max(1, self._slots // 2)]
+                most = min(free, AT_ONCE)
+                claims = await lanes.claim(conn, worker, most, full)
+                if not claims and full:  # nobody else waits
+                    claims = await lanes.claim(conn, worker, most)
+                for claim in claims:
+                    self._begin(claim)
+                if len(claims) < most:
+                    break
+        metrics.lanes_held(len(self._held))
+
+    def _begin(self, claim: Claim) -> None:
+        task = asyncio.create_task(self._attend(claim), name=f"lane {claim.conversation_id}")
+        self._held[claim.conversation_id] = (claim, task)
+
+    async def _attend(self, claim: Claim) -> None:
+        due = False
+        try:
+            try:
+                release = await self._work(claim)
+            except UNAVAILABLE as error:
+                log.warning("lane left", conversation=claim.conversation_id, error=error)
+                self._strays = True
+                return
+            except Exception as error:
+                again_in = min(FAILED_AT_MOST, 2.0 ** (claim.attempts - 1))
+                log.error(
+                    "lane failed", conversation=claim.conversation_id, attempts=claim.attempts, seconds=again_in, error=error
+                )
+                metrics.alert("lane_failed")
+                release = Release(claim=claim, done_seq=None, again_in=again_in, failed=True)
+            try:
+                due = await self._commits.release(release)
+            except UNAVAILABLE as error:
+                log.warning("release without an answer", conversation=claim.conversation_id, error=error)
+                self._strays = True
+        finally:
+            crowded = len(self._held) >= self._slots
+            del self._held[claim.conversation_id]
+            if due or crowded:
+                self.ring()
