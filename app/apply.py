@@ -1,7 +1,7 @@
 """`qasid apply`: brings a configuration file into the database, all of it or nothing, and tells what changed.
 
-A table that the file names becomes what the file says, its absent keys their defaults, its lists whole; what the file does
-not name stays as it is. Nothing is deleted: `enabled = false` stops a tenant or channel.
+A table that the file names becomes what the file says, its absent keys their defaults, its lists whole; what the file
+does not name stays as it is. Nothing is deleted: `enabled = false` stops a tenant or channel.
 """
 
 import difflib
@@ -36,7 +36,7 @@ class Applied(Struct, frozen=True, kw_only=True):
 
 
 async def apply(url: str, path: Path, vault: Vault, environ: Mapping[str, str]) -> Applied:
-    """Apply the file at `path` to the database at `url`, in one transaction. Applies at the same time follow each other.
+    """Apply the file at `path` to the database at `url`, in one transaction. Of two at once the second waits.
 
     Raises:
         ConfigurationError: the file is wrong in itself or beside what the database has, or the schema is missing.
@@ -205,7 +205,7 @@ class _Plan:
 
     async def _compare_channels(self, conn: Connection, slug: str, tenant: Tenant, tenant_id: UUID) -> None:
         rows = {row.slug: row for row in await store.channels(conn, tenant_id)}
-        slugs = {id: name for name, id in self._endpoint_ids.items()}
+        slugs = {endpoint_id: name for name, endpoint_id in self._endpoint_ids.items()}
         owner = owner_of("tenant", tenant_id)
         for name, wanted in tenant.channels.items():
             place = f"tenants.{slug}.channels.{name}"

@@ -46,9 +46,16 @@ def create_app(settings: Settings | None = None) -> Litestar:
     Raises:
         ConfigurationError: a setting is wrong, or the embedded PostgreSQL cannot be used.
     """
-    if multiprocessing.parent_process() is not None:  # granian's worker; in a test we are nobody's child
-        process.end_with_parent()
-    settings = settings or settings_of_environment.load()
+    if multiprocessing.parent_process() is None:
+        return _wired(settings or settings_of_environment.load())
+    process.end_with_parent()  # we are granian's child
+    try:
+        return _wired(settings or settings_of_environment.load())
+    except QasidError as error:
+        raise SystemExit(f"qasid: {error}") from None  # granian would show a traceback
+
+
+def _wired(settings: Settings) -> Litestar:
     log.configure(settings, process="web")
     keys = place.secret_keys(settings)
     url = place.database_url(settings)
@@ -66,9 +73,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
     statuses = Statuses(courier, bell, patience=patience)
     ingest = Ingest(courier, statuses, bell, patience=patience)
     disturbances = Disturbances(courier)
-    door = webhooks.Webhooks(
-        lambda: configuration.watch, ingest, disturbances, deadline=settings.ack_deadline_seconds
-    )
+    door = webhooks.Webhooks(lambda: configuration.watch, ingest, disturbances, deadline=settings.ack_deadline_seconds)
     readiness = health.Readiness(console, lambda: configuration.watch is not None)
 
     @asynccontextmanager
@@ -78,9 +83,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             for pool in (console, courier):
                 await pool.open(wait=False)
                 stack.push_async_callback(pool.close)
-            stack.push_async_callback(
-                queue.pool.close
-            )  # SAQ opens it with its first use, and closes it only if that went well
+            stack.push_async_callback(queue.pool.close)  # SAQ closes it only if its first use went well
             stack.push_async_callback(queue.disconnect)
             await stack.enter_async_context(configuration)
             await stack.enter_async_context(disturbances)

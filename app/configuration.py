@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
-from app.text.matching import normalise
 from app.errors import ConfigurationError
 from app.tables import Mistakes, Name, Reader
+from app.text.matching import normalise
 from app.vault import Secret
 
 FILE_BYTES = 4 * 1024 * 1024
@@ -66,7 +66,7 @@ class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Assistant(Fallback, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[tenants.<slug>.assistant]`: who answers. `history_…`: how much of the session it is shown, whichever ends first."""
+    """`[tenants.<slug>.assistant]`: who answers. `history_…`: what it is shown of the session, whichever ends first."""
 
     fallback: Fallback | None = None
 
@@ -223,7 +223,7 @@ def _check_translation(translation: Translation, place: str, mistakes: Mistakes)
 
 
 def _check_url(url: str, place: str, mistakes: Mistakes) -> None:
-    """The operator's own URLs are the allowlist of hosts (SECURITY 6), so they must say plainly which host they mean."""
+    """The operator's own URLs are the allowlist of hosts (SECURITY 6): they must say plainly which host they mean."""
     try:
         parts = urlsplit(url)
         host = re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", parts.hostname or "")

@@ -15,11 +15,11 @@ import structlog
 from msgspec import Struct
 
 from app import db
-from app.text.matching import normalise
 from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Intent, Late, Limits, Texts
 from app.db import Connection, Pool
 from app.errors import ConfigurationError, DatabaseUnavailable, QasidError, Unknown
 from app.store import configuration as store
+from app.text.matching import normalise
 from app.vault import (
     DIGEST_FIELD,
     INSTALLATION,
@@ -114,19 +114,19 @@ class Directory:
         """The channels with this address, whatever their endpoint: what to ask when `channel_at` knew none."""
         return self._by_address.get(address, ())
 
-    def channel(self, tenant_id: UUID, id: UUID) -> Channel:
+    def channel(self, tenant_id: UUID, channel_id: UUID) -> Channel:
         """A tenant's channel. Raises Unknown: it was made after this version."""
         try:
-            return self._channels[tenant_id, id]
+            return self._channels[tenant_id, channel_id]
         except KeyError:
-            raise Unknown(f"no channel {id} of tenant {tenant_id} in version {self.version}") from None
+            raise Unknown(f"no channel {channel_id} of tenant {tenant_id} in version {self.version}") from None
 
-    def tenant(self, id: UUID) -> Tenant:
+    def tenant(self, tenant_id: UUID) -> Tenant:
         """A tenant. Raises Unknown: it was made after this version."""
         try:
-            return self._tenants[id]
+            return self._tenants[tenant_id]
         except KeyError:
-            raise Unknown(f"no tenant {id} in version {self.version}") from None
+            raise Unknown(f"no tenant {tenant_id} in version {self.version}") from None
 
 
 def answering(settings: str) -> Answering:
@@ -172,7 +172,7 @@ def _endpoint(row: store.Endpoint, vault: Vault) -> Endpoint:
         slug=row.slug,
         kind=cast(EndpointKind, row.kind),
         secrets=tuple(SecretBytes(vault.open(s, owner=owner, field="secrets").encode()) for s in row.secrets),
-        verify_token=row.verify_token and vault.open(row.verify_token, owner=owner, field="verify_token") or None,
+        verify_token=vault.open(row.verify_token, owner=owner, field="verify_token") if row.verify_token else None,
     )
 
 
@@ -239,7 +239,7 @@ class Watch:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def refresh(self, *, patience: float = 1.5) -> bool:
-        """Look now, for a name that `current` does not know; all who ask meanwhile share one look, one a second at most.
+        """Look now, for a name that `current` does not know; who asks meanwhile shares the look; one a second at most.
 
         True: `current` was compared with the database just now. False: it could not be within `patience` seconds, so
         nobody knows whether the name exists.

@@ -1,7 +1,7 @@
 """Turns TOML's tables into Structs and notes every mistake on the way. Knows no key of the configuration.
 
-msgspec judges the values; the walk is ours, since msgspec stops at the first mistake and does not say which key of a table
-it is in.
+msgspec judges the values; the walk is ours, since msgspec stops at the first mistake and does not say which key of a
+table it is in.
 """
 
 import difflib

@@ -50,7 +50,7 @@ class SecretBytes(bytes):
 
 
 class Vault:
-    """The keys: the first seals, all open. To rotate, put a new one in front, `qasid apply`, then take the old one away."""
+    """The keys: the first seals, all open. To rotate: a new one in front, apply all files, the old one away."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         """`keys` are of 32 bytes each.
@@ -113,9 +113,9 @@ class Vault:
         return sealed.startswith(f"{VERSION}.{self._first}.")
 
 
-def owner_of(kind: Literal["tenant", "endpoint"], id: UUID) -> str:
+def owner_of(kind: Literal["tenant", "endpoint"], row_id: UUID) -> str:
     """Whom a row's secrets are sealed for."""
-    return f"{kind}:{id}"
+    return f"{kind}:{row_id}"
 
 
 def token_field(channel_id: UUID) -> str:

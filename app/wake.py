@@ -90,9 +90,10 @@ class Bell:
             while self._woke:
                 woke, self._woke = self._woke, set()
                 try:
+                    await self._queue.connect()  # at the first ring, and after an outage at start-up; else it is nothing
                     await self._queue.enqueue(DRAIN, lanes=[str(c) for c in sorted(woke)], **LIMITS)
                     metrics.wake_up("rung", len(woke))
-                except (psycopg.Error, PoolTimeout, OSError) as error:
+                except (psycopg.Error, PoolTimeout, OSError, ValueError) as error:
                     # The workers' own loop finds these lanes within a second.
                     metrics.wake_up("lost", len(woke))
                     log.warning("wake-up lost", lanes=len(woke), error=error)

@@ -17,7 +17,7 @@ GRANT USAGE ON SEQUENCE saq_jobs_lock_key_seq TO qasid_courier;
 
 -- The app: configuration, operators, and reading a tenant's own rows.
 GRANT SELECT, UPDATE ON configuration TO qasid_app;
-GRANT SELECT, INSERT ON keys TO qasid_app;
+GRANT SELECT, INSERT, UPDATE ON keys TO qasid_app;
 GRANT SELECT, INSERT, UPDATE ON tenants, endpoints, channels, operators TO qasid_app;
 GRANT DELETE ON operators TO qasid_app;
 GRANT SELECT ON contacts, identities, conversations, messages, outbox, turns, steps, usage, chunks, attempts, statuses TO qasid_app;

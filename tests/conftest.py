@@ -40,8 +40,8 @@ def cluster() -> Iterator[embedded.Cluster]:
 def template(cluster: embedded.Cluster) -> Iterator[str]:
     """The name of a migrated database that tests copy."""
     name = f"template_{os.getpid()}"
-    with psycopg.connect(cluster.url, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name}")
+    with psycopg.connect(cluster.superuser_url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} OWNER qasid")
         list(migrate(_named(cluster.url, name)))
         yield name
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -54,10 +54,10 @@ _counter = itertools.count()
 def database(cluster: embedded.Cluster, template: str) -> Iterator[Database]:
     """A copy of the migrated template, dropped when the test ends."""
     name = f"test_{os.getpid()}_{next(_counter)}"
-    with psycopg.connect(cluster.url, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    with psycopg.connect(cluster.superuser_url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER qasid")
         yield Database(_named(cluster.url, name), _named(cluster.superuser_url, name))
-        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")  # only a superuser may end an autovacuum worker
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The tables `configuration`, `keys`, `endpoints`, `tenants`, `channels`: what `qasid apply` writes and every process reads.
+"""The tables `configuration`, `keys`, `endpoints`, `tenants`, `channels`: `qasid apply` writes, every process reads.
 
 Secrets pass through here sealed. `everything` and `version` are the courier's; the rest is for `qasid_app`.
 """
@@ -229,7 +229,8 @@ VALUES (%(tenant_id)s, %(id)s, %(slug)s, %(endpoint_id)s, %(address)s, %(base_ur
         %(session_gap_hours)s, %(answer_within_hours)s, %(late)s)
 ON CONFLICT (tenant_id, id) DO UPDATE SET endpoint_id = excluded.endpoint_id, address = excluded.address,
   base_url = excluded.base_url, token = excluded.token, enabled = excluded.enabled,
-  session_gap_hours = excluded.session_gap_hours, answer_within_hours = excluded.answer_within_hours, late = excluded.late
+  session_gap_hours = excluded.session_gap_hours, answer_within_hours = excluded.answer_within_hours,
+  late = excluded.late
 """
 
 
@@ -238,24 +239,26 @@ async def save_channel(conn: Connection, row: Channel) -> None:
     await conn.execute(SAVE_CHANNEL, msgspec.structs.asdict(row))
 
 
+# Two seconds from now: by then every process has read the new configuration (it looks once a second), so that what is
+# tried again is not tried with the old token.
 WAKE_LANES = """
 WITH waiting AS MATERIALIZED (
   SELECT conversation_id FROM lanes
   WHERE tenant_id = %(tenant_id)s AND done_seq < head_seq AND run_at > qasid_now() AND owner IS NULL
   ORDER BY conversation_id FOR NO KEY UPDATE)
-UPDATE lanes l SET run_at = qasid_now() FROM waiting w
+UPDATE lanes l SET run_at = least(l.run_at, qasid_now() + interval '2 seconds') FROM waiting w
 WHERE l.tenant_id = %(tenant_id)s AND l.conversation_id = w.conversation_id
 """
 # A statement of its own: its snapshot is newer than the lanes' locks.
 RELEASE_CHUNKS = """
 UPDATE chunks c SET due_at = NULL FROM lanes l
-WHERE l.tenant_id = %(tenant_id)s AND l.done_seq < l.head_seq AND l.run_at <= qasid_now() AND l.owner IS NULL
+WHERE l.tenant_id = %(tenant_id)s AND l.done_seq < l.head_seq AND l.run_at <= qasid_now() + interval '2 seconds' AND l.owner IS NULL
   AND c.tenant_id = l.tenant_id AND c.conversation_id = l.conversation_id AND c.seq > l.done_seq
   AND c.state = 'ready' AND c.due_at IS NOT NULL
 """
 
 
 async def wake(conn: Connection, tenant_id: UUID) -> None:
-    """Let what waits in this tenant's lanes be tried at once."""
+    """Let what waits in this tenant's lanes be tried as soon as every process has the new configuration."""
     await conn.execute(WAKE_LANES, {"tenant_id": tenant_id})
     await conn.execute(RELEASE_CHUNKS, {"tenant_id": tenant_id})

@@ -1,4 +1,4 @@
-"""`qasid apply` on a real PostgreSQL: all or nothing, twice is once, secrets stay where they belong; and the Directory."""
+"""`qasid apply` and the Directory on a real PostgreSQL: all or nothing, twice is once, secrets stay sealed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -159,7 +159,7 @@ async def test_changes_are_told_by_key_and_secrets_only_as_changed(here: Install
 
 
 async def test_what_the_file_does_not_name_stays(here: Installation) -> None:
-    """Other tenants, other channels, tables left out: untouched. Lists are replaced whole, absent keys are defaults again."""
+    """Other tenants, channels and tables stay; lists are replaced whole; absent keys are their defaults again."""
     more = 'enabled = false\n[tenants.noor.texts]\nfailure = "Later."\nlocation = "Seen."'
     await here.apply(BOTH + tenant("sidra", address="1003"))
     await here.apply(ENDPOINT + tenant("noor", address="1001", more=more))
@@ -322,7 +322,7 @@ INSERT INTO chunks (tenant_id, conversation_id, channel_id, seq, no, body, state
 SELECT tenant_id, id, channel_id, 1, 1, 'x', %(state)s, now() + interval '1 hour' FROM conversation RETURNING id
 """
 LANES = """
-SELECT c.id, l.run_at <= now(), c.due_at IS NULL
+SELECT c.id, l.run_at <= now() + interval '2 seconds', c.due_at IS NULL
 FROM chunks c JOIN lanes l ON l.tenant_id = c.tenant_id AND l.conversation_id = c.conversation_id
 """
 
@@ -378,7 +378,7 @@ async def test_a_running_process_learns_of_an_apply(here: Installation) -> None:
         before = watch.current
         await here.apply(BOTH)
         async with asyncio.timeout(5):
-            while watch.current.version == before.version:
+            while watch.current.version == before.version:  # noqa: ASYNC110  nothing announces a poll
                 await asyncio.sleep(0.01)
         assert watch.current.channels_elsewhere("1001") and not before.channels_elsewhere("1001")
 

@@ -1,6 +1,5 @@
 """The vault: what it seals opens only where it belongs, and nothing of it shows."""
 
-import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -99,8 +98,8 @@ def test_without_any_setting_a_key_is_made_once_and_kept(tmp_path: Path) -> None
     settings = load({"QASID_STATE_DIR": str(tmp_path / "state")})
     sealed = Vault.from_settings(settings).seal(CANARY, owner="o", field="f")
     assert Vault.from_settings(settings).open(sealed, owner="o", field="f") == CANARY
-    assert os.stat(tmp_path / "state" / "secret_key").st_mode & 0o777 == 0o600
-    assert os.listdir(tmp_path / "state") == ["secret_key"]
+    assert (tmp_path / "state" / "secret_key").stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in (tmp_path / "state").iterdir()] == ["secret_key"]
 
 
 def test_a_database_of_ones_own_needs_a_key_of_ones_own(tmp_path: Path) -> None:
