@@ -104,8 +104,7 @@ class Batches(Generic[Row, Verdict]):
             verdicts = await self._write([row for row, _ in batch])
         except BAD_DATA as error:
             await self._halve(batch, error)
-        except Exception as error:
-            # Whatever it was, nobody may wait for ever; the caller decides what an unknown verdict means.
+        except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
             log.warning("flush failed", name=self.name, rows=len(batch), error=error)
             unavailable = DatabaseUnavailable(f"{self.name}: {type(error).__name__}: {error}")
             unavailable.__cause__ = error
@@ -127,7 +126,7 @@ class Batches(Generic[Row, Verdict]):
             return
         try:
             verdict = await self._refuse(row, error)
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001  as above
             _fail(batch, DatabaseUnavailable(f"{self.name}: {type(failure).__name__}: {failure}"))
         else:
             if not future.done():

@@ -194,7 +194,7 @@ def _value(key: str, value: object) -> object:
         return _id(value)
     if key in ERRORS:
         if isinstance(value, str) and value.isidentifier():
-            return value  # the name of its type
+            return _clean(value)  # the name of its type
         return describe(value) if isinstance(value, BaseException) else "?"
     if isinstance(value, UUID | Path):
         value = str(value)

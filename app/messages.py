@@ -7,9 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 
 # Kinds of messages that a person expects an answer to; of the others a person expects none.
-ANSWERED = frozenset(
-    "text image audio video document sticker location contacts interactive button unsupported".split()
-)
+ANSWERED = frozenset("text image audio video document sticker location contacts interactive button unsupported".split())
 UNANSWERED = frozenset("reaction system edit revoke".split())
 KINDS = ANSWERED | UNANSWERED
 

@@ -78,7 +78,9 @@ def migrate(url: str, folder: Path | None = None) -> Iterator[str]:
                         "INSERT INTO migrations (name, checksum) VALUES (%s, %s)", (migration.name, migration.checksum)
                     )
             except psycopg.Error as error:
-                raise ConfigurationError(f"Migration {migration.name} failed, nothing of it remains: {error}") from error
+                raise ConfigurationError(
+                    f"Migration {migration.name} failed, nothing of it remains: {error}"
+                ) from error
             yield migration.name
 
 

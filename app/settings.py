@@ -52,7 +52,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.in_doubt_seconds > self.in_doubt_max_seconds:
             raise ConfigurationError("QASID_IN_DOUBT_SECONDS must not be above QASID_IN_DOUBT_MAX_SECONDS.")
         if self.log_level not in ("debug", "info", "warning", "error"):
-            raise ConfigurationError(f"QASID_LOG_LEVEL is {self.log_level!r}; it must be debug, info, warning or error.")
+            raise ConfigurationError(
+                f"QASID_LOG_LEVEL is {self.log_level!r}; it must be debug, info, warning or error."
+            )
         if self.log_format not in ("auto", "json", "console"):
             raise ConfigurationError(f"QASID_LOG_FORMAT is {self.log_format!r}; it must be auto, json or console.")
 

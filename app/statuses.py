@@ -43,7 +43,11 @@ class Statuses:
         if effect.failed:
             metrics.alert("chunk_failed")
             log.error(
-                "message failed", alert="chunk_failed", conversation=str(effect.failed), code=status.code, reason=status.reason
+                "message failed",
+                alert="chunk_failed",
+                conversation=str(effect.failed),
+                code=status.code,
+                reason=status.reason,
             )
 
     async def drain(self) -> None:

@@ -81,7 +81,9 @@ class Bell:
     async def __aenter__(self) -> "Bell":
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._ringer is not None:
             await asyncio.wait({self._ringer}, timeout=2.0)
 
@@ -90,7 +92,9 @@ class Bell:
             while self._woke:
                 woke, self._woke = self._woke, set()
                 try:
-                    await self._queue.connect()  # at the first ring, and after an outage at start-up; else it is nothing
+                    await (
+                        self._queue.connect()
+                    )  # at the first ring, and after an outage at start-up; else it is nothing
                     await self._queue.enqueue(DRAIN, lanes=[str(c) for c in sorted(woke)], **LIMITS)
                     metrics.wake_up("rung", len(woke))
                 except (psycopg.Error, PoolTimeout, OSError, ValueError) as error:

@@ -71,5 +71,3 @@ def payloads() -> Path | None:
     """Others' sample payloads, where PAYLOADS_DIR names them."""
     folder = os.environ.get("PAYLOADS_DIR")
     return Path(folder) if folder else None
-
-

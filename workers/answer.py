@@ -3,6 +3,7 @@
 Each finished step is committed before the next; after a kill another worker goes on where this one was.
 """
 
+import asyncio
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -34,6 +35,8 @@ MOST_ATTEMPTS = 5
 MOST_RESTARTS = 2
 # Rough, and on the safe side for Arabic: a token is about three characters.
 CHARACTERS_PER_TOKEN = 3
+# Characters above which an answer is formatted in a thread: a parser takes a few milliseconds for less.
+LONG = 8_000
 # Kinds whose words are a question by themselves. A caption without its picture is not.
 WORDED = frozenset({"text", "interactive", "button"})
 
@@ -162,14 +165,16 @@ class Turns:
             return Reply(outcome="failed", text=tenant.texts.failure)
         reply = Reply(
             outcome="answered",
-            text=from_markdown(answer.text),
+            text=await _formatted(answer.text),
             model=answer.model,
             input_tokens=answer.input_tokens,
             output_tokens=answer.output_tokens,
             ai_ms=watch.ai_ms,
         )
         if not reply.text.strip():  # nothing but markup
-            log.error("assistant failed", alert="assistant_failed", tenant=tenant.slug, turn=turn.id, reason="only markup")
+            log.error(
+                "assistant failed", alert="assistant_failed", tenant=tenant.slug, turn=turn.id, reason="only markup"
+            )
             reply = msgspec.structs.replace(reply, outcome="failed", text=tenant.texts.failure)
         await watch.db(
             self._commits.memo(Memo(claim, turn.id, "answer", opening.version, msgspec.json.encode(reply).decode()))
@@ -178,7 +183,12 @@ class Turns:
 
     def _parked(self, claim: Claim, tenant: Tenant) -> Reply:
         metrics.alert("turn_parked")
-        log.error("turn parked: it fails at every try", alert="turn_parked", tenant=tenant.slug, conversation=claim.conversation_id)
+        log.error(
+            "turn parked: it fails at every try",
+            alert="turn_parked",
+            tenant=tenant.slug,
+            conversation=claim.conversation_id,
+        )
         return Reply(outcome="parked", text=tenant.texts.failure)
 
     # --- its end ---
@@ -221,7 +231,10 @@ class Turns:
             if send:
                 state = await self._delivery.send(lane, *pieces[0], 1)
                 chunks[0] = msgspec.structs.replace(
-                    chunks[0], state=state, attempt=1, opens_in=self._delivery.order_wait if state in ("accepted", "sent") else 0.0
+                    chunks[0],
+                    state=state,
+                    attempt=1,
+                    opens_in=self._delivery.order_wait if state in ("accepted", "sent") else 0.0,
                 )
             release = await self._delivery.entry(lane, before, chunks)
         log.info(
@@ -238,6 +251,13 @@ class Turns:
             **lane.watch.stages(fast=reply.outcome == "intent"),
         )
         return release
+
+
+async def _formatted(markdown: str) -> str:
+    """A hostile text of this length can keep the parser busy for seconds: then not in the event loop."""
+    if len(markdown) > LONG:
+        return await asyncio.to_thread(from_markdown, markdown)
+    return from_markdown(markdown)
 
 
 def _split(opening: Opening) -> tuple[Chunk | None, list[Chunk]]:

@@ -48,7 +48,9 @@ class Lane(Struct, frozen=True, kw_only=True):
 class Delivery:
     """`entry` delivers what is left of one entry, and says how to give the lane back."""
 
-    def __init__(self, commits: Commits, lanes: Lanes, directory: Watch, client: httpx.AsyncClient, settings: Settings) -> None:
+    def __init__(
+        self, commits: Commits, lanes: Lanes, directory: Watch, client: httpx.AsyncClient, settings: Settings
+    ) -> None:
         self._commits = commits
         self._lanes = lanes
         self._directory = directory
@@ -83,7 +85,11 @@ class Delivery:
             if state in LOST:
                 return await self._abandon(lane, seq, "an earlier part of the answer was lost")
             if state not in DONE:
-                return Release(claim=lane.claim, done_seq=None, again_in=0.0 if state == "ready" else self._settings.in_doubt_seconds)
+                return Release(
+                    claim=lane.claim,
+                    done_seq=None,
+                    again_in=0.0 if state == "ready" else self._settings.in_doubt_seconds,
+                )
             if state in ("accepted", "sent"):
                 opens_in = chunk.opens_in if chunk.state == state else self.order_wait
             else:

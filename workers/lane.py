@@ -80,7 +80,10 @@ class Lanes:
 
     async def __aenter__(self) -> Self:
         await self._register()
-        self._tasks = [asyncio.create_task(self._claim_loop(), name="claim"), asyncio.create_task(self._beat_loop(), name="beat")]
+        self._tasks = [
+            asyncio.create_task(self._claim_loop(), name="claim"),
+            asyncio.create_task(self._beat_loop(), name="beat"),
+        ]
         return self
 
     async def __aexit__(
@@ -213,10 +216,14 @@ class Lanes:
                 log.warning("lane left", conversation=claim.conversation_id, error=error)
                 self._strays = True
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  a lane that fails waits; the others go on
                 again_in = min(FAILED_AT_MOST, 2.0 ** (claim.attempts - 1))
                 log.error(
-                    "lane failed", conversation=claim.conversation_id, attempts=claim.attempts, seconds=again_in, error=error
+                    "lane failed",
+                    conversation=claim.conversation_id,
+                    attempts=claim.attempts,
+                    seconds=again_in,
+                    error=error,
                 )
                 metrics.alert("lane_failed")
                 release = Release(claim=claim, done_seq=None, again_in=again_in, failed=True)

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import saq
@@ -15,6 +15,7 @@ from saq.types import Context
 from app import db, http, log, metrics, place, process
 from app import settings as settings_of_environment
 from app.directory import Watch
+from app.errors import DatabaseUnavailable
 from app.settings import Settings
 from app.vault import Vault
 from app.wake import DRAIN, jobs_queue
@@ -35,7 +36,7 @@ JOBS_GRACE = 1
 class Worker(saq.Worker[Context]):
     """SAQ's worker, whose process answers signals itself."""
 
-    SIGNALS: list[signal.Signals] = []
+    SIGNALS: ClassVar[list[signal.Signals]] = []
 
 
 def run() -> None:
@@ -61,11 +62,14 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         directory = await _directory(stack, pool, settings, stop)
         if directory is None:
             return
+        log.set_fingerprint_key(directory.current.digest_key)
         providers = http.client(total=settings.send_timeout_seconds, limit=settings.worker_lanes)
         assistants = http.client(total=600.0, limit=settings.worker_lanes)
         for client in (providers, assistants):
             stack.push_async_callback(client.aclose)
-        stack.callback(metrics.serve_worker_metrics(settings.host, settings.worker_metrics_port, settings.metrics_token))
+        stack.callback(
+            metrics.serve_worker_metrics(settings.host, settings.worker_metrics_port, settings.metrics_token)
+        )
         commits = Commits(pool, uuid4(), order_wait=settings.order_wait_seconds, patience=settings.send_timeout_seconds)
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, providers, settings)
@@ -79,8 +83,6 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
 
 async def _directory(stack: AsyncExitStack, pool: db.Pool, settings: Settings, stop: asyncio.Event) -> Watch | None:
     """The configuration, as soon as the database gives it; None if the worker is to stop before."""
-    from app.errors import DatabaseUnavailable
-
     vault = Vault.from_settings(settings)
     while not stop.is_set():
         try:
@@ -117,7 +119,7 @@ async def _answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event) -> None:
             await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await worker.stop()
             await running
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  nothing that SAQ does may end the worker
             logger.warning("no wake-ups for now", error=error)
         finally:
             await queue.disconnect()

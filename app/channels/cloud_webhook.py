@@ -173,7 +173,6 @@ class _Status(Struct):
     errors: list[_Error] = []
 
 
-
 _envelope = msgspec.json.Decoder(_Envelope)
 _loose_envelope = msgspec.json.Decoder(_LooseEnvelope)
 _loose_entry = msgspec.json.Decoder(_LooseEntry)

@@ -12,7 +12,6 @@ from msgspec import Struct
 from app.db import Connection
 from app.store.lanes import Claim, Fence
 
-
 Permission = Fence | Literal["moot"]
 
 
