@@ -1,4 +1,4 @@
-"""The web process, wired: settings, logs, pools, doors. The only place that knows all of them; it decides nothing itself.
+"""The web process, wired: settings, logs, pools, doors. It alone knows all of them, and decides nothing itself.
 
 It starts while PostgreSQL is away: pools open in the background, /livez answers, /readyz says what is missing.
 """

@@ -41,12 +41,14 @@ class Batches(Generic[Row, Verdict]):
         refuse: Callable[[Row, Exception], Awaitable[Verdict]] | None = None,
         weigh: Callable[[Row], int] | None = None,
         patience: float = 10.0,
+        most_rows: int = MOST_ROWS,
     ) -> None:
         self.name = name
         self._write = write
         self._refuse = refuse
         self._weigh = weigh
         self._patience = patience
+        self._most_rows = most_rows
         self._waiting: deque[tuple[Row, asyncio.Future[Verdict]]] = deque()
         self._flusher: asyncio.Task[None] | None = None
         self._left_behind: set[asyncio.Task[None]] = set()
@@ -88,7 +90,7 @@ class Batches(Generic[Row, Verdict]):
     def _next(self) -> list[tuple[Row, "asyncio.Future[Verdict]"]]:
         batch: list[tuple[Row, asyncio.Future[Verdict]]] = []
         weight = 0
-        while self._waiting and len(batch) < MOST_ROWS:
+        while self._waiting and len(batch) < self._most_rows:
             row, future = self._waiting[0]
             if future.done():  # its submitter has left
                 self._waiting.popleft()
@@ -102,6 +104,7 @@ class Batches(Generic[Row, Verdict]):
     async def _flush(self, batch: list[tuple[Row, "asyncio.Future[Verdict]"]]) -> None:
         try:
             verdicts = await self._write([row for row, _ in batch])
+            told = list(zip(batch, verdicts, strict=True))
         except BAD_DATA as error:
             await self._halve(batch, error)
         except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
@@ -110,7 +113,7 @@ class Batches(Generic[Row, Verdict]):
             unavailable.__cause__ = error
             _fail(batch, unavailable)
         else:
-            for (_, future), verdict in zip(batch, verdicts, strict=True):
+            for (_, future), verdict in told:
                 if not future.done():
                     future.set_result(verdict)
 

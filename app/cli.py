@@ -40,6 +40,7 @@ class Commands(click.Group):
             code, line = 1, str(error)
         click.echo(f"qasid: {line}", err=True)
         ctx.exit(code)
+        return None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -105,7 +106,7 @@ def web(with_parent: bool) -> None:
         shared.mkdir(parents=True)
         environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
     sys.stdout.flush()
-    os.execve(sys.executable, granian(settings), environ)
+    os.execve(sys.executable, granian(settings), environ)  # noqa: S606  our own words, no shell wanted
 
 
 def granian(settings: Settings) -> list[str]:

@@ -17,7 +17,12 @@ Connection = AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
 # The server refused the data itself: the same rows would be refused again, other rows would not.
-BAD_DATA = (psycopg.DataError, psycopg.errors.IntegrityError, psycopg.errors.ProgramLimitExceeded)
+BAD_DATA = (
+    psycopg.DataError,
+    psycopg.errors.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,  # JSON that is nested too deeply for the server
+)
 
 
 def options(role: Role, *, timeout: float, extra: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ KINDS = ANSWERED | UNANSWERED
 STATUS_RANK = {"accepted": 2, "sent": 3, "delivered": 4, "read": 5, "played": 6}
 
 Direction = Literal["in", "echo"]
+Said = Literal["sent", "delivered", "read", "played", "failed"]
 
 
 class Identity(Struct, frozen=True):
@@ -78,7 +79,7 @@ class Status(Struct, frozen=True, kw_only=True):
 
     address: str
     provider_id: str
-    status: Literal["sent", "delivered", "read", "played", "failed"]
+    status: Said
     at: datetime
     key: Key | None
     code: int | None

@@ -65,7 +65,7 @@ def migrate(url: str, folder: Path | None = None) -> Iterator[str]:
             )
         _lock(conn)
         conn.execute(TABLE)
-        applied = dict(conn.execute("SELECT name, checksum FROM migrations").fetchall())
+        applied: dict[str, str] = dict(conn.execute("SELECT name, checksum FROM migrations").fetchall())
         files = available(folder)
         check(files, applied)
         for migration in files:

@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from app.errors import ConfigurationError
@@ -39,17 +40,15 @@ def secret_keys(settings: Settings) -> tuple[bytes, ...]:
     if text is None:
         if settings.database_url is not None:
             raise ConfigurationError(
-                f"{source} is not set, and QASID_DATABASE_URL is: what is in that database opens only with the key it was "
-                f"sealed with. For a new database, {MAKE_ONE}; keep it as safe as the database's backups."
+                f"{source} is not set, and QASID_DATABASE_URL is: what is in that database opens only with the key it "
+                f"was sealed with. For a new database, {MAKE_ONE}; keep it as safe as the database's backups."
             )
         file = settings.state_dir / KEY_FILE
         source, text = str(file), _kept_key(file)
     words = [word.strip() for word in text.split(",")]
     for n, word in enumerate(words, 1):
         if not re.fullmatch(r"[0-9a-fA-F]{64}", word):
-            raise ConfigurationError(
-                f"{source}: key {n} of {len(words)} is not 32 bytes in hex (64 digits); {MAKE_ONE}."
-            )
+            raise ConfigurationError(f"{source}: key {n} of {len(words)} is not 32 bytes in hex; {MAKE_ONE}.")
         if word.lower() in (w.lower() for w in words[: n - 1]):
             raise ConfigurationError(f"{source}: key {n} stands there twice; take one away.")
     return tuple(bytes.fromhex(word) for word in words)
@@ -62,14 +61,12 @@ def _kept_key(file: Path) -> str:
             file.parent.mkdir(parents=True, exist_ok=True)
             draft = file.with_name(f".{KEY_FILE}.{secrets.token_hex(8)}")
             try:
-                with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+                with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
                     out.write(secrets.token_hex(32) + "\n")
                     out.flush()
                     os.fsync(out.fileno())
-                try:
+                with suppress(FileExistsError):  # another process was first: its key counts
                     os.link(draft, file)
-                except FileExistsError:
-                    pass  # another process was first: its key counts
             finally:
                 draft.unlink(missing_ok=True)
             _keep_entry(file.parent)

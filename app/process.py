@@ -1,4 +1,4 @@
-"""What a process of ours owes to its surroundings: it ends with its parent, and asks for a port before it counts on it."""
+"""What a process owes to its surroundings: it ends with its parent, and asks for a port before it counts on it."""
 
 import ctypes
 import errno

@@ -10,6 +10,7 @@ from app.batches import Batches
 from app.db import Pool
 from app.directory import Channel
 from app.messages import Status
+from app.store import quarantine
 from app.store import statuses as store
 from app.wake import Bell
 
@@ -23,7 +24,7 @@ class Statuses:
         self._pool = pool
         self._bell = bell
         self._batches: Batches[store.Reported, store.Effect] = Batches(
-            "statuses", self._write, weigh=lambda row: len(row.status.raw), patience=patience
+            "statuses", self._write, refuse=self._refuse, weigh=lambda row: len(row.status.raw), patience=patience
         )
 
     async def submit(self, channel: Channel, status: Status) -> None:
@@ -34,7 +35,7 @@ class Statuses:
         """
         said = f"{status.provider_id}\0{status.status}\0{status.at.timestamp():.0f}\0{status.key}"
         digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:16]
-        effect = await self._batches.submit(store.Reported(channel.tenant_id, channel.id, digest, status))
+        effect = await self._batches.submit(store.Reported(channel.tenant_id, channel.id, channel.endpoint_id, digest, status))
         metrics.status(status.status, "applied" if effect.moved else "kept")
         if status.key and not effect.known:
             # Our own kind of key, but no chunk of this channel: another installation's, or somebody tries it on.
@@ -59,3 +60,13 @@ class Statuses:
             effects = await store.apply(conn, rows)
         self._bell.ring({effect.woke for effect in effects if effect.woke})
         return effects
+
+    async def _refuse(self, row: store.Reported, error: Exception) -> store.Effect:
+        """PostgreSQL would not have this status, alone as it stands now: keep it raw."""
+        reason = f"the database refuses it: {type(error).__name__}"
+        log.warning("status quarantined", reason=reason)
+        kept = quarantine.Kept(row.endpoint_id, hashlib.sha256(row.status.raw).digest(), reason, row.status.raw)
+        async with db.connection(self._pool) as conn:
+            await quarantine.keep(conn, [kept])
+        metrics.item("quarantined")
+        return store.Effect(known=True, moved=False, woke=None, failed=None)

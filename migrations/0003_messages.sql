@@ -34,15 +34,14 @@ CREATE TABLE conversations (
 );
 
 -- The only conflict target of ingest: one row per provider id that was ever taken. `digest` is an HMAC, so the row can
--- outlive an erasure and still recognise a redelivery.
+-- outlive an erasure and still recognise a redelivery; hence no foreign keys.
 CREATE TABLE seen (
   tenant_id uuid NOT NULL,
   channel_id uuid NOT NULL,
   digest bytea NOT NULL,
   message_id uuid NOT NULL,
   at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (tenant_id, channel_id, digest),
-  FOREIGN KEY (tenant_id, channel_id) REFERENCES channels
+  PRIMARY KEY (tenant_id, channel_id, digest)
 );
 CREATE INDEX seen_by_age ON seen USING brin (at);
 

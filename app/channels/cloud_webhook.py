@@ -1,22 +1,26 @@
-"""Reads the Cloud API's webhook bodies: every entry × change × (messages, statuses, errors, echoes) is an item of its own.
+"""Reads the Cloud API's webhook bodies: every entry × change × (messages, echoes, statuses, errors) is an item.
 
-Pure: bytes in, items out. What cannot be read becomes a `Stray`; its neighbours go on. Source of the shapes: the webhook
-examples of facebook/openapi (v23.0) and Meta's status reference; docs/wire-cloud.md gathers them.
+Pure: bytes in, items out. What cannot be read becomes a `Stray`; its neighbours go on. Source of the shapes: the
+webhook examples of facebook/openapi (v23.0) and Meta's status reference; docs/wire-cloud.md gathers them.
 """
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from itertools import islice
+from typing import cast, get_args
 
 import msgspec
 from msgspec import Raw, Struct, field
 
 from app.errors import Unreadable
-from app.messages import KINDS, Direction, Identity, Item, Key, Message, Status, Stray
+from app.messages import KINDS, Direction, Identity, Item, Key, Message, Said, Status, Stray
 
 # Meta signs no time, so an item from the future is a forgery or a broken clock; neither is answered by guess.
 FUTURE = timedelta(minutes=5)
+# Meta puts at most 1,000 updates into a webhook. A body of more items than this is kept whole, as one.
+MOST_ITEMS = 5_000
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
 
 
@@ -48,7 +52,6 @@ class _Value(Struct):
 
 class _Change(Struct):
     value: _Value
-    field: str = ""
 
 
 class _Entry(Struct):
@@ -61,7 +64,6 @@ class _Envelope(Struct):
 
 class _LooseChange(Struct):
     value: Raw
-    field: str = ""
 
 
 class _LooseEntry(Struct):
@@ -167,7 +169,7 @@ class _Error(Struct):
 
 class _Status(Struct):
     id: str
-    status: Literal["sent", "delivered", "read", "played", "failed"]
+    status: str
     timestamp: str | int
     biz_opaque_callback_data: str | None = None
     errors: list[_Error] = []
@@ -177,21 +179,35 @@ _envelope = msgspec.json.Decoder(_Envelope)
 _loose_envelope = msgspec.json.Decoder(_LooseEnvelope)
 _loose_entry = msgspec.json.Decoder(_LooseEntry)
 _loose_change = msgspec.json.Decoder(_LooseChange)
+_loose_value = msgspec.json.Decoder(dict[str, Raw])
+_metadata = msgspec.json.Decoder(_Metadata)
+_contact = msgspec.json.Decoder(_Contact)
+_list = msgspec.json.Decoder(list[Raw] | None)
 _message = msgspec.json.Decoder(_Message)
 _status = msgspec.json.Decoder(_Status)
 
 _DIGITS = re.compile(r"[0-9]{1,12}")
+_STATUSES = frozenset(get_args(Said))
+# An escaped backslash, a pair, or half a pair, which JSON allows and no text can hold.
+_ESCAPE = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 
 
 def items(body: bytes) -> list[Item]:
     """Every item of an authentic body, in order; one `Stray` for each part that cannot be read. Never raises."""
     try:
         envelope = _envelope.decode(body)
+        groups = [[_of(change.value) for change in entry.changes] for entry in envelope.entry]
+        # A part without a single item says something that we do not know: keep it, drop nothing without a trace.
+        whole = bool(groups) and all(groups) and all(all(group) for group in groups)
     except UNREADABLE:
-        return list(_loosely(body))
-    found = [item for entry in envelope.entry for change in entry.changes for item in _of(change.field, change.value)]
-    # An envelope without a single item says something that we do not know: keep it, drop nothing without a trace.
-    return found or [Stray(reason="no item in the body", raw=body)]
+        whole = False
+    if whole:
+        found = [item for group in groups for part in group for item in part]
+    else:
+        found = list(islice(_loosely(body), MOST_ITEMS + 1))
+    return found if len(found) <= MOST_ITEMS else [Stray(reason=f"more than {MOST_ITEMS} items", raw=body)]
 
 
 def _loosely(body: bytes) -> Iterator[Item]:
@@ -199,7 +215,11 @@ def _loosely(body: bytes) -> Iterator[Item]:
     try:
         envelope = _loose_envelope.decode(body)
     except UNREADABLE as error:
-        yield _stray("body", body, error)
+        mended = _ESCAPE.sub(lambda half: rb"\ufffd" if half[1] else half[0], body)
+        if mended != body:  # half an emoji in one person's name must not hold up all the others
+            yield from items(mended)
+        else:
+            yield _stray("body", body, error)
         return
     if not envelope.entry:
         yield Stray(reason="no item in the body", raw=body)
@@ -214,29 +234,48 @@ def _loosely(body: bytes) -> Iterator[Item]:
         for change_raw in entry.changes:
             try:
                 change = _loose_change.decode(change_raw)
-                value = msgspec.json.decode(change.value, type=_Value)
+                value, unread = _sifted(change.value)
+                found = [*_of(value), *unread]
             except UNREADABLE as error:
                 yield _stray("change", bytes(change_raw), error)
                 continue
-            yield from _of(change.field, value) or [Stray(reason="change without an item", raw=bytes(change_raw))]
+            yield from found or [Stray(reason="change without an item", raw=bytes(change_raw))]
 
 
-def _of(change: str, value: _Value) -> list[Item]:
+def _sifted(raw: Raw) -> tuple[_Value, list[Item]]:
+    """What of a value can be read, and what cannot. A contact that cannot is let go: it adds no more than a name."""
+    parts = _loose_value.decode(raw)
+    metadata = _metadata.decode(parts.get("metadata", b"null"))
+    lists: dict[str, list[Raw]] = {}
+    unread: list[Item] = []
+    for name in ("messages", "message_echoes", "statuses", "errors"):
+        try:
+            lists[name] = _list.decode(parts.get(name, b"null")) or []
+        except UNREADABLE as error:
+            unread.append(_stray(name, bytes(parts[name]), error, metadata.phone_number_id))
+    contacts = []
+    with suppress(*UNREADABLE):
+        for contact in _list.decode(parts.get("contacts", b"null")) or []:
+            with suppress(*UNREADABLE):
+                contacts.append(_contact.decode(contact))
+    return _Value(metadata=metadata, contacts=contacts, **lists), unread
+
+
+def _of(value: _Value) -> list[Item]:
     address = value.metadata.phone_number_id
-    found: list[Item] = []
-    for raw in value.messages:
-        found.append(_read("message", raw, address, lambda raw: _to_message(raw, value, "in")))
-    for raw in value.message_echoes:
-        found.append(_read("echo", raw, address, lambda raw: _to_message(raw, value, "echo")))
-    for raw in value.statuses:
-        found.append(_read("status", raw, address, lambda raw: _to_status(raw, value)))
-    for raw in value.errors:
-        found.append(Stray(reason="the provider reports an error", raw=bytes(raw), address=address))
-    return found
+    if max(map(len, (value.messages, value.message_echoes, value.statuses, value.errors))) > MOST_ITEMS:
+        raise Unreadable(f"more than {MOST_ITEMS} items")
+    return [
+        *(_read("message", raw, address, lambda raw: _to_message(raw, value, "in")) for raw in value.messages),
+        *(_read("echo", raw, address, lambda raw: _to_message(raw, value, "echo")) for raw in value.message_echoes),
+        *(_read("status", raw, address, lambda raw: _to_status(raw, value)) for raw in value.statuses),
+        *(Stray(reason="the provider reports an error", raw=bytes(raw), address=address) for raw in value.errors),
+    ]
 
 
 def _read(what: str, raw: Raw, address: str, read: Callable[[bytes], Item]) -> Item:
     try:
+        bytes(raw).decode()  # msgspec skips what nobody asks for without a look; PostgreSQL would refuse it
         return read(bytes(raw))
     except UNREADABLE as error:
         return _stray(what, bytes(raw), error, address)
@@ -334,13 +373,15 @@ def _written(m: "_Message | _Edited") -> str:
 
 def _to_status(raw: bytes, value: _Value) -> Status:
     s = _status.decode(raw)
+    if s.status not in _STATUSES:
+        raise Unreadable("unknown status")
     if not s.id or "\0" in s.id:
         raise Unreadable("a status of nothing")
     error = s.errors[0] if s.errors else None
     return Status(
         address=value.metadata.phone_number_id,
         provider_id=s.id,
-        status=s.status,
+        status=cast(Said, s.status),
         at=_time(s.timestamp),
         key=Key.parse(s.biz_opaque_callback_data),
         code=error.code if error and abs(error.code) < 2**31 else None,

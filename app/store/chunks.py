@@ -41,7 +41,7 @@ class Fact(Struct, frozen=True, kw_only=True):
 # became of it.
 INTENT = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(conversation_id)s::uuid[], %(token)s::bigint[], %(chunk_id)s::uuid[], %(n)s::integer[])
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(token)b::bigint[], %(chunk_id)b::uuid[], %(n)b::integer[])
          WITH ORDINALITY AS t(tenant_id, conversation_id, token, chunk_id, n, ord)),
 held AS MATERIALIZED (
   SELECT i.ord, CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'
@@ -67,8 +67,8 @@ FROM input i LEFT JOIN held h USING (ord) LEFT JOIN chunk c USING (ord) ORDER BY
 # that is open now.
 FACT = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(chunk_id)s::uuid[], %(n)s::integer[], %(attempt)s::text[], %(chunk)s::text[],
-                       %(provider_id)s::text[], %(code)s::integer[], %(reason)s::text[], %(due_in)s::float8[])
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(chunk_id)b::uuid[], %(n)b::integer[], %(attempt)b::text[], %(chunk)b::text[],
+                       %(provider_id)b::text[], %(code)b::integer[], %(reason)b::text[], %(due_in)b::float8[])
          WITH ORDINALITY AS t(tenant_id, chunk_id, n, attempt, chunk, provider_id, code, reason, due_in, ord)),
 chunk AS (
   UPDATE chunks c

@@ -33,20 +33,20 @@ class Outcome(Struct, frozen=True):
     woke: bool
 
 
-# A lane that somebody holds at this instant is not waited for: its items come back as 'later', and as 'gone' if there is
-# no such lane any more. `seen` is the only conflict target. The outbox is gapless per lane: seqs are given out here, in
-# the update of the lane row, and nowhere else.
+# A lane that somebody holds at this instant is not waited for: its items come back as 'later', and as 'gone' if there
+# is no such lane any more. `seen` is the only conflict target. The outbox is gapless per lane: seqs are given out here,
+# under the lock of the lane row (which returns the row's newest version), and nowhere else.
 INGEST = """
 WITH input AS MATERIALIZED (
   SELECT *, uuidv7() AS id
-  FROM unnest(%(tenant_id)s::uuid[], %(channel_id)s::uuid[], %(conversation_id)s::uuid[], %(digest)s::bytea[],
-              %(refers_to)s::bytea[], %(direction)s::text[], %(kind)s::text[], %(provider_id)s::text[],
-              %(sent_at)s::timestamptz[], %(body)s::text[], %(raw)s::text[], %(answered)s::boolean[],
-              %(changes)s::boolean[], %(correlation)s::text[], %(ack_ms)s::float8[])
+  FROM unnest(%(tenant_id)b::uuid[], %(channel_id)b::uuid[], %(conversation_id)b::uuid[], %(digest)b::bytea[],
+              %(refers_to)b::bytea[], %(direction)b::text[], %(kind)b::text[], %(provider_id)b::text[],
+              %(sent_at)b::timestamptz[], %(body)b::text[], %(raw)b::text[], %(answered)b::boolean[],
+              %(changes)b::boolean[], %(correlation)b::text[], %(ack_ms)b::float8[])
        WITH ORDINALITY AS t(tenant_id, channel_id, conversation_id, digest, refers_to, direction, kind, provider_id,
                             sent_at, body, raw, answered, changes, correlation, ack_ms, ord)),
 free AS MATERIALIZED (
-  SELECT l.tenant_id, l.conversation_id
+  SELECT l.tenant_id, l.conversation_id, l.head_seq, l.run_at IS NULL AND l.owner IS NULL AS asleep
   FROM lanes l JOIN (SELECT DISTINCT tenant_id, conversation_id FROM input) i USING (tenant_id, conversation_id)
   ORDER BY l.tenant_id, l.conversation_id FOR NO KEY UPDATE OF l SKIP LOCKED),
 fresh AS (
@@ -56,35 +56,34 @@ fresh AS (
   ORDER BY tenant_id, channel_id, digest, ord
   ON CONFLICT DO NOTHING RETURNING message_id),
 numbered AS MATERIALIZED (
-  SELECT i.*, count(*) FILTER (WHERE answered) OVER (PARTITION BY tenant_id, conversation_id ORDER BY ord) AS k
-  FROM input i JOIN fresh f ON f.message_id = i.id),
+  SELECT i.*, l.head_seq, l.asleep AND i.answered AS woke,
+         count(*) FILTER (WHERE answered) OVER (PARTITION BY tenant_id, conversation_id ORDER BY ord) AS k
+  FROM input i JOIN free l USING (tenant_id, conversation_id) JOIN fresh f ON f.message_id = i.id),
 lane AS (
   UPDATE lanes l
   SET head_seq = l.head_seq + c.n, version = l.version + c.changes,
       run_at = CASE WHEN c.n > 0 THEN coalesce(l.run_at, qasid_now()) ELSE l.run_at END
-  FROM (SELECT tenant_id, conversation_id, count(*) FILTER (WHERE answered) AS n, count(*) FILTER (WHERE changes) AS changes
-        FROM numbered GROUP BY 1, 2) c
-  WHERE (l.tenant_id, l.conversation_id) = (c.tenant_id, c.conversation_id) AND c.n + c.changes > 0
-  RETURNING l.tenant_id, l.conversation_id, old.head_seq AS before,
-            c.n > 0 AND old.run_at IS NULL AND old.owner IS NULL AS woke),
+  FROM (SELECT tenant_id, conversation_id,
+               count(*) FILTER (WHERE answered) AS n, count(*) FILTER (WHERE changes) AS changes
+        FROM numbered GROUP BY tenant_id, conversation_id) c
+  WHERE (l.tenant_id, l.conversation_id) = (c.tenant_id, c.conversation_id) AND c.n + c.changes > 0),
 stored AS (
-  INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, provider_id, digest, refers_to, sent_at,
-                        body, correlation, ack_ms, raw)
+  INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, provider_id, digest, refers_to,
+                        sent_at, body, correlation, ack_ms, raw)
   SELECT tenant_id, id, conversation_id, channel_id, direction, kind, provider_id, digest, refers_to, sent_at,
          body, correlation, ack_ms, raw::json FROM numbered),
 entered AS (
   INSERT INTO outbox (tenant_id, conversation_id, seq, kind, message_id)
-  SELECT n.tenant_id, n.conversation_id, l.before + n.k, 'answer', n.id
-  FROM numbered n JOIN lane l USING (tenant_id, conversation_id) WHERE n.answered)
+  SELECT tenant_id, conversation_id, head_seq + k, 'answer', id FROM numbered WHERE answered)
 SELECT CASE WHEN n.id IS NOT NULL THEN 'stored'
             WHEN f.conversation_id IS NOT NULL THEN 'duplicate'
-            WHEN EXISTS (SELECT FROM lanes x WHERE (x.tenant_id, x.conversation_id) = (i.tenant_id, i.conversation_id)) THEN 'later'
+            WHEN EXISTS (SELECT FROM lanes x
+                         WHERE (x.tenant_id, x.conversation_id) = (i.tenant_id, i.conversation_id)) THEN 'later'
             ELSE 'gone' END,
-       coalesce(l.woke AND n.id IS NOT NULL, false)
+       coalesce(n.woke, false)
 FROM input i
 LEFT JOIN free f USING (tenant_id, conversation_id)
 LEFT JOIN numbered n ON n.ord = i.ord
-LEFT JOIN lane l ON (l.tenant_id, l.conversation_id) = (n.tenant_id, n.conversation_id)
 ORDER BY i.ord
 """
 

@@ -63,7 +63,7 @@ WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id) AND l.
 CLAIM = """
 WITH due AS MATERIALIZED (
   SELECT tenant_id, conversation_id FROM lanes
-  WHERE owner IS NULL AND run_at <= qasid_now() AND NOT tenant_id = ANY(%(full)s::uuid[])
+  WHERE owner IS NULL AND run_at <= qasid_now() AND NOT tenant_id = ANY(%(full)b::uuid[])
     AND EXISTS (SELECT FROM workers WHERE id = %(worker)s AND alive_until > qasid_now())
   ORDER BY run_at LIMIT %(n)s FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE lanes l SET owner = %(worker)s, token = l.token + 1, run_at = NULL, attempts = l.attempts + 1
@@ -74,8 +74,8 @@ RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts
 # From columns of the lane row alone: what arrived meanwhile is not lost, whatever the order of commits.
 RELEASE = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(conversation_id)s::uuid[], %(token)s::bigint[], %(done_seq)s::bigint[],
-                       %(again_in)s::float8[], %(failed)s::boolean[])
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(token)b::bigint[], %(done_seq)b::bigint[],
+                       %(again_in)b::float8[], %(failed)b::boolean[])
          WITH ORDINALITY AS t(tenant_id, conversation_id, token, done_seq, again_in, failed, ord)),
 held AS MATERIALIZED (
   SELECT i.* FROM lanes l JOIN input i USING (tenant_id, conversation_id)
@@ -97,7 +97,7 @@ SELECT coalesce(lane.due, false) FROM input i LEFT JOIN lane USING (ord) ORDER B
 # a claim.
 DISOWN = """
 WITH mine AS MATERIALIZED (
-  SELECT tenant_id, conversation_id FROM lanes WHERE owner = %(worker)s AND NOT conversation_id = ANY(%(held)s::uuid[])
+  SELECT tenant_id, conversation_id FROM lanes WHERE owner = %(worker)s AND NOT conversation_id = ANY(%(held)b::uuid[])
   ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE)
 UPDATE lanes l SET owner = NULL, run_at = qasid_now() FROM mine m
 WHERE (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id) AND l.owner = %(worker)s

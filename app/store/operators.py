@@ -1,4 +1,4 @@
-"""The table `operators`: people who may log in. Needs `qasid_app`, acting for the installation. Sees no clear password."""
+"""The table `operators`: people who may log in. Needs `qasid_app` for the installation. Sees no clear password."""
 
 from datetime import datetime
 from uuid import UUID
@@ -54,7 +54,7 @@ async def add(conn: Connection, name: str, password: str) -> bool:
     return await (await conn.execute(ADD, (name, password))).fetchone() is not None
 
 
-SET_PASSWORD = "UPDATE operators SET password = %s, session = session + 1 WHERE name = %s"
+SET_PASSWORD = "UPDATE operators SET password = %s, session = session + 1 WHERE name = %s"  # noqa: S105  a statement
 
 
 async def set_password(conn: Connection, name: str, password: str) -> bool:

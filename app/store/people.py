@@ -22,8 +22,8 @@ class Stranger(Struct, frozen=True):
 # nothing, and finds the winner's when it asks again. So a conversation is made once, without a lock that outlives this.
 MEET = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(channel_id)s::uuid[], %(kind)s::text[], %(value)s::text[],
-                       %(other_kind)s::text[], %(other_value)s::text[], %(name)s::text[])
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(channel_id)b::uuid[], %(kind)b::text[], %(value)b::text[],
+                       %(other_kind)b::text[], %(other_value)b::text[], %(name)b::text[])
          WITH ORDINALITY AS t(tenant_id, channel_id, kind, value, other_kind, other_value, name, ord)),
 known AS MATERIALIZED (
   SELECT i.*, coalesce(a.contact_id, b.contact_id) AS contact_id

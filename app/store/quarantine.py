@@ -21,7 +21,7 @@ class Kept(Struct, frozen=True):
 KEEP = """
 INSERT INTO quarantine (endpoint_id, digest, reason, raw, count)
 SELECT endpoint_id, digest, min(reason), min(raw), count(*)
-FROM unnest(%(endpoint_id)s::uuid[], %(digest)s::bytea[], %(reason)s::text[], %(raw)s::bytea[])
+FROM unnest(%(endpoint_id)b::uuid[], %(digest)b::bytea[], %(reason)b::text[], %(raw)b::bytea[])
      AS t(endpoint_id, digest, reason, raw)
 GROUP BY endpoint_id, digest ORDER BY endpoint_id, digest
 ON CONFLICT (endpoint_id, digest) DO UPDATE SET count = quarantine.count + excluded.count, last_at = now()

@@ -16,6 +16,7 @@ class Reported(Struct, frozen=True):
 
     tenant_id: UUID
     channel_id: UUID
+    endpoint_id: UUID
     digest: bytes
     status: Status
 
@@ -39,9 +40,9 @@ class Effect(Struct, frozen=True):
 APPLY = """
 WITH input AS MATERIALIZED (
   SELECT t.*, CASE status WHEN 'sent' THEN 3 WHEN 'delivered' THEN 4 WHEN 'read' THEN 5 WHEN 'played' THEN 6 ELSE 0 END AS rank
-  FROM unnest(%(tenant_id)s::uuid[], %(channel_id)s::uuid[], %(digest)s::bytea[], %(provider_id)s::text[],
-              %(chunk_id)s::uuid[], %(attempt)s::integer[], %(status)s::text[], %(at)s::timestamptz[], %(code)s::integer[],
-              %(reason)s::text[], %(raw)s::text[])
+  FROM unnest(%(tenant_id)b::uuid[], %(channel_id)b::uuid[], %(digest)b::bytea[], %(provider_id)b::text[],
+              %(chunk_id)b::uuid[], %(attempt)b::integer[], %(status)b::text[], %(at)b::timestamptz[], %(code)b::integer[],
+              %(reason)b::text[], %(raw)b::text[])
        WITH ORDINALITY AS t(tenant_id, channel_id, digest, provider_id, chunk_id, attempt, status, at, code, reason, raw, ord)),
 matched AS MATERIALIZED (
   SELECT i.ord, i.tenant_id, i.chunk_id, i.attempt, i.rank, i.provider_id, i.code, i.reason, c.conversation_id, a.state AS attempt_state,

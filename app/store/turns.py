@@ -88,7 +88,7 @@ MOST_MEMBERS = 100
 
 OPEN = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(conversation_id)s::uuid[], %(history)s::integer[])
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[])
          WITH ORDINALITY AS t(tenant_id, conversation_id, history, ord)),
 lane AS MATERIALIZED (
   SELECT i.ord, i.history, l.*, e.id AS endpoint_id, e.disturbed_at
@@ -182,7 +182,7 @@ ORDER BY ord
 
 MEMO = """
 INSERT INTO steps (tenant_id, turn_id, step, version, result)
-SELECT * FROM unnest(%(tenant_id)s::uuid[], %(turn_id)s::uuid[], %(step)s::text[], %(version)s::bigint[], %(result)s::jsonb[])
+SELECT * FROM unnest(%(tenant_id)b::uuid[], %(turn_id)b::uuid[], %(step)b::text[], %(version)b::bigint[], %(result)b::jsonb[])
 ON CONFLICT DO NOTHING
 """
 
@@ -191,14 +191,14 @@ ON CONFLICT DO NOTHING
 # The intent of the first chunk shares the commit where its gate is open (`send`).
 SETTLE = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)s::uuid[], %(conversation_id)s::uuid[], %(channel_id)s::uuid[], %(token)s::bigint[],
-                       %(version)s::bigint[], %(turn_id)s::uuid[], %(last_seq)s::bigint[], %(outcome)s::text[],
-                       %(members)s::integer[], %(pieces)s::integer[], %(input_tokens)s::bigint[], %(output_tokens)s::bigint[],
-                       %(model)s::text[], %(ai_ms)s::float8[], %(body)s::text[], %(correlation)s::text[], %(send)s::boolean[])
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(channel_id)b::uuid[], %(token)b::bigint[],
+                       %(version)b::bigint[], %(turn_id)b::uuid[], %(last_seq)b::bigint[], %(outcome)b::text[],
+                       %(members)b::integer[], %(pieces)b::integer[], %(input_tokens)b::bigint[], %(output_tokens)b::bigint[],
+                       %(model)b::text[], %(ai_ms)b::float8[], %(body)b::text[], %(correlation)b::text[], %(send)b::boolean[])
          WITH ORDINALITY AS t(tenant_id, conversation_id, channel_id, token, version, turn_id, last_seq, outcome, members,
                               pieces, input_tokens, output_tokens, model, ai_ms, body, correlation, send, ord)),
 piece AS MATERIALIZED (
-  SELECT * FROM unnest(%(piece_of)s::bigint[], %(piece_id)s::uuid[], %(piece_no)s::integer[], %(piece_body)s::text[])
+  SELECT * FROM unnest(%(piece_of)b::bigint[], %(piece_id)b::uuid[], %(piece_no)b::integer[], %(piece_body)b::text[])
          AS t(ord, id, no, body)),
 held AS MATERIALIZED (
   SELECT i.ord, CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'

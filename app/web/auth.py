@@ -37,10 +37,11 @@ _FORM = """<p>Log in to see the jobs and the API.</p>
 $trouble<form method="post" action="/login">
 <input type="hidden" name="next" value="$next">
 <label for="name">Name</label>
-<input id="name" name="name" autocomplete="username" autocapitalize="none" spellcheck="false" maxlength="100" dir="auto" required
- autofocus>
+<input id="name" name="name" autocomplete="username" autocapitalize="none" spellcheck="false" maxlength="100"
+ dir="auto" required autofocus>
 <label for="password">Password</label>
-<input id="password" name="password" type="password" autocomplete="current-password" maxlength="1024" dir="auto" required$about>
+<input id="password" name="password" type="password" autocomplete="current-password" maxlength="1024" dir="auto"
+ required$about>
 <button>Log in</button>
 </form>"""
 _INSIDE_ALREADY = """<p>You are logged in as <bdi>$name</bdi>.</p>

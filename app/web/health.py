@@ -1,4 +1,4 @@
-"""What machines ask of this process: /livez, /readyz, /metrics. It asks the database one question at a time, no more."""
+"""What machines ask of this process: /livez, /readyz, /metrics. It asks the database one question at a time."""
 
 import asyncio
 from collections.abc import Callable

@@ -103,8 +103,8 @@ class Sessions:
 def require_same_site(connection: Connection) -> None:
     """Refuse a request that changes something, sent by a browser on behalf of another site.
 
-    As Go's http.CrossOriginProtection: Sec-Fetch-Site decides, else Origin against Host; what sends neither is no browser,
-    and has no cookie to misuse.
+    As Go's http.CrossOriginProtection: Sec-Fetch-Site decides, else Origin against Host; what sends neither is no
+    browser, and has no cookie to misuse.
 
     Raises:
         PermissionDeniedException: it is one.

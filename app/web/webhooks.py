@@ -144,7 +144,10 @@ class Webhooks:
         recent = [at for at in self._wrong_tokens.get(endpoint.slug, []) if now - at < 60]
         if len(recent) >= MOST_CHALLENGES:
             return 429, b"Too many wrong tokens; wait a minute.", "refused"
-        asked = dict(parse_qsl(query.decode("latin-1"), max_num_fields=20))
+        try:
+            asked = dict(parse_qsl(query.decode("latin-1"), max_num_fields=20))
+        except ValueError:
+            asked = {}  # more fields than anybody has to ask with
         challenge = asked.get("hub.challenge", "")
         if (
             asked.get("hub.mode") != "subscribe"
@@ -152,7 +155,7 @@ class Webhooks:
             or len(challenge) > 64
         ):
             return 400, b"This is the address for webhooks; a challenge is made of digits.", "challenge"
-        token = asked.get("hub.verify_token", "").encode("latin-1")
+        token = asked.get("hub.verify_token", "").encode()
         if endpoint.verify_token is None or not hmac.compare_digest(token, endpoint.verify_token.encode()):
             self._wrong_tokens[endpoint.slug] = [*recent, now]
             return 403, b"The verify token does not fit.", "refused"

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from app import cli, passwords
 from app.settings import Settings
+from tests.conftest import Database
 
 KEY = "11" * 32
 
@@ -38,7 +39,7 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert "..." not in shown.output.replace("[ARGS]...", "")
 
 
-def test_operators_come_change_and_go(database) -> None:  # type: ignore[no-untyped-def]
+def test_operators_come_change_and_go(database: Database) -> None:
     """add, list, password, remove; a name is taken once; what is missing is said."""
     at = {"QASID_DATABASE_URL": database.url}
     assert "No" not in qasid("user", "list", **at).output
@@ -88,7 +89,7 @@ def test_a_wrong_setting_is_2_and_a_missing_database_is_1() -> None:
         assert "refused" in away.output
 
 
-def test_migrating_twice_says_that_nothing_was_left(database) -> None:  # type: ignore[no-untyped-def]
+def test_migrating_twice_says_that_nothing_was_left(database: Database) -> None:
     """The second run changes nothing and says so."""
     assert qasid("migrate", QASID_DATABASE_URL=database.url).output == "The schema is up to date.\n"
 
@@ -108,8 +109,8 @@ def test_the_servers_command_line() -> None:
     words = cli.granian(Settings(host="0.0.0.0", port=8080, web_workers=2))
     assert words[0] == sys.executable
     assert " ".join(words[1:]) == (
-        "-m granian --factory --no-ws --no-access-log --respawn-failed-workers --interface asgi --host 0.0.0.0 --port 8080 "
-        "--http 1 --loop uvloop --workers 2 --workers-kill-timeout 15 --backlog 4096 --backpressure 4096 "
+        "-m granian --factory --no-ws --no-access-log --respawn-failed-workers --interface asgi --host 0.0.0.0 "
+        "--port 8080 --http 1 --loop uvloop --workers 2 --workers-kill-timeout 15 --backlog 4096 --backpressure 4096 "
         "--http1-header-read-timeout 5000 --log-level info app.asgi:create_app"
     )
 
@@ -117,7 +118,10 @@ def test_the_servers_command_line() -> None:
 def test_a_process_ends_with_its_parent() -> None:
     """Killed with SIGKILL, a parent takes a child along that asked for it."""
     root = Path(__file__).parents[2]
-    child = "import time; from app.process import end_with_parent; end_with_parent(); print('ready', flush=True); time.sleep(60)"
+    child = (
+        "import time; from app.process import end_with_parent\n"
+        "end_with_parent(); print('ready', flush=True); time.sleep(60)"
+    )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     with subprocess.Popen([sys.executable, "-c", parent], cwd=root, stdout=subprocess.PIPE) as started:
         assert started.stdout is not None

@@ -14,14 +14,14 @@ NAMES = {PREFIX + field.upper() for field in Settings.__struct_fields__}
 
 def test_a_misspelt_name_is_refused_and_named() -> None:
     """A setting that nobody reads is an error, not a surprise later."""
-    with pytest.raises(ConfigurationError, match="QASID_LEASE_SECOND, QASID_PROT.*QASID_LEASE_SECONDS"):
+    with pytest.raises(ConfigurationError, match=r"QASID_LEASE_SECOND, QASID_PROT.*QASID_LEASE_SECONDS"):
         load({"QASID_PROT": "8000", "QASID_LEASE_SECOND": "3", "PATH": "/bin", "QASIDX": "1"})
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "http"), ("PORT", "65536"), ("PORT", "-1"), ("LEASE_SECONDS", "0"), ("LEASE_SECONDS", "nan"), ("WEB_WORKERS", "0"),
-     ("SECURE_COOKIES", "perhaps"), ("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"), ("WORKER_LANES", "1.5")],
+    [("PORT", "http"), ("PORT", "65536"), ("PORT", "-1"), ("LEASE_SECONDS", "0"), ("LEASE_SECONDS", "nan"),
+     ("WEB_WORKERS", "0"), ("SECURE_COOKIES", "perhaps"), ("LOG_LEVEL", "loud"), ("LOG_FORMAT", "xml"), ("WORKER_LANES", "1.5")],
 )  # fmt: skip
 def test_a_value_out_of_its_range_names_its_setting(name: str, value: str) -> None:
     """The message says which setting."""

@@ -19,7 +19,7 @@ def page(name: str) -> str:
 
 
 def policy(html: str = "", **allowed: str) -> str:
-    """A Content-Security-Policy under which nothing loads but what is `allowed` and the inline parts of `html`, by hash.
+    """A Content-Security-Policy: nothing loads but what is `allowed` and, by their hashes, the inline parts of `html`.
 
     Keys of `allowed` are directives with `_` for `-`, e.g. `img_src="data:"`.
     """
