@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +30,7 @@ from app.errors import DatabaseUnavailable, QasidError
 from app.ingest import Ingest
 from app.settings import Settings
 from app.statuses import Statuses
+from app.tasks import running
 from app.vault import Vault
 from app.wake import Bell, jobs_queue
 from app.web import auth, health, jobs, schema, webhooks
@@ -90,7 +91,7 @@ def _wired(settings: Settings) -> Litestar:
             await stack.enter_async_context(bell)
             stack.push_async_callback(statuses.drain)
             stack.push_async_callback(ingest.drain)
-            await stack.enter_async_context(_running(metrics.watch_loop()))
+            await stack.enter_async_context(running(metrics.watch_loop()))
             yield
 
     return Litestar(
@@ -124,7 +125,7 @@ class Configuration:
         self._life = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._life.enter_async_context(_running(self._enter()))
+        await self._life.enter_async_context(running(self._enter()))
         return self
 
     async def __aexit__(
@@ -148,18 +149,6 @@ class Configuration:
                 log.set_fingerprint_key(watch.current.digest_key)
                 self.watch = watch
                 return
-
-
-@asynccontextmanager
-async def _running(work: Any) -> AsyncIterator[None]:
-    """Run a coroutine beside whatever happens inside."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 def _told(status: int, *, headers: dict[str, str] | None = None) -> Response[dict[str, str]]:

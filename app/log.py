@@ -1,7 +1,7 @@
 """Logs of every process: one line an event, on stderr, and only what app/redaction.py lets through.
 
-Files of ours take `structlog.get_logger(__name__)`, then log constant events with known keys; a key that is not known is
-dropped and its name noted. Never a phone number: use `fingerprint`.
+Files of ours take `structlog.get_logger(__name__)`, then log constant events with known keys; a key that is not known
+is dropped and its name noted. Never a phone number: use `fingerprint`.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ def get(name: str) -> FilteringBoundLogger:
 
 
 def set_fingerprint_key(key: bytes) -> None:
-    """Derive the key of `fingerprint` from the directory's digest key, under a label of its own. Empty: there is none yet."""
+    """Derive the key of `fingerprint` from the directory's digest key, under a label of its own. Empty: none yet."""
     global _fingerprint_key
     if not key:
         return

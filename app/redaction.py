@@ -57,7 +57,7 @@ _known_secrets: set[str] = set()
 
 
 def hide(values: Iterable[str | None]) -> None:
-    """Never show these values again, wherever they turn up: passwords, keys, tokens. Shorter ones than 6 don't count."""
+    """Never show these values again, wherever they turn up: passwords, keys, tokens. Those below 6 characters may."""
     global _secrets
     _known_secrets.update(value for value in values if value and len(value) >= 6)
     longest_first = sorted(_known_secrets, key=len, reverse=True)

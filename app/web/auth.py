@@ -94,7 +94,7 @@ def ask(
         trouble=f'<p class="bad" id="trouble" role="alert">{html.escape(trouble)}</p>\n' if trouble else "",
         about=' aria-describedby="trouble" aria-invalid="true"' if trouble else "",
     )
-    headers = {"Retry-After": str(int(wait) + 1)} if wait else {}
+    headers = {"Content-Security-Policy": POLICY, **({"Retry-After": str(int(wait) + 1)} if wait else {})}
     return Response(
         Template(page("login")).substitute(content=form), status_code=status, media_type=MediaType.HTML, headers=headers
     )

@@ -5,12 +5,13 @@ It stops and retries nothing that matters: a wake-up carries no truth.
 
 from litestar import Router
 from litestar.di import NamedDependency, Provide
+from litestar.response import Redirect
 from litestar.static_files import create_static_files_router
 from litestar_saq import SAQConfig, TaskQueues
 from litestar_saq.controllers import build_controller
 from saq.queue import Queue
 
-from app.web.auth import ASK
+from app.web.auth import ASK, AnyRequest
 from app.web.pages import policy
 from app.web.session import Sessions, secured
 
@@ -37,9 +38,15 @@ def routes(queue: Queue, sessions: Sessions) -> Router:
         ],
         guards=[sessions.guard],
         middleware=[secured(POLICY), sessions.middleware],
+        before_request=_with_slash,
         exception_handlers=ASK,
         dependencies={config.queues_dependency_key: Provide(task_queues)},
         # litestar-saq lets Litestar infer its dependency, which warns: under this name it is explicit.
         signature_namespace={**config.signature_namespace, "TaskQueues": NamedDependency[TaskQueues]},
         include_in_schema=False,
     )
+
+
+async def _with_slash(request: AnyRequest) -> Redirect | None:
+    """SAQ's page finds out by its address what to show, and knows its first view as `/jobs/` only."""
+    return Redirect(f"{PATH}/") if request.scope["raw_path"] == PATH.encode() else None

@@ -123,7 +123,10 @@ def require_same_site(connection: Connection) -> None:
 
 
 def secured(policy: str, *, cache: str = "no-store") -> Middleware:
-    """Middleware that puts the security headers on every response, errors too."""
+    """Middleware that puts the security headers on every response, errors too. What a response says itself stands.
+
+    So the login page keeps the policy of its own form, wherever it is the answer.
+    """
     added = {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
@@ -141,7 +144,7 @@ def secured(policy: str, *, cache: str = "no-store") -> Middleware:
                 if message["type"] == "http.response.start":
                     headers = MutableScopeHeaders.from_message(message)
                     for name, value in added.items():
-                        headers[name] = value
+                        headers.setdefault(name, value)
                 await send(message)
 
             await app(scope, receive, send_with_headers)

@@ -1,1 +1,1 @@
-"""Measures Qasid as it runs: real processes, a durable database of its own. `just bench --help` lists what it measures."""
+"""Measures Qasid as it runs: real processes, a durable database of its own. `just bench --help` lists the benches."""

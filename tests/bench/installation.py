@@ -63,7 +63,9 @@ class Installation:
             self._life = self._life.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._life.close()
 
     @property
@@ -97,7 +99,7 @@ class Installation:
 
         def registered() -> bool:
             found = self.admin.execute(
-                "SELECT 1 FROM workers, pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' LIMIT 1"
+                "SELECT FROM workers, pg_stat_activity a WHERE a.datname = current_database() AND a.query LIKE 'LISTEN%'"
             )
             return found.fetchone() is not None
 

@@ -1,6 +1,6 @@
-"""Posts signed webhooks of one text message each: as fast as they are answered, or at a pace. Run as a process of its own.
+"""Posts signed webhooks of one text message each: as fast as they are answered, or at a pace.
 
-Reads an `Order` as JSON from standard input, writes an `Outcome` to standard output. All requests are built beforehand:
+A process of its own: reads an `Order` as JSON from standard input, writes an `Outcome` to standard output. All requests are built beforehand:
 while it measures, it writes bytes and reads status lines.
 """
 
@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from collections import deque
+from typing import cast
 
 import msgspec
 import uvloop
@@ -20,9 +21,10 @@ from msgspec import Struct
 from app.process import end_with_parent
 
 TEXT = (
-    "Peace be upon you. I wrote last week about the appointment for my mother, who is seventy-four and walks with a stick. "
-    "The clinic said that somebody would call, and nobody has. Could you tell me whether Thursday morning is still free, "
-    "whether the lift works again, and what papers she needs to bring? السلام عليكم ورحمة الله. Thank you, and forgive the length!"
+    "Peace be upon you. I wrote last week about the appointment for my mother, who is seventy-four and walks with a "
+    "stick. The clinic said that somebody would call, and nobody has. Could you tell me whether Thursday morning is "
+    "still free, whether the lift works again, and what papers she needs to bring? السلام عليكم ورحمة الله. "
+    "Thank you, and forgive the length!"
 )
 
 
@@ -69,22 +71,33 @@ def requests(order: Order) -> list[bytes]:
     """Every request of an order, whole."""
     draw = random.Random(order.run)
     text, stamp, key = json.dumps(TEXT)[1:-1], int(time.time()), order.secret.encode()
+    head = (
+        f"POST /webhooks/{order.endpoint} HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\n"
+        "User-Agent: facebookexternalua\r\nContent-Type: application/json\r\n"
+    ).encode()
+    before = (
+        '{"object":"whatsapp_business_account","entry":[{"id":"900000000000001","changes":[{"value":{'
+        '"messaging_product":"whatsapp","metadata":{"display_phone_number":"15550001111",'
+        f'"phone_number_id":"{order.address}"}},'
+    ).encode()
     built = []
     for serial in range(order.count):
         who = person(serial % order.people if order.in_turn else draw.randrange(order.people))
         body = (
-            '{"object":"whatsapp_business_account","entry":[{"id":"900000000000001","changes":[{"value":{"messaging_product":'
-            '"whatsapp","metadata":{"display_phone_number":"15550001111","phone_number_id":"%s"},"contacts":[{"profile":'
-            '{"name":"Person %s"},"wa_id":"%s"}],"messages":[{"from":"%s","id":"%s","timestamp":"%d","text":{"body":"%s"},'
-            '"type":"text"}]},"field":"messages"}]}]}'
-            % (order.address, who, who, who, wamid(order.run, serial), stamp, text)
-        ).encode()
-        head = (
-            f"POST /webhooks/{order.endpoint} HTTP/1.1\r\nHost: 127.0.0.1:{order.port}\r\nUser-Agent: facebookexternalua\r\n"
-            f"Content-Type: application/json\r\nX-Hub-Signature: sha1={hmac.digest(key, body, hashlib.sha1).hex()}\r\n"
-            f"X-Hub-Signature-256: sha256={hmac.digest(key, body, hashlib.sha256).hex()}\r\nContent-Length: {len(body)}\r\n\r\n"
+            before
+            + (
+                f'"contacts":[{{"profile":{{"name":"Person {who}"}},"wa_id":"{who}"}}],"messages":[{{"from":"{who}",'
+                f'"id":"{wamid(order.run, serial)}","timestamp":"{stamp}","text":{{"body":"{text}"}},"type":"text"}}]'
+                '},"field":"messages"}]}]}'
+            ).encode()
         )
-        built.append(head.encode() + body)
+        built.append(
+            head
+            + f"X-Hub-Signature: sha1={hmac.digest(key, body, hashlib.sha1).hex()}\r\n"
+            f"X-Hub-Signature-256: sha256={hmac.digest(key, body, hashlib.sha256).hex()}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
     return built
 
 
@@ -103,7 +116,8 @@ class Load:
         self._late: deque[float] = deque()  # when they were due: requests that found every connection at work
         self._flying = 0
         self._over = asyncio.Event()
-        self._at_will = not order.rate
+        self._at_will = not order.rate  # each answer brings the next request
+        self._paced = False  # the pace has been kept to its end
         self.lost = ""
 
     async def run(self) -> None:
@@ -127,17 +141,14 @@ class Load:
         count = min(self.order.count, int(self.order.rate * self.order.seconds))
         for serial in range(count):
             due = self.began + serial / self.order.rate
-            while (ahead := due - time.perf_counter()) > 0:
+            if (ahead := due - time.perf_counter()) > 0:
                 await asyncio.sleep(ahead)
             if self._idle:
                 self._send(self._idle.pop(), due)
             else:
                 self._late.append(due)
-        self._at_will = False
         self._paced = True
         self._end_if_over()
-
-    _paced = False
 
     def _next(self, connection: "_Connection", now: float) -> None:
         if self.sent < self.order.count and now - self.began < self.order.seconds:
@@ -186,8 +197,7 @@ class _Connection(asyncio.Protocol):
         self._since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own are not registered as such
 
     def send(self, serial: int, request: bytes, since: float) -> None:
         self._serial, self._since = serial, since

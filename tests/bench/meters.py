@@ -65,7 +65,8 @@ def statements(admin: Admin) -> Statements:
     """What the two roles of our processes have executed since `forget_statements`, in this database."""
     found = admin.execute(
         """
-        SELECT query, calls FROM pg_stat_statements(true) s JOIN pg_database d ON d.oid = s.dbid JOIN pg_roles r ON r.oid = s.userid
+        SELECT query, calls
+        FROM pg_stat_statements(true) s JOIN pg_database d ON d.oid = s.dbid JOIN pg_roles r ON r.oid = s.userid
         WHERE d.datname = current_database() AND r.rolname IN ('qasid_courier', 'qasid_app') ORDER BY calls DESC
         """
     ).fetchall()

@@ -1,0 +1,65 @@
+"""How long each stage of a turn took: read from the worker's log (the event `turn`), summed up in a table."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+
+class Stages(Struct, frozen=True, kw_only=True):
+    """The worker's line about one turn, times in milliseconds. `send_ms` is the first text's POST."""
+
+    event: str = ""
+    correlation: str = ""
+    outcome: str = ""
+    messages: int = 0
+    queue_ms: float = 0.0
+    db_ms: float = 0.0
+    ai_ms: float = 0.0
+    send_ms: float = 0.0
+
+
+_line = msgspec.json.Decoder(Stages)
+
+
+def turns(log: Path) -> dict[str, Stages]:
+    """The turns in the worker's log, by the correlation of their first message."""
+    found = {}
+    for line in log.read_bytes().splitlines():
+        try:
+            stages = _line.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue  # half a line, or what a library wrote
+        if stages.event == "turn":
+            found[stages.correlation] = stages
+    return found
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """One turn: `ack_ms` and `first_ms` (its first message sent → its first text there) by the sandbox's clock."""
+
+    ack_ms: float
+    first_ms: float
+    stages: Stages | None
+
+
+def table(measured: Sequence[Measured]) -> list[tuple[str, float, float, str]]:
+    """Stage, median and longest in milliseconds, what it means."""
+    known = [each for each in measured if each.stages is not None]
+    asked = [each.stages.ai_ms for each in known if each.stages and each.stages.ai_ms]
+    rows: list[tuple[str, list[float], str]] = [
+        ("ack", [each.ack_ms for each in measured], "webhook sent → 200, the message is committed"),
+        ("queue", [each.stages.queue_ms for each in known if each.stages], "committed → a worker has it; in a burst: the turn before"),
+        ("AI", asked, "the simulated assistant, where one was asked"),
+        ("database", [each.stages.db_ms for each in known if each.stages], "the worker's commits of the turn"),
+        ("send", [each.stages.send_ms for each in known if each.stages], "the POST of the first text"),
+        ("answer", [each.first_ms for each in measured], "webhook sent → first text on the phone"),
+        (
+            "without AI",
+            [each.first_ms - each.stages.ai_ms for each in known if each.stages],
+            "the same, the AI's time taken away",
+        ),
+    ]
+    return [(name, statistics.median(times), max(times), meaning) for name, times, meaning in rows if times]

@@ -1,0 +1,32 @@
+"""Tasks that run beside something, and end with it for certain."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+# Between two cancellations (seconds): time for a task to clean up after the first.
+AGAIN = 1.0
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel the tasks and return once all have ended, whatever they raise.
+
+    It cancels again while one goes on: before Python 3.12, asyncio.wait_for loses a cancellation that comes just as its
+    wait ends, and psycopg_pool waits with it for connections.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=AGAIN)
+    await asyncio.gather(*tasks, return_exceptions=True)  # nobody else will ask what they raised
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run a coroutine beside whatever happens inside."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await end(task)

@@ -1,0 +1,193 @@
+"""Group commit: what forms a batch, what becomes of each row, and that nobody waits for ever."""
+
+import asyncio
+from collections.abc import Sequence
+
+import psycopg
+import pytest
+
+from app import batches as module
+from app.batches import Batches
+from app.errors import DatabaseUnavailable
+
+pytestmark = pytest.mark.anyio
+
+
+class Database:
+    """Writes rows. `hold` stops it before the next answer, `bad` rows are refused for their data."""
+
+    def __init__(self) -> None:
+        self.flushes: list[list[str]] = []
+        self.written: list[str] = []
+        self.bad: set[str] = set()
+        self.failure: Exception | None = None
+        self.free = asyncio.Event()
+        self.free.set()
+        self.begun = asyncio.Event()
+
+    async def write(self, rows: Sequence[str]) -> list[str]:
+        self.flushes.append(list(rows))
+        self.begun.set()
+        await self.free.wait()
+        if self.failure:
+            raise self.failure
+        if bad := self.bad & set(rows):
+            raise psycopg.DataError(f"{len(bad)} bad rows")
+        self.written += rows
+        return [f"wrote {row}" for row in rows]
+
+    async def refuse(self, row: str, error: Exception) -> str:
+        return f"refused {row}: {type(error).__name__}"
+
+    def batches(self, *, patience: float = 5.0, weigh: int = 0) -> Batches[str, str]:
+        return Batches("test", self.write, refuse=self.refuse, weigh=lambda _: weigh, patience=patience)
+
+
+async def test_a_lone_row_waits_for_nothing() -> None:
+    """There is no timer: its flush begins as soon as the loop turns."""
+    database = Database()
+    waiting = database.batches().submit("a")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert database.flushes == [["a"]]
+    assert await waiting == "wrote a"
+
+
+async def test_what_arrives_during_a_flush_is_the_next_batch() -> None:
+    """One flush at a time; the next takes all that waits, in order."""
+    database = Database()
+    database.free.clear()
+    batches = database.batches()
+    waiting = [batches.submit("a")]
+    await database.begun.wait()
+    waiting += [batches.submit(row) for row in "bcd"]
+    await asyncio.sleep(0)
+    assert database.flushes == [["a"]]
+    database.free.set()
+    assert await asyncio.gather(*waiting) == ["wrote a", "wrote b", "wrote c", "wrote d"]
+    assert database.flushes == [["a"], ["b", "c", "d"]]
+
+
+@pytest.mark.parametrize("bad", ["a", "h", "d", "ah", "abcdefgh"])
+async def test_a_bad_row_is_refused_alone_and_its_neighbours_are_written(bad: str) -> None:
+    """The batch is halved until the bad row stands alone; each row has its own verdict."""
+    database = Database()
+    database.bad = set(bad)
+    verdicts = await asyncio.gather(*map(database.batches().submit, "abcdefgh"))
+    assert verdicts == [f"refused {row}: DataError" if row in bad else f"wrote {row}" for row in "abcdefgh"]
+    assert sorted(database.written) == sorted(set("abcdefgh") - set(bad))
+
+
+async def test_what_cannot_be_refused_either_has_no_verdict() -> None:
+    """If the last resort fails, its row alone is left without one; it comes again."""
+    database = Database()
+    database.bad = {"b"}
+
+    async def refuse(row: str, error: Exception) -> str:
+        raise OSError("away")
+
+    batches = Batches("test", database.write, refuse=refuse)
+    good, bad = await asyncio.gather(*map(batches.submit, "ab"), return_exceptions=True)
+    assert good == "wrote a"
+    assert isinstance(bad, DatabaseUnavailable)
+
+
+async def test_a_failed_flush_fails_its_rows_and_no_others() -> None:
+    """The next one is tried as if nothing had been."""
+    database = Database()
+    database.failure = psycopg.OperationalError("server closed the connection")
+    batches = database.batches()
+    ends = await asyncio.gather(*map(batches.submit, "ab"), return_exceptions=True)
+    assert all(isinstance(end, DatabaseUnavailable) for end in ends)
+    assert database.flushes == [["a", "b"]]
+    database.failure = None
+    assert await batches.submit("c") == "wrote c"
+
+
+async def test_too_few_verdicts_are_a_failure_and_no_silence() -> None:
+    """A writer that loses count leaves nobody waiting."""
+
+    async def write(rows: Sequence[str]) -> list[str]:
+        return ["one too few"] * (len(rows) - 1)
+
+    batches: Batches[str, str] = Batches("test", write)
+    async with asyncio.timeout(5):
+        ends = await asyncio.gather(*map(batches.submit, "ab"), return_exceptions=True)
+    assert all(isinstance(end, DatabaseUnavailable) for end in ends)
+
+
+async def test_a_stuck_flush_is_left_behind() -> None:
+    """After `patience` its rows fail and the next flush goes on beside it; nothing of it comes back later."""
+    database = Database()
+    database.free.clear()
+    batches = database.batches(patience=0.05)
+    stuck = batches.submit("a")
+    await database.begun.wait()
+    behind = batches.submit("b")
+    with pytest.raises(DatabaseUnavailable):
+        await stuck
+    while len(database.flushes) < 2:
+        await asyncio.sleep(0)
+    database.free.set()
+    assert await behind == "wrote b"
+    assert database.written == ["b"]
+    await batches.drain()
+
+
+async def test_a_row_whose_submitter_has_left_is_not_written() -> None:
+    """As long as it waits; in flight, it is written all the same and disturbs nobody."""
+    database = Database()
+    database.free.clear()
+    batches = database.batches()
+    flying = batches.submit("a")
+    await database.begun.wait()
+    leaving, staying = batches.submit("b"), batches.submit("c")
+    flying.cancel()
+    leaving.cancel()
+    database.free.set()
+    assert await staying == "wrote c"
+    assert database.written == ["a", "c"]
+
+
+async def test_a_batch_is_bounded_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No flush takes more, and none waits for the bound to be reached."""
+    monkeypatch.setattr(module, "MOST_ROWS", 3)
+    database = Database()
+    await asyncio.gather(*map(database.batches().submit, "abcdefgh"))
+    assert [len(flush) for flush in database.flushes] == [3, 3, 2]
+    assert database.written == list("abcdefgh")
+
+
+async def test_a_batch_is_bounded_in_bytes_but_takes_any_single_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that alone outweighs the bound is written alone."""
+    monkeypatch.setattr(module, "MOST_BYTES", 10)
+    light, heavy = Database(), Database()
+    await asyncio.gather(*map(light.batches(weigh=5).submit, "abcde"))
+    await asyncio.gather(*map(heavy.batches(weigh=11).submit, "abc"))
+    assert [len(flush) for flush in light.flushes] == [2, 2, 1]
+    assert [len(flush) for flush in heavy.flushes] == [1, 1, 1]
+
+
+async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound one hears at once that there is no room, and those who wait keep their place."""
+    monkeypatch.setattr(module, "MOST_WAITING", 2)
+    database = Database()
+    database.free.clear()
+    batches = database.batches()
+    flying = batches.submit("a")
+    await database.begun.wait()
+    waiting = [batches.submit("b"), batches.submit("c")]
+    with pytest.raises(DatabaseUnavailable):
+        await batches.submit("d")
+    database.free.set()
+    assert await asyncio.gather(flying, *waiting) == ["wrote a", "wrote b", "wrote c"]
+
+
+async def test_drain_returns_once_nothing_waits() -> None:
+    """At once if nothing does."""
+    database = Database()
+    batches = database.batches()
+    await batches.drain()
+    waiting = [batches.submit(row) for row in "ab"]
+    await batches.drain()
+    assert all(each.done() for each in waiting)

@@ -1,0 +1,42 @@
+"""Tasks end when they are told to, even where a library loses the first telling."""
+
+import asyncio
+
+import pytest
+
+from app import tasks
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`end` returns only when the task has ended, however often it must ask."""
+    monkeypatch.setattr(tasks, "AGAIN", 0.01)
+    swallowed = 0
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+                if swallowed == 3:
+                    raise
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await tasks.end(task)
+    assert (task.cancelled(), swallowed) == (True, 3)
+
+
+async def test_work_beside_ends_with_what_it_stood_beside() -> None:
+    """`running` ends its work when its block ends, and what the work raised stays its own."""
+    began = asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+        raise ValueError
+
+    async with tasks.running(work()):
+        await began.wait()
