@@ -156,6 +156,19 @@ def sandbox(with_parent: bool, arguments: tuple[str, ...]) -> None:
     raise SystemExit(run(arguments))
 
 
+@main.command()
+@_with_parent
+@click.option("--once", is_flag=True, help="End after the conversation; exit code 1 if anything of it went wrong.")
+def demo(with_parent: bool, once: bool) -> None:
+    """Everything on this machine: PostgreSQL, sandbox, web, worker, and a short conversation."""
+    from app.demo.main import run
+    from app.process import end_with_parent
+
+    if with_parent:
+        end_with_parent()
+    raise SystemExit(run(load(), once=once))
+
+
 @main.group()
 def user() -> None:
     """Operators who may log in."""

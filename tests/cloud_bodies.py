@@ -77,7 +77,7 @@ CONTENTS: dict[str, Any] = {
     "document": {"id": "80", "mime_type": "application/pdf", "filename": "letter.pdf"},
     "sticker": {"id": "81", "mime_type": "image/webp", "animated": False},
     "location": {"latitude": 21.4225, "longitude": 39.8262, "name": "Kaaba", "address": "Makkah"},
-    "contacts": [{"name": {"formatted_name": "Ana Bey"}, "phones": [{"phone": "+1 555"}]}, {"name": {"first_name": "x"}}],
+    "contacts": [{"name": {"formatted_name": "Ana Bey"}, "phones": [{"phone": "+1 5"}]}, {"name": {"first_name": "x"}}],
     "interactive": {"type": "button_reply", "button_reply": {"id": "yes", "title": "Yes"}},
     "button": {"payload": "p", "text": "Tapped"},
     "reaction": {"message_id": "wamid.OUT", "emoji": "👍"},

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from app.demo import verdict
 from app.demo.control import Control, Said
-from app.demo.script import Outcome, Person, Says, Scene, Step, outcomes, scenes
+from app.demo.script import Outcome, Person, Says, Step, outcomes, scenes
 from app.demo.stages import Measured, turns
 from app.demo.transcript import Terminal
 from app.sandbox.ledger import Line
@@ -38,7 +38,7 @@ class _Played(Struct, frozen=True, kw_only=True):
 
 
 class Performance:
-    """One conversation. `correlations` tells what the logs call a message, by its provider's id."""
+    """One conversation with `number`. `correlations` tells what the logs call a message, by its provider's id."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Performance:
     ) -> None:
         self._control = control
         self._terminal = terminal
-        self._number = number
+        self.number = number
         self._tenant = tenant
         self._log = worker_log
         self._correlations = correlations
@@ -89,7 +89,7 @@ class Performance:
 
     def _spoken(self, person: Person, says: Says) -> dict[str, str]:
         named = {"from": person.number, "name": person.name, "kind": says.kind, "text": says.text}
-        return {"phone_number_id": self._number, **named}
+        return {"phone_number_id": self.number, **named}
 
     async def _texts(self, person: Person, count: int, *, timeout: float) -> list[Line]:
         return await self._control.wait(person.number, count, timeout=timeout)
@@ -172,5 +172,3 @@ class Performance:
         posts = await self._control.status_webhooks()
         return [] if any(post.status == 200 for post in posts) else ["no status was taken"]
 
-
-__all__ = ["Performance", "Result", "Scene"]

@@ -99,7 +99,7 @@ class Installation:
 
         def registered() -> bool:
             found = self.admin.execute(
-                "SELECT FROM workers, pg_stat_activity a WHERE a.datname = current_database() AND a.query LIKE 'LISTEN%'"
+                "SELECT 1 FROM workers, pg_stat_activity WHERE datname = current_database() AND query ~ '^LISTEN'"
             )
             return found.fetchone() is not None
 

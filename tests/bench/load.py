@@ -1,7 +1,7 @@
 """Posts signed webhooks of one text message each: as fast as they are answered, or at a pace.
 
-A process of its own: reads an `Order` as JSON from standard input, writes an `Outcome` to standard output. All requests are built beforehand:
-while it measures, it writes bytes and reads status lines.
+A process of its own: reads an `Order` as JSON from standard input, writes an `Outcome` to standard output. All requests
+are built beforehand: while it measures, it writes bytes and reads status lines.
 """
 
 import asyncio

@@ -91,7 +91,7 @@ def _kind(query: str) -> str:
 
 
 class Metrics:
-    """The numbers of a process's /metrics, as they are now."""
+    """The numbers of a process's /metrics, as they are when it is made."""
 
     def __init__(self, url: str) -> None:
         with urllib.request.urlopen(url, timeout=10) as answer:
@@ -102,11 +102,11 @@ class Metrics:
         """The sum of all series of this name whose labels hold this text."""
         return sum(value for series, held, value in self._series if series == name and labels in held)
 
-    def at_most(self, histogram: str, share: float) -> float:
-        """The upper edge of the bucket under which this share of a histogram's observations lies."""
-        total = self.sum(f"{histogram}_count")
+    def at_most(self, histogram: str, share: float, *, since: "Metrics") -> float:
+        """The upper edge of the bucket under which this share of a histogram's observations since then lies."""
+        total = self.sum(f"{histogram}_count") - since.sum(f"{histogram}_count")
         for name, labels, value in self._series:
-            if name == f"{histogram}_bucket" and value >= share * total:
+            if name == f"{histogram}_bucket" and value - since.sum(name, labels) >= share * total:
                 edge = re.search(r'le="([^"]+)"', labels)
                 assert edge is not None  # every bucket has its edge
                 return float(edge[1])

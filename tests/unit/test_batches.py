@@ -126,8 +126,8 @@ async def test_a_stuck_flush_is_left_behind() -> None:
     behind = batches.submit("b")
     with pytest.raises(DatabaseUnavailable):
         await stuck
-    while len(database.flushes) < 2:
-        await asyncio.sleep(0)
+    database.begun.clear()
+    await database.begun.wait()
     database.free.set()
     assert await behind == "wrote b"
     assert database.written == ["b"]
@@ -149,11 +149,10 @@ async def test_a_row_whose_submitter_has_left_is_not_written() -> None:
     assert database.written == ["a", "c"]
 
 
-async def test_a_batch_is_bounded_in_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_is_bounded_in_rows() -> None:
     """No flush takes more, and none waits for the bound to be reached."""
-    monkeypatch.setattr(module, "MOST_ROWS", 3)
     database = Database()
-    await asyncio.gather(*map(database.batches().submit, "abcdefgh"))
+    await asyncio.gather(*map(Batches("test", database.write, most_rows=3).submit, "abcdefgh"))
     assert [len(flush) for flush in database.flushes] == [3, 3, 2]
     assert database.written == list("abcdefgh")
 

@@ -70,7 +70,8 @@ def _after(code: int, attempt: int) -> float:
 
 
 def graph_error(code: Any, **more: Any) -> bytes:
-    return json.dumps({"error": {"message": f"(#{code}) said", "type": "OAuthException", "code": code, **more}}).encode()
+    error = {"message": f"(#{code}) said", "type": "OAuthException", "code": code, **more}
+    return json.dumps({"error": error}).encode()
 
 
 class Provider:

@@ -192,7 +192,7 @@ def test_an_edit_may_be_of_a_picture_or_without_content() -> None:
 
 def test_an_interactive_message_without_its_body_is_a_message() -> None:
     """It comes with value.errors 131000: somebody wrote something, and an error is reported besides."""
-    body = cloud.webhook(cloud.message("interactive", interactive=None), errors=[{"code": 131000, "title": "Unsupported"}])
+    body = cloud.webhook(cloud.message("interactive", interactive=None), errors=[{"code": 131000, "title": "…"}])
     assert kinds(body) == ["Message", "Stray"]
 
 
@@ -209,7 +209,7 @@ def test_failed_media_and_unsupported_kinds_are_messages_with_errors() -> None:
     assert only_message(cloud.message("unsupported", unsupported=None, errors=errors)).answered
 
 
-@pytest.mark.parametrize("more", [{"referral": {"source_type": "ad", "body": "x"}}, {"context": {"frequently_forwarded": True}}])
+@pytest.mark.parametrize("more", [{"referral": {"source_type": "ad"}}, {"context": {"frequently_forwarded": True}}])
 def test_what_nobody_asks_for_does_no_harm(more: cloud.Json) -> None:
     """Referrals, contexts and keys that are yet to be invented stay in `raw`."""
     got = only_message(cloud.text("hi", **more))
@@ -411,7 +411,7 @@ def test_a_change_or_entry_that_says_nothing_we_know_is_kept_beside_its_neighbou
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b" ", b"{}", b"[]", b"null", b"hi", b'{"entry":[]}', b'{"entry":null}', b'{"entry":"x"}', b"\xff\xfe{}"]
+    "body", [b"", b" ", b"{}", b"[]", b"null", b"hi", b'{"entry":[]}', b'{"entry":null}', b'{"entry":0}', b"\xff\xfe{}"]
 )
 def test_a_body_without_an_item_is_one_stray(body: bytes) -> None:
     """All of it is kept, as it came."""
