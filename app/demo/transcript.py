@@ -16,7 +16,7 @@ RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 # A line of another direction is isolated (Unicode TR9), or it would rearrange the time and the name before it.
 ISOLATE, END_ISOLATE = "\u2068", "\u2069"
 LINES = 3  # of a long text that are shown
-NAME = 15  # columns of "Noor → Clara"
+NAME = 16  # columns of "  Noor → Clara"
 INDENT = 11 + NAME
 
 

@@ -41,7 +41,8 @@ class Fact(Struct, frozen=True, kw_only=True):
 # became of it.
 INTENT = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(token)b::bigint[], %(chunk_id)b::uuid[], %(n)b::integer[])
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(token)b::bigint[], %(chunk_id)b::uuid[],
+                       %(n)b::integer[])
          WITH ORDINALITY AS t(tenant_id, conversation_id, token, chunk_id, n, ord)),
 held AS MATERIALIZED (
   SELECT i.ord, CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'

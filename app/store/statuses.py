@@ -45,8 +45,8 @@ WITH input AS MATERIALIZED (
               %(reason)b::text[], %(raw)b::text[])
        WITH ORDINALITY AS t(tenant_id, channel_id, digest, provider_id, chunk_id, attempt, status, at, code, reason, raw, ord)),
 matched AS MATERIALIZED (
-  SELECT i.ord, i.tenant_id, i.chunk_id, i.attempt, i.rank, i.provider_id, i.code, i.reason, c.conversation_id, a.state AS attempt_state,
-         c.state AS chunk_state
+  SELECT i.ord, i.tenant_id, i.chunk_id, i.attempt, i.rank, i.provider_id, i.code, i.reason, c.conversation_id,
+         a.state AS attempt_state, c.state AS chunk_state
   FROM input i
   JOIN attempts a ON (a.tenant_id, a.chunk_id, a.n) = (i.tenant_id, i.chunk_id, i.attempt)
   JOIN chunks c ON (c.tenant_id, c.id) = (i.tenant_id, i.chunk_id) AND c.channel_id = i.channel_id),
@@ -98,7 +98,8 @@ attempt AS (
   WHERE (a.tenant_id, a.chunk_id, a.n) = (b.tenant_id, b.chunk_id, b.attempt)
     AND (a.heard_at IS NULL OR b.rank > status_rank(a.state) OR (b.failed AND status_rank(a.state) < 4)))
 SELECT m.ord IS NOT NULL AS known,
-       coalesce(CASE WHEN i.rank = 0 THEN status_rank(m.attempt_state) < 4 ELSE status_rank(m.attempt_state) < i.rank END, false) AS moved,
+       coalesce(CASE WHEN i.rank = 0 THEN status_rank(m.attempt_state) < 4
+                     ELSE status_rank(m.attempt_state) < i.rank END, false) AS moved,
        CASE WHEN l.woke THEN l.conversation_id END AS woke,
        CASE WHEN c.state = 'failed' THEN c.conversation_id END AS failed
 FROM input i

@@ -5,6 +5,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 
 import uvloop
 from msgspec import Struct
@@ -62,10 +63,12 @@ async def _measure(
     async with asyncio.timeout(120 + idle * 2 + messages / 10), people(at, pace=Pace()) as everybody:
         at.settle()
         say(f"idle: {idle} messages, one by one …")
+        others = meters.Others(at.postmaster)
         meters.forget_statements(at.admin)
         alone = await _one_by_one(everybody, [f"15551{n:06d}" for n in range(idle)], everybody.question)
         await everybody.ladders_climbed()
         _tell_idle(report, everybody, alone, meters.statements(at.admin))
+        report.add("CPU of others meanwhile, of the machine's", others.percent(), "%", digits=0)
         say(f"idle: {idle // 2} messages that an intent answers …")
         fixed = await _one_by_one(everybody, [f"15552{n:06d}" for n in range(max(2, idle // 2))], lambda: HELLO)
         p50, p99, _ = percentiles([asked.ms for asked in fixed])
@@ -78,8 +81,10 @@ async def _measure(
         at.settle()
         say(f"rush: {messages} messages, {in_flight} at once …")
         before = len(everybody.asked)
+        others = meters.Others(at.postmaster)
         rush = await _measured_rush(everybody, known, messages, in_flight)
         _tell_rush(report, everybody.asked[before:], rush)
+        report.add("CPU of others meanwhile, of the machine's", others.percent(), "%", digits=0)
         everybody.check()
 
 
@@ -135,7 +140,7 @@ def _tell_idle(report: Report, everybody: People, alone: list[Asked], statements
     for asked in alone:
         stored, begun, intended, ai_ms = times[asked.person]
         moments = [asked.delivery.t, stored, begun, asked_at[asked.text], intended, asked.answer.t]
-        stages.append([(later - earlier) * 1000 for earlier, later in zip(moments, moments[1:], strict=False)])
+        stages.append([(later - earlier) * 1000 for earlier, later in pairwise(moments)])
         raw.append(asked.ms)
         without_ai.append(asked.ms - ai_ms)
     p50, p99, most = percentiles(raw)
@@ -160,7 +165,7 @@ def _tell_idle(report: Report, everybody: People, alone: list[Asked], statements
         aim = "≤ 4 from commit to claim" if name.startswith("storing") else ""
         report.add(f"  {name}, p50", p50, "ms", aim=aim)
         report.add(f"  {name}, p99", p99, "ms")
-    report.add("statements per message, idle", statements.work / len(alone), digits=2, aim="≤ 6")
+    _tell_statements(report, "statements per message, idle", statements, len(alone), "≤ 6")
     report.details["statements when idle"] = statements.by_text
 
 
@@ -175,7 +180,12 @@ def _tell_rush(report: Report, asked: list[Asked], rush: Rush) -> None:
     for name, seconds in (("web", rush.web), ("worker", rush.worker), ("PostgreSQL", rush.postgres)):
         report.add(f"  {name}", seconds / n * 1000, "ms", digits=2)
     report.add("CPU of sandbox and people, besides", rush.sandbox / n * 1000, "ms", digits=2)
-    report.add("statements per message, rush", rush.statements.work / n, digits=2, aim="≤ 1.5")
-    report.add("  of statuses, besides", rush.statements.statuses / n, digits=2)
-    report.add("  of wake-ups (SAQ), besides", rush.statements.wake_ups / n, digits=2)
-    report.details["statements in the rush"] = rush.statements.by_text
+    _tell_statements(report, "statements per message, rush", rush.statements, n, "≤ 1.5")
+
+
+def _tell_statements(report: Report, name: str, statements: meters.Statements, messages: int, aim: str) -> None:
+    report.add(name, statements.work / messages, digits=2, aim=aim)
+    report.add("  of statuses, besides", statements.statuses / messages, digits=2)
+    report.add("  of SAQ, besides", statements.saq / messages, digits=2)
+    report.add("  BEGIN, COMMIT and the like (SAQ's)", statements.brackets / messages, digits=2)
+    report.details[name] = statements.by_text

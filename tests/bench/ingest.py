@@ -64,7 +64,9 @@ class _Ingest:
         baseline.run(1)
         self._post(count=MOST_PER_SECOND, seconds=1)
         before = meters.Metrics(f"http://127.0.0.1:{at.port}/metrics")
+        others = meters.Others(at.postmaster)
         rounds = [self._round(baseline, number) for number in range(1, ROUNDS + 1)]
+        others_percent = others.percent()
         after = meters.Metrics(f"http://127.0.0.1:{at.port}/metrics")
         top = median(r.webhooks_per_second for r in rounds)
         half = self._half(top / 2)
@@ -90,6 +92,7 @@ class _Ingest:
             for series in ("qasid_flush_rows_count", "qasid_flush_rows_sum")
         )
         report.add("messages per commit", rows / flushes)
+        report.add("CPU of others meanwhile, of the machine's", others_percent, "%", digits=0)
         report.details["rounds"] = [msgspec.to_builtins(r) for r in rounds]
         return report
 

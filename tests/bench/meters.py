@@ -5,7 +5,7 @@ the counters of pg_stat_statements.
 import os
 import re
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,25 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+class Others:
+    """How much of the machine processes that are none of ours have used since this was made: a bench wants to be alone."""
+
+    def __init__(self, postmaster: int) -> None:
+        self._postmaster = postmaster
+        self._total, self._others = self._now()
+
+    def percent(self) -> float:
+        """Of the CPU time of all cores."""
+        total, others = self._now()
+        return 100 * max(0.0, others - self._others) / max(1 / _TICKS, total - self._total)
+
+    def _now(self) -> tuple[float, float]:
+        """Seconds of all cores since the start of the machine, and those that others used."""
+        times = [int(ticks) / _TICKS for ticks in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+        busy = sum(times) - times[3] - times[4]  # idle and iowait: proc_stat(5)
+        return sum(times), busy - cpu_seconds(os.getpid()) - cpu_seconds(self._postmaster)
+
+
 def memory_mb(pid: int) -> tuple[float, float]:
     """Resident memory of one process now, and at its peak, in MB (10⁶ bytes)."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -47,13 +66,27 @@ def memory_mb(pid: int) -> tuple[float, float]:
 
 
 class Statements(Struct, frozen=True, kw_only=True):
-    """Statements of our processes by what they are for. `work` is all that carries messages; polls and beats do not."""
+    """Statements of our processes by what they are for: the way of messages, statuses, SAQ's own, beats and polls.
 
-    work: int
-    statuses: int
-    wake_ups: int
-    beats: int
-    by_text: dict[str, int]
+    `brackets` are BEGIN, COMMIT and the like: SAQ's, as long as all on the way of a message commits by itself.
+    """
+
+    work: int = 0
+    statuses: int = 0
+    saq: int = 0
+    brackets: int = 0
+    beats: int = 0
+    by_text: dict[str, int] = {}
+
+
+# The first that fits counts. Beats and polls come once a second or less, whether anybody writes or not.
+_KINDS = (
+    ("brackets", r"^(BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE)\b"),
+    ("saq", r"\bsaq_|^(UN)?LISTEN|^NOTIFY|pg_notify|pg_(try_)?advisory"),
+    ("statuses", r"INSERT INTO statuses"),
+    ("beats", r"(UPDATE|INTO|DELETE FROM) workers\b|FROM configuration|WITH (mine|gone) AS|UPDATE endpoints"),
+    ("work", ""),
+)
 
 
 def forget_statements(admin: Admin) -> None:
@@ -70,24 +103,13 @@ def statements(admin: Admin) -> Statements:
         WHERE d.datname = current_database() AND r.rolname IN ('qasid_courier', 'qasid_app') ORDER BY calls DESC
         """
     ).fetchall()
-    counts = {"work": 0, "statuses": 0, "wake_ups": 0, "beats": 0}
-    by_text: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    by_text: Counter[str] = Counter()
     for query, calls in found:
-        kind = _kind(query)
+        kind = next(kind for kind, pattern in _KINDS if re.search(pattern, query))
         counts[kind] += calls
-        by_text[f"{kind}: {' '.join(query.split())[:100]}"] = calls
-    return Statements(**counts, by_text=by_text)
-
-
-def _kind(query: str) -> str:
-    if re.search(r"\bsaq_|^(UN)?LISTEN|^NOTIFY|pg_notify|pg_(try_)?advisory", query):
-        return "wake_ups"
-    if "INSERT INTO statuses" in query:
-        return "statuses"
-    # Once a second or less, whether anybody writes or not.
-    if re.search(r"\b(UPDATE|INTO|FROM) (workers|configuration|endpoints)\b", query) and "UPDATE lanes" not in query:
-        return "beats"
-    return "work"
+        by_text[f"{kind}: {' '.join(query.split())[:100]}"] += calls
+    return Statements(**counts, by_text=dict(by_text))
 
 
 class Metrics:

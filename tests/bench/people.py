@@ -1,6 +1,7 @@
 """People who write to the simulated WhatsApp and wait for their answers; Qasid, whole, on the other side.
 
-The sandbox runs in this process, as `qasid sandbox` would run it: so its ledger is at hand, and steering it costs nothing.
+The sandbox runs in this process, on the loop that `qasid sandbox` runs it on: its ledger is at hand, and steering it
+costs no requests.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ _QUESTION = re.compile(r"question (\d+)\b")
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """A message and what became of it: `delivery` is its webhook's first POST, `answer` the send that reached WhatsApp."""
+    """A message and what became of it: its webhook's first POST, and the send that reached the provider."""
 
     person: str
     text: str

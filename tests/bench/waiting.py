@@ -31,6 +31,7 @@ async def _measure(at: Installation, report: Report, conversations: int, ai_seco
         everybody.sandbox.assistant.pace = Pace(first_token=ai_seconds)
         metrics = f"http://127.0.0.1:{at.worker_metrics_port}/metrics"
         before = meters.Metrics(metrics)
+        others = meters.Others(at.postmaster)
         idle, _ = meters.memory_mb(everybody.worker)
         say(f"{conversations} people ask at once …")
         asked = await asyncio.gather(
@@ -39,6 +40,7 @@ async def _measure(at: Installation, report: Report, conversations: int, ai_seco
         began = min(one.delivery.t for one in asked)
         await everybody.ladders_climbed()
         _, peak = meters.memory_mb(everybody.worker)
+        others_percent = others.percent()
         after = meters.Metrics(metrics)
         everybody.check()
         as_bounded = conversations <= CONVERSATIONS and ai_seconds <= AI_SECONDS
@@ -63,3 +65,4 @@ async def _measure(at: Installation, report: Report, conversations: int, ai_seco
         lag = "qasid_loop_lag_seconds"
         report.add("event loop's lag, p99 below", after.at_most(lag, 0.99, since=before) * 1000, "ms", digits=0)
         report.add("event loop's lag, largest below", after.at_most(lag, 1.0, since=before) * 1000, "ms", digits=0)
+        report.add("CPU of others meanwhile, of the machine's", others_percent, "%", digits=0)

@@ -25,7 +25,7 @@ QUIET = [
     "--disable-sync",
 ]
 # A name that is written from right to left, and would be markup if it were not escaped.
-NAME, PASSWORD = "مشرف <b>1</b>", "correct horse battery"  # noqa: S105
+NAME, PASSWORD = "مشرف <b>1</b>", "correct horse battery"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
@@ -107,7 +107,7 @@ def test_api_docs_load_from_here_alone(page: Page) -> None:
 
 def test_a_wrong_password_says_so_and_a_name_is_shown_as_text(page: Page) -> None:
     """The trouble is announced; a right-to-left name with markup in it stands there as it was written; logout ends it."""
-    log_in(page, "/jobs", password="wrong")  # noqa: S106
+    log_in(page, "/jobs", password="wrong")
     expect(page.get_by_role("alert")).to_be_visible()
     log_in(page, "/jobs")
     page.get_by_role("link", name="wake").wait_for()

@@ -124,7 +124,7 @@ async def test_without_a_session_the_body_is_the_login_page_and_leads_back(app: 
         assert f'name="next" value="{path}"' in asked.text
         done = await http.post("/login", data={"name": NAME, "password": PASSWORD, "next": path})
         assert (done.status_code, done.headers["location"]) == (303, path)
-        shown = await http.get(path)
+        shown = await http.get(path, follow_redirects=True)
         assert shown.status_code == 200
         assert "login" not in shown.text
 
@@ -201,12 +201,12 @@ async def test_a_new_password_ends_sessions(database: Database, monkeypatch: pyt
         db.pool(database.url, "qasid_app", name="test", max_size=1) as pool,
     ):
         await log_in(http)
-        assert (await http.get("/jobs")).status_code == 200
+        assert (await http.get("/jobs/")).status_code == 200
         async with db.acting(pool) as conn:
             await operators.set_password(conn, NAME, passwords.hashed("another long password"))
         assert (await http.get("/jobs")).status_code == 401
         assert (await log_in(other, password="another long password")).status_code == 303
-        assert (await other.get("/jobs")).status_code == 200
+        assert (await other.get("/jobs/")).status_code == 200
         async with db.acting(pool) as conn:
             await operators.remove(conn, NAME)
         assert (await other.get("/jobs")).status_code == 401
@@ -255,7 +255,7 @@ async def test_an_older_key_still_opens_a_session(database: Database) -> None:
     for key, status in ((f"{'22' * 32},{KEY}", 200), ("22" * 32, 401)):
         after = create_app(settings.Settings(database_url=database.url, secret_key=key))
         async with after.lifespan(), browser(after) as http:
-            assert (await http.get("/jobs", headers={"Cookie": cookie})).status_code == status
+            assert (await http.get("/jobs/", headers={"Cookie": cookie})).status_code == status
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,8 @@ async def test_pages_carry_the_security_headers_and_run_only_their_own_scripts(a
         pages = [await http.get(path) for path in ("/login", "/jobs", "/schema")]
         await log_in(http)
         pages += [
-            await http.get(path) for path in ("/login", "/jobs", "/schema", "/jobs/api/queues", "/jobs/static/app.js")
+            await http.get(path)
+            for path in ("/login", "/jobs", "/jobs/", "/schema", "/jobs/api/queues", "/jobs/static/app.js")
         ]
     for shown in pages:
         assert {name: shown.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
@@ -316,7 +317,7 @@ async def test_everything_that_the_pages_load_is_served_here(app: Litestar) -> N
     async with browser(app) as http:
         await log_in(http)
         for path in ("/jobs", "/schema"):
-            text = (await http.get(path)).text
+            text = (await http.get(path, follow_redirects=True)).text
             files = re.findall(r'(?:src|href)="(/[^"]+)"', text)
             assert files
             for file in files:
