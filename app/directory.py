@@ -14,7 +14,7 @@ import psycopg
 import structlog
 from msgspec import Struct
 
-from app import db
+from app import db, tasks
 from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Intent, Late, Limits, Texts
 from app.db import Connection, Pool
 from app.errors import ConfigurationError, DatabaseUnavailable, QasidError, Unknown
@@ -233,10 +233,7 @@ class Watch:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tasks = [self._polling, *([self._forced] if self._forced else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end(self._polling, *([self._forced] if self._forced else []))
 
     async def refresh(self, *, patience: float = 1.5) -> bool:
         """Look now, for a name that `current` does not know; who asks meanwhile shares the look; one a second at most.

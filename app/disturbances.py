@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 import structlog
 
-from app import db
+from app import db, tasks
 from app.db import Pool
 from app.errors import DatabaseUnavailable
 from app.store import endpoints
@@ -44,8 +44,7 @@ class Disturbances:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.cancel()
-        await asyncio.gather(self._writer, return_exceptions=True)
+        await tasks.end(self._writer)
 
     async def _run(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import psycopg
 import structlog
 
-from app import db, metrics
+from app import db, metrics, tasks
 from app.errors import DatabaseUnavailable
 from app.settings import Settings
 from app.store import lanes
@@ -75,8 +75,8 @@ class Lanes:
         enough = self._passes + (2 if self._looking else 1)
         async with self._passed:
             await self._passed.wait_for(lambda: self._passes >= enough or self._stopping)
-        if tasks := [self._held[c][1] for c in conversations if c in self._held]:
-            await asyncio.wait(tasks)
+        if named := [self._held[c][1] for c in conversations if c in self._held]:
+            await asyncio.wait(named)
 
     async def __aenter__(self) -> Self:
         await self._register()
@@ -95,9 +95,7 @@ class Lanes:
             log.info("draining", lanes=len(at_work), seconds=self._grace)
             await asyncio.wait(at_work, timeout=self._grace)
         await self._cancel_all()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(*self._tasks)
         try:
             async with db.connection(self._commits.pool) as conn:
                 await lanes.disown(conn, self._commits.worker, [])
@@ -154,10 +152,7 @@ class Lanes:
         await self._register()
 
     async def _cancel_all(self) -> None:
-        tasks = [task for _, task in self._held.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end(*(task for _, task in self._held.values()))
 
     # --- the lanes ---
 

@@ -19,6 +19,9 @@ from tests.bench.people import HELLO, Asked, People, people
 # Between two messages when idle (seconds): the ladder of the one before is still being climbed, as in life.
 GAPS = (0.05, 0.25)
 
+# How long nobody writes at all.
+QUIET_SECONDS = 5
+
 # Where the time of a lone message goes, by the database's clock, which is this machine's.
 STAGES = """
 SELECT i.value, extract(epoch FROM m.stored_at)::float8, extract(epoch FROM t.begun_at)::float8,
@@ -62,6 +65,7 @@ async def _measure(
 ) -> None:
     async with asyncio.timeout(120 + idle * 2 + messages / 10), people(at, pace=Pace()) as everybody:
         at.settle()
+        await _nothing(everybody, report)
         say(f"idle: {idle} messages, one by one …")
         others = meters.Others(at.postmaster)
         meters.forget_statements(at.admin)
@@ -86,6 +90,21 @@ async def _measure(
         _tell_rush(report, everybody.asked[before:], rush)
         report.add("CPU of others meanwhile, of the machine's", others.percent(), "%", digits=0)
         everybody.check()
+
+
+async def _nothing(everybody: People, report: Report) -> None:
+    """What waiting costs."""
+    say(f"{QUIET_SECONDS} seconds of nothing …")
+    at, pids = everybody.at, (everybody.web, everybody.worker, everybody.at.postmaster)
+    meters.forget_statements(at.admin)
+    before = [meters.cpu_seconds(pid) for pid in pids]
+    await asyncio.sleep(QUIET_SECONDS)
+    for name, pid, was in zip(("web", "worker", "PostgreSQL"), pids, before, strict=True):
+        used = meters.cpu_seconds(pid) - was
+        report.add(f"nothing to do: CPU of {name}, of one core", used / QUIET_SECONDS * 100, "%")
+    statements = meters.statements(at.admin)
+    everything = sum((statements.work, statements.statuses, statements.saq, statements.brackets, statements.beats))
+    report.add("nothing to do: statements", everything / QUIET_SECONDS, "/s")
 
 
 async def _one_by_one(everybody: People, persons: list[str], text: Callable[[], str]) -> list[Asked]:

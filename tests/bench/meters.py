@@ -40,7 +40,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 class Others:
-    """How much of the machine processes that are none of ours have used since this was made: a bench wants to be alone."""
+    """How much of the machine has gone to processes that are none of ours since this was made."""
 
     def __init__(self, postmaster: int) -> None:
         self._postmaster = postmaster
