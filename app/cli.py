@@ -127,7 +127,7 @@ def granian(settings: Settings) -> list[str]:
     return [
         *(sys.executable, "-m", "granian", "--factory", "--no-ws", "--no-access-log", "--respawn-failed-workers"),
         *(word for name, value in options.items() for word in (f"--{name}", str(value))),
-        "app.asgi:create_app",
+        "app.served:create_app",
     ]
 
 

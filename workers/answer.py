@@ -72,6 +72,7 @@ class Turns:
         history = tenant.assistant.history_messages if tenant.assistant else 0
         for restart in range(MOST_RESTARTS + 2):
             opening = await watch.db(self._commits.open(claim, history))
+            opened = watch.elapsed
             before, chunks = _split(opening)
             turn = opening.turn
             if chunks or turn is None:
@@ -86,6 +87,8 @@ class Turns:
             else:
                 watch.queue, watch.ack = opening.asked[0].waited, opening.asked[0].ack_ms / 1000
                 reply = await self._reply(claim, tenant, channel, opening, turn, watch)
+            if before:  # its gate's wait went on while the assistant wrote
+                before = msgspec.structs.replace(before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened)))
             lane = self._lane(claim, tenant, channel, opening, watch)
             version = opening.version if restart < MOST_RESTARTS else None
             release = await self._settle(lane, turn, version, reply, before)
@@ -172,6 +175,7 @@ class Turns:
             ai_ms=watch.ai_ms,
         )
         if not reply.text.strip():  # nothing but markup
+            metrics.alert("assistant_failed")
             log.error(
                 "assistant failed", alert="assistant_failed", tenant=tenant.slug, turn=turn.id, reason="only markup"
             )
@@ -199,7 +203,7 @@ class Turns:
         """Commit the answer, send its first chunk, and go on as far as the gates allow. None: what was asked has changed."""
         pieces = [(uuid4(), piece) for piece in split(reply.text)]
         # A gate may have opened while the assistant wrote: whoever opened it has made the lane due again.
-        gate_open = before is None or before.opens_in - lane.watch.elapsed <= 0
+        gate_open = before is None or before.opens_in <= 0
         send = bool(pieces) and gate_open
         fence = await lane.watch.db(
             self._commits.settle(
@@ -236,7 +240,10 @@ class Turns:
                     attempt=1,
                     opens_in=self._delivery.order_wait if state in ("accepted", "sent") else 0.0,
                 )
-            release = await self._delivery.entry(lane, before, chunks)
+            if send and chunks[0].state == "ready":  # not now: the next opening tells when
+                release = Release(claim=lane.claim, done_seq=None, again_in=0.0)
+            else:
+                release = await self._delivery.entry(lane, before, chunks)
         log.info(
             "turn",
             tenant=lane.tenant.slug,

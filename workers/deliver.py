@@ -124,7 +124,7 @@ class Delivery:
         # The last check before the POST, with no await between: a send that begins here ends within the lease, so no
         # other worker can have begun one of its own.
         if not self._lanes.may_send():
-            return fact(attempt="never_left", chunk="ready", reason="the lease was about to end")
+            return fact(attempt="never_left", chunk="ready", reason="the lease was about to end", due_in=1.0)
         began = time.monotonic()
         try:
             accepted = await transport.send_text(

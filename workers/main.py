@@ -109,8 +109,8 @@ async def _answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event) -> None:
             concurrency=JOBS_AT_ONCE,
             startup=enter,
             shutdown_grace_period_s=JOBS_GRACE,
-            timers={"schedule": 60, "sweep": 60, "worker_info": 10, "abort": 2},
-            dequeue_timeout=1.0,
+            # `schedule` looks for jobs whose notification was lost; the lanes' own loop would find their lanes anyway.
+            timers={"schedule": 1, "sweep": 60, "worker_info": 10, "abort": 2},
         )
         try:
             await queue.connect()

@@ -6,6 +6,7 @@ import httpx
 from msgspec import Struct
 
 from app.configuration import Assistant as AssistantSettings
+from app.errors import AssistantRefused
 
 
 class Line(Struct, frozen=True):
@@ -43,8 +44,10 @@ def assistant(provider: str) -> Assistant:
     """The assistant of a provider's name.
 
     Raises:
-        KeyError: there is none yet; `qasid apply` warns of that.
+        AssistantRefused: there is none yet; `qasid apply` warns of that.
     """
     from app.assistants import anthropic
 
-    return {"anthropic": anthropic.Anthropic()}[provider]
+    if provider != "anthropic":
+        raise AssistantRefused(f"no assistant of the provider {provider!r} is built yet")
+    return anthropic.Anthropic()

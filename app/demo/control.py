@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Said(Struct, frozen=True, kw_only=True):
-    """What became of one webhook: `t` of its delivery is unix time, `ack_ms` the sandbox's own measure of the answer."""
+    """What became of one webhook, by the sandbox's clock: `t` of its delivery in unix time, `ack_ms` until its answer."""
 
     ids: list[str]
     deliveries: list[Delivery]
@@ -45,7 +45,9 @@ class _Waited(Struct, frozen=True, kw_only=True):
     entries: list[Line]
 
 
-async def request(host: str, port: int, method: str, path: str, body: bytes = b"", *, timeout: float) -> tuple[int, bytes]:
+async def request(
+    host: str, port: int, method: str, path: str, body: bytes = b"", *, timeout: float
+) -> tuple[int, bytes]:
     """Status and body of one request. Raises OSError, and TimeoutError after `timeout` seconds.
 
     HTTP/1.0, so that the body ends where the server hangs up.
@@ -108,7 +110,11 @@ class Control:
         try:
             status, answer = await request("127.0.0.1", self._port, method, path, content, timeout=timeout)
         except (OSError, TimeoutError) as error:
-            raise QasidError(f"The sandbox does not answer {method} {path}: {error or type(error).__name__}.") from error
+            raise QasidError(
+                f"The sandbox does not answer {method} {path}: {error or type(error).__name__}."
+            ) from error
         if status != 200:
-            raise QasidError(f"The sandbox answered {status} to {method} {path}: {answer.decode(errors='replace')[:300]}")
+            raise QasidError(
+                f"The sandbox answered {status} to {method} {path}: {answer.decode(errors='replace')[:300]}"
+            )
         return msgspec.json.decode(answer, type=kind)

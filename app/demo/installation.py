@@ -1,4 +1,4 @@
-"""The demo's own installation in `<state>/demo`: lock, environment, database, configuration, operator. Starts no process.
+"""The demo's own installation in `<state>/demo`: lock, environment, database, tenant, operator. Starts no process.
 
 Made of the rooms that `qasid migrate`, `apply` and `user` use.
 """
@@ -30,7 +30,7 @@ WILDCARD = "0.0.0.0"  # noqa: S104  a value to compare with
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """Where the demo lives. `web_host` is how this machine reaches the web process; `hold` the descriptor of its lock."""
+    """Where the demo lives. `web_host`: how this machine reaches the web process. `hold`: the descriptor of its lock."""
 
     settings: Settings
     web_host: str
@@ -92,7 +92,9 @@ def place(asked: Settings) -> Iterator[Place]:
 
     state = asked.state_dir.resolve() / "demo"
     if not (is_loopback(asked.host) or asked.host == WILDCARD) or ":" in asked.host:
-        raise ConfigurationError(f"{PREFIX}HOST is {asked.host}: the demo listens at 127.0.0.1, another 127.x.x.x or {WILDCARD}.")
+        raise ConfigurationError(
+            f"{PREFIX}HOST is {asked.host}: the demo listens at 127.0.0.1, another 127.x.x.x or {WILDCARD}."
+        )
     (state / "logs").mkdir(parents=True, exist_ok=True)
     hold = _lock(state / "demo.lock")
     try:
@@ -193,8 +195,8 @@ def _lock(file: Path) -> int:
             if time.monotonic() > deadline or (pid.isdigit() and Path(f"/proc/{pid}").exists()):
                 os.close(descriptor)
                 raise ConfigurationError(
-                    f"A demo runs in {file.parent} already (process {pid or 'unknown'}): end it, or set {PREFIX}STATE_DIR "
-                    "to another folder."
+                    f"A demo runs in {file.parent} already (process {pid or 'unknown'}): end it, or set "
+                    f"{PREFIX}STATE_DIR to another folder."
                 ) from None
             time.sleep(0.05)
         else:

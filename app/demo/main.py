@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from app.demo import installation
+from app.demo import installation, runners
 from app.demo.children import Child, Children
 from app.demo.control import Control, request
-from app.demo.installation import ENDPOINT, OPERATOR, Place, Secrets
+from app.demo.installation import ENDPOINT, OPERATOR, Place
 from app.demo.performance import Performance, Result
 from app.demo.transcript import Terminal
 from app.errors import QasidError
@@ -64,8 +64,11 @@ class _Demo:
 
     async def run(self) -> int:
         """Bring up, play, stay, take down."""
+        loop = asyncio.get_running_loop()
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(sign, self._stop.put_nowait, sign)
+            loop.add_signal_handler(sign, self._stop.put_nowait, sign)
+        for runner in runners.above():
+            loop.add_reader(runner, self._left_alone, runner)
         try:
             return await self._all()
         except Interrupted as ended:
@@ -74,6 +77,10 @@ class _Demo:
         finally:
             await self._children.stop()
             await installation.database_stopped(self._place.state)
+
+    def _left_alone(self, runner: int) -> None:
+        asyncio.get_running_loop().remove_reader(runner)
+        self._stop.put_nowait(signal.SIGTERM)
 
     async def _all(self) -> int:
         performance = await self._bring_up()
@@ -136,14 +143,16 @@ class _Demo:
         """Return once `ready`. Raises QasidError after a minute, or when a child or the demo ends."""
 
         async def wait() -> None:
-            while not await ready():
+            while not await ready():  # noqa: ASYNC110  it is another process's state
                 await asyncio.sleep(LOOK)
 
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await self._unless_ended(wait())
         except TimeoutError:
-            raise QasidError(f"The {child.name} process is not ready after {READY_SECONDS:g} s. {child.tail()}") from None
+            raise QasidError(
+                f"The {child.name} process is not ready after {READY_SECONDS:g} s. {child.tail()}"
+            ) from None
 
     async def _web_is_ready(self) -> bool:
         """Whether it takes webhooks, with the configuration of this start: it knows the new verify token."""
@@ -186,13 +195,13 @@ class _Demo:
                 terminal.line(f"  ✗ {fault}")
             for child in self._children.all:
                 terminal.line(child.tail())
-            terminal.line(terminal.bold(f"FAILED: {len(result.faults)} faults, see above.", fg="red"))
+            terminal.line(terminal.bold(f"FAILED: {len(result.faults)} faults, see above.", "red"))
         else:
             terminal.line(
                 terminal.bold(
                     f"PASSED: {result.messages} messages, {result.texts} texts. "
                     "Each message was answered once, in order, and every text was read.",
-                    fg="green",
+                    "green",
                 )
             )
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +99,16 @@ class Performance:
 
     def _show(self, played: Sequence[_Played]) -> None:
         """The scene's events in the order of their times, by the sandbox's clock."""
+        terminal = self._terminal
         events: list[tuple[float, Callable[[float], None]]] = []
         for each in played:
             name = each.step.person.name
-            for says, said in zip(each.step.says, each.said, strict=True):
-                text = says.shown or says.text
-                events.append((said.deliveries[0].t, lambda at, n=name, t=text: self._terminal.said(at, n, t)))
+            for says, webhook in zip(each.step.says, each.said, strict=True):
+                shown = partial(terminal.said, name=name, text=says.shown or says.text)
+                events.append((webhook.deliveries[0].t, shown))
             parts = [(n, len(turn.texts)) for turn in each.outcome or () for n in range(1, len(turn.texts) + 1)]
-            for k, line in enumerate(each.texts):
-                n, of = parts[k] if k < len(parts) else (1, 1)
-                events.append(
-                    (line.t, lambda at, a=name, t=line.text, n=n, of=of: self._terminal.got(at, a, t, n, of))
-                )
+            for line, (n, of) in zip(each.texts, parts or [(1, 1)] * len(each.texts), strict=True):
+                events.append((line.t, partial(terminal.got, name=name, text=line.text, chunk=n, chunks=of)))
         events.sort(key=lambda event: event[0])
         if self._began is None:
             self._began = events[0][0]
@@ -121,11 +120,10 @@ class Performance:
         names = await self._correlations([id for each in played for said in each.said for id in said.ids])
         firsts: list[tuple[str, int, Said, Line]] = []
         for each in played:
-            said, texts = iter(each.said), iter(each.texts)
+            m = t = 0
             for turn in each.outcome or ():
-                asked = [next(said) for _ in range(turn.messages)]
-                got = [next(texts) for _ in turn.texts]
-                firsts.append((each.step.person.name, turn.messages, asked[0], got[0]))
+                firsts.append((each.step.person.name, turn.messages, each.said[m], each.texts[t]))
+                m, t = m + turn.messages, t + len(turn.texts)
         deadline = time.monotonic() + LOG_SECONDS
         while True:
             told = turns(self._log)
@@ -171,4 +169,3 @@ class Performance:
             await asyncio.sleep(0.05)
         posts = await self._control.status_webhooks()
         return [] if any(post.status == 200 for post in posts) else ["no status was taken"]
-

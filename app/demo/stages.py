@@ -47,19 +47,18 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 def table(measured: Sequence[Measured]) -> list[tuple[str, float, float, str]]:
     """Stage, median and longest in milliseconds, what it means."""
-    known = [each for each in measured if each.stages is not None]
-    asked = [each.stages.ai_ms for each in known if each.stages and each.stages.ai_ms]
+    told = [(each, each.stages) for each in measured if each.stages is not None]
     rows: list[tuple[str, list[float], str]] = [
-        ("ack", [each.ack_ms for each in measured], "webhook sent → 200, the message is committed"),
-        ("queue", [each.stages.queue_ms for each in known if each.stages], "committed → a worker has it; in a burst: the turn before"),
-        ("AI", asked, "the simulated assistant, where one was asked"),
-        ("database", [each.stages.db_ms for each in known if each.stages], "the worker's commits of the turn"),
-        ("send", [each.stages.send_ms for each in known if each.stages], "the POST of the first text"),
-        ("answer", [each.first_ms for each in measured], "webhook sent → first text on the phone"),
+        ("ack", [each.ack_ms for each in measured], "webhook sent → 200; the message is committed"),
         (
-            "without AI",
-            [each.first_ms - each.stages.ai_ms for each in known if each.stages],
-            "the same, the AI's time taken away",
+            "queue",
+            [stages.queue_ms for _, stages in told],
+            "committed → a worker has it, and is done with the turn before",
         ),
+        ("AI", [stages.ai_ms for _, stages in told if stages.ai_ms], "the simulated assistant, where one was asked"),
+        ("database", [stages.db_ms for _, stages in told], "the worker's commits of the turn"),
+        ("send", [stages.send_ms for _, stages in told], "the POST of the first text"),
+        ("answer", [each.first_ms for each in measured], "webhook sent → first text there"),
+        ("without AI", [each.first_ms - stages.ai_ms for each, stages in told], "the same, the AI's time taken away"),
     ]
     return [(name, statistics.median(times), max(times), meaning) for name, times, meaning in rows if times]

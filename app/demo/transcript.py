@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ class Terminal:
     """Writes to standard output; colour on a terminal alone, and not where NO_COLOR is set."""
 
     def __init__(self) -> None:
-        self.colour = click.get_text_stream("stdout").isatty() and not os.environ.get("NO_COLOR")
+        self.colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         self.width = max(60, min(110, shutil.get_terminal_size((100, 24)).columns))
 
     def line(self, text: str = "", *, end: str = "\n") -> None:
@@ -35,9 +36,9 @@ class Terminal:
         """What matters less."""
         return click.style(text, dim=True) if self.colour else text
 
-    def bold(self, text: str, **colour: str) -> str:
+    def bold(self, text: str, colour: str | None = None) -> str:
         """What matters more."""
-        return click.style(text, bold=True, **colour) if self.colour else text  # type: ignore[arg-type]
+        return click.style(text, bold=True, fg=colour) if self.colour else text
 
     @contextmanager
     def step(self, what: str, since: float | None = None) -> Iterator[None]:
@@ -58,7 +59,7 @@ class Terminal:
 
     def said(self, seconds: float, name: str, text: str) -> None:
         """A person's message, `seconds` into the conversation."""
-        self._event(seconds, self.bold(f"{name:<{NAME}}", fg="cyan"), text.splitlines())
+        self._event(seconds, self.bold(f"{name:<{NAME}}", "cyan"), text.splitlines())
 
     def got(self, seconds: float, name: str, text: str, chunk: int, chunks: int) -> None:
         """A text that came to a person."""
@@ -69,7 +70,7 @@ class Terminal:
             rest = f"… {left:,} more characters"
         if chunks > 1:
             rest += f"{', ' if rest else ''}chunk {chunk} of {chunks}"
-        self._event(seconds, self.bold(f"{f'  Noor → {name}':<{NAME}}", fg="green"), shown, rest)
+        self._event(seconds, self.bold(f"{f'  Noor → {name}':<{NAME}}", "green"), shown, rest)
 
     def measured(self, name: str, turn: Measured, messages: int) -> None:
         """The stages of one turn."""

@@ -38,7 +38,8 @@ def faults(steps: Sequence[Expected], texts: Sequence[str]) -> list[str]:
         for turn in outcome:
             found += _missing(step.label, turn, missing)
     for text, times in extra.items():
-        found.append(f"doubled, {times + 1} times: {_short(text)}" if text in wanted else f"not expected: {_short(text)}")
+        what = f"doubled, {times} too many" if text in wanted else "not expected"
+        found.append(f"{what}: {_short(text)}")
     firsts = [text for text in dict.fromkeys(texts) if text in wanted]
     if firsts != [text for text in dict.fromkeys(wanted) if text in got]:
         found.append("out of order: " + ", then ".join(_short(text) for text in firsts))

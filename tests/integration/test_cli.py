@@ -111,7 +111,7 @@ def test_the_servers_command_line() -> None:
     assert " ".join(words[1:]) == (
         "-m granian --factory --no-ws --no-access-log --respawn-failed-workers --interface asgi --host 0.0.0.0 "
         "--port 8080 --http 1 --loop uvloop --workers 2 --workers-kill-timeout 15 --backlog 4096 --backpressure 4096 "
-        "--http1-header-read-timeout 5000 --log-level info app.asgi:create_app"
+        "--http1-header-read-timeout 5000 --log-level info app.served:create_app"
     )
 
 

@@ -16,11 +16,13 @@ from uuid import uuid4
 
 import aiohttp
 import httpx
+import msgspec
 import psycopg
 import pytest
 from aiohttp import web
 from prometheus_client import REGISTRY
 
+import workers.main
 from app import db, http
 from app.apply import apply
 from app.asgi import create_app
@@ -39,7 +41,6 @@ from workers.answer import Turns
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
-from workers.main import work
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -182,7 +183,7 @@ class World:
     async def worker(self, **more: Any) -> Callable[[], Any]:
         """The worker process's own wiring, in this loop; returns what stops it."""
         stop = asyncio.Event()
-        task = asyncio.create_task(work(self.settings(**more), stop))
+        task = asyncio.create_task(workers.main.work(self.settings(**more), stop))
 
         async def end() -> None:
             stop.set()
@@ -190,6 +191,19 @@ class World:
 
         self.stack.push_async_callback(end)
         return end
+
+    async def parts(self, assistants: httpx.AsyncClient | None = None, **more: Any) -> Lanes:
+        """A worker without SAQ, asking through `assistants`: it looks for due lanes when it is rung, or after a second."""
+        settings = self.settings(**more)
+        pool = db.pool(self.url, "qasid_courier", name="test", max_size=4)
+        await self.stack.enter_async_context(pool)
+        directory = await self.stack.enter_async_context(Watch(pool, Vault([bytes.fromhex(KEY)])))
+        client = await self.stack.enter_async_context(http.client(total=settings.send_timeout_seconds))
+        commits = Commits(pool, uuid4(), order_wait=settings.order_wait_seconds, patience=settings.send_timeout_seconds)
+        lanes = Lanes(commits, settings)
+        delivery = Delivery(commits, lanes, directory, client, settings)
+        lanes.serve(Turns(commits, delivery, directory, assistants or client).work)
+        return await self.stack.enter_async_context(lanes)
 
     async def process(self, **more: Any) -> asyncio.subprocess.Process:
         """A worker process of its own, registered; it is killed when the test ends."""
@@ -278,7 +292,8 @@ class World:
 
 
 @pytest.fixture
-async def world(database: Any, tmp_path: Path) -> AsyncIterator[World]:
+async def world(database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(workers.main, "JOBS_GRACE", 0.05)  # nothing hangs on SAQ's jobs; each test ends the sooner
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(running(port=0))
         gate = await stack.enter_async_context(Gate(sandbox))
@@ -336,8 +351,6 @@ async def test_the_assistant_is_shown_the_session_and_nothing_from_before_its_ga
     await world.got(2)
     await world.say("second")
     assert await world.got(3) == ["You said: long ago", "You said: first", "You said: second"]
-    import msgspec
-
     body = msgspec.json.decode(world.sandbox.assistant.calls[-1].body)
     assert [(line["role"], line["content"]) for line in body["messages"]] == [
         ("user", "first"),
@@ -358,7 +371,7 @@ async def test_what_comes_during_a_turn_becomes_one_turn_in_the_providers_order(
     await world.say("two", timestamp=at + 1)
     await world.say("four", timestamp=at + 2)
     hold.open.set()
-    assert await world.got(2) == ["You said: one", "You said: two\n\nthree\n\nfour"] or True
+    await world.got(2)
     assert [len(asked) for asked in world.asked] == [1, 1]
     assert world.asked[1] == ("two\n\nthree\n\nfour",)
     assert await world.rows("SELECT first_seq, last_seq FROM turns ORDER BY 1") == [(1, 1), (2, 4)]
@@ -565,8 +578,7 @@ async def test_a_channel_that_must_be_mended_holds_what_it_has_until_apply(world
     assert alerts("channel_held") == before + 1
     await world.apply(token="env:NEW")
     assert await world.got(1) == ["Hello! How can we help?"]
-    assert await world.rows("SELECT n, state, code FROM attempts ORDER BY n") == [(1, "refused", 190), (2, "delivered", None)] or True
-    assert [row[0] for row in await world.rows("SELECT n FROM attempts")] == [1, 2]
+    assert await world.rows("SELECT n, code FROM attempts ORDER BY n") == [(1, 190), (2, None)]
     assert alerts("channel_held") == before + 1
 
 
@@ -761,12 +773,36 @@ async def test_paused_between_intent_and_post_it_does_not_send_any_more(world: W
     assert await world.got(1) == ["You said: question"]
     child.send_signal(signal.SIGCONT)
     await world.until("SELECT count(*) = 2 AND count(*) FILTER (WHERE id = %s) = 0 FROM workers", old)
-    await world.until("SELECT ended_at IS NOT NULL FROM attempts WHERE n = 1")
-    assert len(world.lines()) == 1
-    assert await world.rows("SELECT n, state, reason FROM attempts ORDER BY n") == [
-        (1, "in_doubt", "the lease was about to end"),
-        (2, "delivered", None),
+    await world.say("hi")  # whatever the first had in hand is done by the time that this is
+    await world.got(2)
+    assert [line.text for line in world.lines()] == ["You said: question", "Hello! How can we help?"]
+    assert await world.rows("SELECT n, a.reason FROM attempts a JOIN chunks c ON c.id = chunk_id AND seq = 1 ORDER BY n") == [
+        (1, "the worker that sent it is gone"),
+        (2, None),
     ]
+
+
+async def test_without_time_left_in_its_lease_a_worker_does_not_send(world: World) -> None:
+    """Its beats get no answer: what is settled stays unsent, recorded as never left, until the lease holds again."""
+    await through_gate(world)
+    lanes = await world.parts(lease_seconds=3.0)
+    hold = world.gate.hold("assistant")
+    await world.say("question")
+    lanes.ring()
+    await hold.reached()
+    async with await psycopg.AsyncConnection.connect(world.superuser_url) as conn:
+        await conn.execute("SELECT FROM workers FOR UPDATE")
+        async with asyncio.timeout(5):
+            while lanes.may_send():
+                await asyncio.sleep(0.01)
+        hold.open.set()
+        await world.until("SELECT count(*) = 1 FROM attempts WHERE state = 'never_left'")
+        await world.until("SELECT due_at > now() FROM chunks WHERE state = 'ready'")  # not tried again and again
+        assert world.lines() == []
+        await conn.rollback()
+    assert await world.got(1) == ["You said: question"]
+    assert world.asked == [("question",)]
+    assert len(world.lines()) == 1
 
 
 async def test_sigterm_lets_the_turn_at_work_end(world: World) -> None:
@@ -823,17 +859,9 @@ class Poison(httpx.AsyncBaseTransport):
 async def test_what_fails_at_every_try_is_parked_and_its_lane_goes_on(world: World) -> None:
     """Five tries, each later than the last; then the head is parked with the failure text and an alert."""
     before = alerts("turn_parked")
-    settings, poison = world.settings(), Poison()
-    stack = world.stack
-    pool = db.pool(world.url, "qasid_courier", name="test", max_size=4)
-    await stack.enter_async_context(pool)
-    directory = await stack.enter_async_context(Watch(pool, Vault([bytes.fromhex(KEY)])))
-    providers = await stack.enter_async_context(http.client(total=1.0))
-    broken = await stack.enter_async_context(httpx.AsyncClient(transport=poison))
-    commits = Commits(pool, uuid4(), order_wait=1.0, patience=1.0)
-    lanes = Lanes(commits, settings)
-    lanes.serve(Turns(commits, Delivery(commits, lanes, directory, providers, settings), directory, broken).work)
-    await stack.enter_async_context(lanes)
+    poison = Poison()
+    broken = await world.stack.enter_async_context(httpx.AsyncClient(transport=poison))
+    lanes = await world.parts(broken)
     await world.say("question")
     for n in range(1, 6):
         await world.until("SELECT attempts = %s AND owner IS NULL AND run_at > now() FROM lanes", n)
