@@ -11,6 +11,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
@@ -116,7 +117,8 @@ class _Out:
         self.name = name
 
     def msg(self, line: str) -> None:
-        with _write_lock:
+        # A full disk, or a reader who has left: what was done is done all the same, and its answer must go out.
+        with _write_lock, suppress(OSError, ValueError):
             self.stream.write(line + "\n")
             self.stream.flush()
 

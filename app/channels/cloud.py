@@ -7,10 +7,11 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 import httpx
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from app import http
 from app.channels import Accepted, cloud_webhook
@@ -29,7 +30,7 @@ class _Sent(Struct):
 
 
 class _GraphError(Struct):
-    code: int
+    code: Annotated[int, Meta(ge=-(2**31), lt=2**31)]  # what the table's column holds
     message: str = ""
 
 

@@ -217,7 +217,8 @@ def _loosely(body: bytes) -> Iterator[Item]:
     except UNREADABLE as error:
         mended = _ESCAPE.sub(lambda half: rb"\ufffd" if half[1] else half[0], body)
         if mended != body:  # half an emoji in one person's name must not hold up all the others
-            yield from items(mended)
+            for item in items(mended):
+                yield Stray(reason=item.reason, raw=body) if item.raw == mended and isinstance(item, Stray) else item
         else:
             yield _stray("body", body, error)
         return

@@ -143,7 +143,7 @@ class _Demo:
         """Return once `ready`. Raises QasidError after a minute, or when a child or the demo ends."""
 
         async def wait() -> None:
-            while not await ready():  # noqa: ASYNC110  it is another process's state
+            while not await ready():
                 await asyncio.sleep(LOOK)
 
         try:

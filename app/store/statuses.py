@@ -34,8 +34,8 @@ class Effect(Struct, frozen=True):
 
 
 # A status moves its attempt, forward only; a chunk's state is the best of its attempts. `failed` never overrides delivered
-# or later, and is final. A batch is reduced to one row per attempt first (the furthest, and
-# whether it failed), since an UPDATE that finds two source rows for one target keeps an arbitrary one.
+# or later, and is final. A batch is reduced to one row per attempt first (0: it failed before it was
+# delivered; else the furthest), since an UPDATE that finds two source rows for one target keeps an arbitrary one.
 # Locks: lanes (sorted) → chunks → attempts.
 APPLY = """
 WITH input AS MATERIALIZED (
@@ -51,7 +51,8 @@ matched AS MATERIALIZED (
   JOIN attempts a ON (a.tenant_id, a.chunk_id, a.n) = (i.tenant_id, i.chunk_id, i.attempt)
   JOIN chunks c ON (c.tenant_id, c.id) = (i.tenant_id, i.chunk_id) AND c.channel_id = i.channel_id),
 best AS MATERIALIZED (
-  SELECT tenant_id, conversation_id, chunk_id, attempt, max(rank) AS rank, bool_or(rank = 0) AS failed,
+  SELECT tenant_id, conversation_id, chunk_id, attempt, bool_or(rank = 0) AS failed,
+         CASE WHEN bool_or(rank = 0) AND max(rank) < 4 THEN 0 ELSE max(rank) END AS rank,
          (array_agg(provider_id ORDER BY rank DESC))[1] AS provider_id,
          max(code) FILTER (WHERE rank = 0) AS code, max(reason) FILTER (WHERE rank = 0) AS reason,
          bool_or(rank >= 4 OR rank = 0 OR chunk_state = 'in_doubt') AS opens
@@ -60,7 +61,7 @@ kept AS (
   INSERT INTO statuses (tenant_id, channel_id, digest, provider_id, chunk_id, attempt, status, at, applied, raw)
   SELECT DISTINCT ON (i.tenant_id, i.channel_id, i.digest)
          i.tenant_id, i.channel_id, i.digest, i.provider_id, i.chunk_id, i.attempt, i.status, i.at,
-         coalesce(CASE WHEN i.rank = 0 THEN status_rank(m.attempt_state) < 4 ELSE status_rank(m.attempt_state) < i.rank END, false),
+         m.ord IS NOT NULL AND status_rank(m.attempt_state) < CASE i.rank WHEN 0 THEN 4 ELSE i.rank END,
          i.raw::json
   FROM input i LEFT JOIN matched m USING (ord)
   ORDER BY i.tenant_id, i.channel_id, i.digest, i.ord
@@ -98,10 +99,9 @@ attempt AS (
   WHERE (a.tenant_id, a.chunk_id, a.n) = (b.tenant_id, b.chunk_id, b.attempt)
     AND (a.heard_at IS NULL OR b.rank > status_rank(a.state) OR (b.failed AND status_rank(a.state) < 4)))
 SELECT m.ord IS NOT NULL AS known,
-       coalesce(CASE WHEN i.rank = 0 THEN status_rank(m.attempt_state) < 4
-                     ELSE status_rank(m.attempt_state) < i.rank END, false) AS moved,
+       m.ord IS NOT NULL AND status_rank(m.attempt_state) < CASE i.rank WHEN 0 THEN 4 ELSE i.rank END AS moved,
        CASE WHEN l.woke THEN l.conversation_id END AS woke,
-       CASE WHEN c.state = 'failed' THEN c.conversation_id END AS failed
+       CASE WHEN c.state = 'failed' AND i.rank = 0 THEN c.conversation_id END AS failed
 FROM input i
 LEFT JOIN matched m USING (ord)
 LEFT JOIN lane l ON (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id)

@@ -82,7 +82,7 @@ class Webhooks:
         if found := watch.current.endpoint(slug):
             return watch.current, found
         # A 404 is final for a provider, so it is only given when the database itself has said so just now.
-        if not await watch.refresh(patience=self._deadline):
+        if not await watch.refresh():
             raise _Answered(503, b"Not ready: the configuration cannot be read.", "unavailable")
         if found := watch.current.endpoint(slug):
             return watch.current, found

@@ -112,7 +112,8 @@ class Load:
         self.began = 0.0
         self.ended = 0.0
         self._requests = requests(order)
-        self._idle: list[_Connection] = []
+        # In turn: one that rests for some seconds is closed by the server.
+        self._idle: deque[_Connection] = deque()
         self._late: deque[float] = deque()  # when they were due: requests that found every connection at work
         self._flying = 0
         self._over = asyncio.Event()
@@ -128,9 +129,8 @@ class Load:
             self._idle.append(connection)
         self.began = time.perf_counter()
         if self._at_will:
-            waiting, self._idle = self._idle, []
-            for connection in waiting:
-                self._next(connection, self.began)
+            while self._idle:
+                self._next(self._idle.popleft(), self.began)
         else:
             await self._pace()
         async with asyncio.timeout(self.order.seconds + 30):
@@ -141,10 +141,12 @@ class Load:
         count = min(self.order.count, int(self.order.rate * self.order.seconds))
         for serial in range(count):
             due = self.began + serial / self.order.rate
+            if self.lost:
+                return
             if (ahead := due - time.perf_counter()) > 0:
                 await asyncio.sleep(ahead)
             if self._idle:
-                self._send(self._idle.pop(), due)
+                self._send(self._idle.popleft(), due)
             else:
                 self._late.append(due)
         self._paced = True
@@ -176,10 +178,9 @@ class Load:
             self._idle.append(connection)
             self._end_if_over()
 
-    def hung_up(self, serial: int) -> None:
-        """The server closed a connection on us; what was under way has no answer."""
+    def hung_up(self) -> None:
+        """The server closed a connection on us: with a request under way, or while it rested."""
         self.lost = "the server closed a connection"
-        self.refused.append(serial)
         self._over.set()
 
     def _end_if_over(self) -> None:
@@ -214,8 +215,7 @@ class _Connection(asyncio.Protocol):
         self._load.answered(self, serial, self._since, answer[9:12])
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._serial >= 0:
-            self._load.hung_up(self._serial)
+        self._load.hung_up()
 
 
 def _length(head: bytes) -> int:
