@@ -4,6 +4,7 @@ While one flush is in flight, arrivals pile up; the next flush takes them all. N
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -102,6 +103,7 @@ class Batches(Generic[Row, Verdict]):
         return batch
 
     async def _flush(self, batch: list[tuple[Row, "asyncio.Future[Verdict]"]]) -> None:
+        began = time.monotonic()
         try:
             verdicts = await self._write([row for row, _ in batch])
             told = list(zip(batch, verdicts, strict=True))
@@ -113,6 +115,7 @@ class Batches(Generic[Row, Verdict]):
             unavailable.__cause__ = error
             _fail(batch, unavailable)
         else:
+            metrics.flush(self.name, len(batch), time.monotonic() - began)
             for (_, future), verdict in told:
                 if not future.done():
                     future.set_result(verdict)

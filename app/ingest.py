@@ -114,6 +114,9 @@ class Ingest:
             # or somebody who tries it on.
             metrics.alert("foreign_channel")
             log.error("item for a channel of another endpoint", alert="foreign_channel", endpoint=endpoint.slug)
+        else:
+            metrics.alert("quarantine")
+            log.warning("item for an address that no channel has", alert="quarantine", endpoint=endpoint.slug)
         return Stray(reason="no channel of this endpoint has this address", raw=item.raw, address=item.address)
 
     async def _write(self, rows: Sequence[_Arrival]) -> list[inbox.Outcome]:
@@ -136,7 +139,6 @@ class Ingest:
             await quarantine.keep(conn, [_kept(row.endpoint, row.item, _reason(row.item)) for row in strays])
         if woke := {p.conversation_id for p, outcome in zip(placed, outcomes, strict=True) if outcome.woke}:
             self._bell.ring(woke)
-        metrics.flush("ingest", len(rows), time.monotonic() - began)
         if not strays:
             return outcomes
         each = iter(outcomes)
@@ -179,7 +181,14 @@ class Ingest:
     async def _refuse(self, row: _Arrival, error: Exception) -> inbox.Outcome:
         """PostgreSQL would not have this item, alone as it stands now: keep it raw."""
         reason = f"the database refuses it: {type(error).__name__}"
-        log.warning("item quarantined", endpoint=row.endpoint.slug, reason=reason, correlation=row.correlation)
+        metrics.alert("quarantine")
+        log.warning(
+            "item quarantined",
+            alert="quarantine",
+            endpoint=row.endpoint.slug,
+            reason=reason,
+            correlation=row.correlation,
+        )
         async with db.connection(self._pool) as conn:
             await quarantine.keep(conn, [_kept(row.endpoint, row.item, reason)])
         return inbox.Outcome("quarantined", False)

@@ -67,7 +67,7 @@ def item(verdict: str) -> None:
 
 
 def flush(batch: str, rows: int, seconds: float) -> None:
-    """A batch (ingest, statuses) of so many rows was committed."""
+    """A batch of so many rows was committed: ingest, statuses, or one of the worker's (open, memo, settle, …)."""
     _flush_rows(batch).observe(rows)
     _flush_seconds(batch).observe(seconds)
 

@@ -35,7 +35,9 @@ class Statuses:
         """
         said = f"{status.provider_id}\0{status.status}\0{status.at.timestamp():.0f}\0{status.key}"
         digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:16]
-        effect = await self._batches.submit(store.Reported(channel.tenant_id, channel.id, channel.endpoint_id, digest, status))
+        effect = await self._batches.submit(
+            store.Reported(channel.tenant_id, channel.id, channel.endpoint_id, digest, status)
+        )
         metrics.status(status.status, "applied" if effect.moved else "kept")
         if status.key and not effect.known:
             # Our own kind of key, but no chunk of this channel: another installation's, or somebody tries it on.

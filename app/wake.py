@@ -29,6 +29,10 @@ GATHER = 0.01
 KEEP = 60
 
 
+# What SAQ raises while the database is away, or its tables are not what it expects.
+UNREACHABLE = (psycopg.Error, PoolTimeout, OSError, ValueError)
+
+
 class Wakes(PostgresQueue):
     """SAQ's queue over tables that our migrations made: it never creates or alters anything."""
 
@@ -79,6 +83,7 @@ class Bell:
             self._ringer = asyncio.get_running_loop().create_task(self._run(), name="bell")
 
     async def __aenter__(self) -> "Bell":
+        self._ringer = asyncio.create_task(self._run(), name="bell")  # connects, so that the first ring is a quick one
         return self
 
     async def __aexit__(
@@ -97,13 +102,19 @@ class Bell:
                     )  # at the first ring, and after an outage at start-up; else it is nothing
                     await self._queue.enqueue(DRAIN, lanes=[str(c) for c in sorted(woke)], **LIMITS)
                     metrics.wake_up("rung", len(woke))
-                except (psycopg.Error, PoolTimeout, OSError, ValueError) as error:
+                except UNREACHABLE as error:
                     # The workers' own loop finds these lanes within a second.
                     metrics.wake_up("lost", len(woke))
                     log.warning("wake-up lost", lanes=len(woke), error=error)
                 await asyncio.sleep(GATHER)
         finally:
             self._ringer = None
+
+    async def _connect(self) -> None:
+        try:
+            await self._queue.connect()
+        except UNREACHABLE as error:
+            log.warning("no wake-ups for now", error=error)
 
 
 # A job may take as long as the turns that it started; its retry would find nothing to do.

@@ -125,7 +125,7 @@ class Receiver(Struct):
             )
         }
         missing = []
-        for kind, address, item in _items(json.loads(body)):
+        for kind, address, item in items_of(json.loads(body)):
             raw = cloud.encode(item)
             if hashlib.sha256(raw).digest() in kept:
                 continue
@@ -137,7 +137,8 @@ class Receiver(Struct):
         return missing
 
 
-def _items(body: Any) -> Iterable[tuple[str, str, Any]]:
+def items_of(body: Any) -> Iterable[tuple[str, str, Any]]:
+    """The list, the address and the item itself, for each item of a webhook."""
     for entry in body["entry"]:
         for change in entry["changes"]:
             value = change["value"]

@@ -229,6 +229,8 @@ class Lanes:
                 self._strays = True
         finally:
             crowded = len(self._held) >= self._slots
-            del self._held[claim.conversation_id]
+            # Once released it may be claimed again before this task has heard of its release: then another has it here.
+            if self._held.get(claim.conversation_id, (None, None))[0] is claim:
+                del self._held[claim.conversation_id]
             if due or crowded:
                 self.ring()

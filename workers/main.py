@@ -10,12 +10,13 @@ import saq
 import structlog
 import uvloop
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import UndefinedTable
 from saq.types import Context
 
 from app import db, http, log, metrics, place, process
 from app import settings as settings_of_environment
 from app.directory import Watch
-from app.errors import DatabaseUnavailable
+from app.errors import ConfigurationError, DatabaseUnavailable
 from app.settings import Settings
 from app.vault import Vault
 from app.wake import DRAIN, jobs_queue
@@ -87,6 +88,8 @@ async def _directory(stack: AsyncExitStack, pool: db.Pool, settings: Settings, s
     while not stop.is_set():
         try:
             return await stack.enter_async_context(Watch(pool, vault))
+        except UndefinedTable as error:
+            raise ConfigurationError("The database has no schema, or an older one: run `qasid migrate`.") from error
         except DatabaseUnavailable as error:
             logger.warning("waiting for the database", error=error)
             await asyncio.sleep(1.0)

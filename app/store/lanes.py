@@ -93,13 +93,13 @@ lane AS (
 SELECT coalesce(lane.due, false) FROM input i LEFT JOIN lane USING (ord) ORDER BY i.ord
 """
 
-# A claim's answer can be lost, so a worker gives back what it owns without working on it. In the claim loop, never beside
-# a claim.
+# A claim's answer can be lost, so a worker gives back what it owns without working on it. In the claim loop, never
+# beside a claim. Such a claim was no attempt: an outage of the database must not park anybody's message.
 DISOWN = """
 WITH mine AS MATERIALIZED (
   SELECT tenant_id, conversation_id FROM lanes WHERE owner = %(worker)s AND NOT conversation_id = ANY(%(held)b::uuid[])
   ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE)
-UPDATE lanes l SET owner = NULL, run_at = qasid_now() FROM mine m
+UPDATE lanes l SET owner = NULL, run_at = qasid_now(), attempts = greatest(0, l.attempts - 1) FROM mine m
 WHERE (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id) AND l.owner = %(worker)s
 """
 

@@ -21,7 +21,7 @@ from app import metrics
 from app.channels import provider
 from app.directory import Directory, Endpoint, Watch
 from app.disturbances import Disturbances
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, Unknown
 from app.ingest import Ingest
 from app.messages import Item, Message, Stray
 
@@ -96,7 +96,10 @@ class Webhooks:
         receive: Receive,
         arrived: float,
     ) -> tuple[int, bytes, str]:
-        door = provider(endpoint.kind)
+        try:
+            door = provider(endpoint.kind)
+        except Unknown:
+            raise _Answered(501, b"Endpoints of this kind are not served yet.", "unserved") from None
         signatures = []
         for name, value in headers:
             if name == door.signature_header:
@@ -135,7 +138,13 @@ class Webhooks:
         )
         for stray in strays:
             metrics.alert("quarantine")
-            log.warning("item unreadable", endpoint=endpoint.slug, correlation=correlation, reason=stray.reason)
+            log.warning(
+                "item unreadable",
+                alert="quarantine",
+                endpoint=endpoint.slug,
+                correlation=correlation,
+                reason=stray.reason,
+            )
         return "unreadable" if len(strays) == len(items) else "stored"
 
     def _challenge(self, endpoint: Endpoint, query: bytes) -> tuple[int, bytes, str]:

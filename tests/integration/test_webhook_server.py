@@ -38,7 +38,9 @@ async def web(database: Database, tmp_path: Path) -> AsyncIterator[Receiver]:
         "QASID_STATE_DIR": str(tmp_path / "state"),
     }
     command = [str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"]
-    with subprocess.Popen(command, env={**mine, **theirs}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        command, env={**mine, **theirs}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
                 await answering(http, server)
