@@ -24,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from app import db, log, metrics, place, process
 from app import settings as settings_of_environment
+from app.channels import provider
 from app.directory import Watch
 from app.disturbances import Disturbances
 from app.errors import DatabaseUnavailable, QasidError
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
 
 def _wired(settings: Settings) -> Litestar:
     log.configure(settings, process="web")
+    provider("cloud")  # imports its HTTP client: a third of a second, which the first webhook would wait for
     keys = place.secret_keys(settings)
     url = place.database_url(settings)
     log.hide([settings.secret_key, settings.metrics_token, url, str(conninfo_to_dict(url).get("password") or "")])

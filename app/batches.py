@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from app import metrics
 from app.db import BAD_DATA
 from app.errors import DatabaseUnavailable
 

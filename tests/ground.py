@@ -35,6 +35,7 @@ class Ground(Struct, frozen=True):
     owner: psycopg.AsyncConnection[dict[str, Any]]
     tenant: UUID
     twin: UUID
+    endpoint: UUID
     channel: UUID
     numbers: Any
 
@@ -163,6 +164,7 @@ class Ground(Struct, frozen=True):
         return Reported(
             more.get("tenant", self.tenant),
             more.get("channel", self.channel),
+            more.get("endpoint", self.endpoint),
             sha256(said.encode()).digest()[:16],
             Status(
                 address="1001",
@@ -190,7 +192,7 @@ async def ground(url: str, superuser_url: str) -> AsyncIterator[Ground]:
         await psycopg.AsyncConnection.connect(superuser_url, autocommit=True, row_factory=dict_row) as owner,
         await psycopg.AsyncConnection.connect(url, autocommit=True, **options) as conn,
     ):
-        ground = Ground(url, superuser_url, conn, owner, tenant, twin, channel, count(1))
+        ground = Ground(url, superuser_url, conn, owner, tenant, twin, endpoint, channel, count(1))
         await ground.act("INSERT INTO endpoints (id, slug, kind, secrets) VALUES (%s, 'meta', 'cloud', '{}')", endpoint)
         for id, address in ((tenant, "1001"), (twin, "1002")):
             await ground.act("INSERT INTO tenants (id, slug, name) VALUES (%s, %s, 'T')", id, address)

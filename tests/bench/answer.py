@@ -90,6 +90,7 @@ async def _measure(
         _tell_rush(report, everybody.asked[before:], rush)
         report.add("CPU of others meanwhile, of the machine's", others.percent(), "%", digits=0)
         everybody.check()
+        report.add("errors in the logs", at.errors(), digits=0, at_most=0)
 
 
 async def _nothing(everybody: People, report: Report) -> None:

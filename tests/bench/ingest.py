@@ -93,6 +93,7 @@ class _Ingest:
         )
         report.add("messages per commit", rows / flushes)
         report.add("CPU of others meanwhile, of the machine's", others_percent, "%", digits=0)
+        report.add("errors in the logs", at.errors(), digits=0, at_most=0)
         report.details["rounds"] = [msgspec.to_builtins(r) for r in rounds]
         return report
 

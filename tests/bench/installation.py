@@ -43,6 +43,7 @@ class Installation:
         self.webhook_url = f"http://127.0.0.1:{self.port}/webhooks/{ENDPOINT}"
         self.folder = STATE / "run"
         self._name = f"bench_{os.getpid()}"
+        self._started: list[str] = []
         self._life = ExitStack()
 
     def __enter__(self) -> Self:
@@ -105,6 +106,18 @@ class Installation:
 
         return self._start("worker", registered)
 
+    def errors(self) -> int:
+        """Lines of level error in the logs of our processes; the first of them is told."""
+        found = [
+            line
+            for name in self._started
+            for line in (self.folder / f"{name}.log").read_text(errors="replace").splitlines()
+            if '"level":"error"' in line
+        ]
+        if found:
+            say(f"an error in the log: {found[0][:400]}")
+        return len(found)
+
     def settle(self) -> None:
         """Bring the database to rest, so that every round begins alike: statistics, dead rows, a checkpoint."""
         self.admin.execute("VACUUM ANALYZE lanes")
@@ -123,6 +136,7 @@ class Installation:
                 stderr=output,
             )
         self._life.callback(_stop, process)
+        self._started.append(name)
         deadline = time.monotonic() + START_SECONDS
         while not ready():
             if process.poll() is not None or time.monotonic() > deadline:

@@ -26,10 +26,14 @@ def values(body: object) -> list[dict[str, object]]:
     return []
 
 
+def recorded(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.json"))}
+
+
 @pytest.mark.skipif(not FOLDER, reason="PAYLOADS_DIR is not set: there are no recorded payloads to take")
 async def test_each_payload_is_taken_and_every_item_is_found(database: Database, tmp_path: Path) -> None:
     """Each number they name is a channel; each file is posted as it stands, and once more."""
-    files = {path.name: path.read_bytes() for path in sorted(Path(str(FOLDER)).glob("*.json"))}
+    files = recorded(Path(str(FOLDER)))
     assert files, f"no *.json in PAYLOADS_DIR={FOLDER}"
     bodies = {name: json.loads(raw) for name, raw in files.items()}
     known = {v["metadata"]["phone_number_id"] for b in bodies.values() for v in values(b) if "metadata" in v}  # type: ignore[index]

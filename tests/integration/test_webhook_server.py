@@ -38,15 +38,17 @@ async def web(database: Database, tmp_path: Path) -> AsyncIterator[Receiver]:
         "QASID_STATE_DIR": str(tmp_path / "state"),
     }
     command = [str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"]
-    with subprocess.Popen(
-        command, env={**mine, **theirs}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
+    with started(command, {**mine, **theirs}) as server:
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
                 await answering(http, server)
                 yield Receiver(http, database.superuser_url)
         finally:
             server.terminate()
+
+
+def started(command: list[str], environ: dict[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 async def answering(http: httpx.AsyncClient, server: "subprocess.Popen[bytes]") -> None:
