@@ -160,7 +160,7 @@ def sandbox(with_parent: bool, arguments: tuple[str, ...]) -> None:
 @_with_parent
 @click.option("--once", is_flag=True, help="End after the conversation; exit code 1 if anything of it went wrong.")
 def demo(with_parent: bool, once: bool) -> None:
-    """Everything on this machine: PostgreSQL, sandbox, web, worker, and a short conversation."""
+    """Start everything on this machine and play a conversation."""
     from app.demo.main import run
     from app.process import end_with_parent
 

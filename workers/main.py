@@ -1,6 +1,7 @@
 """The worker process, wired: SAQ's worker for wake-ups, the lanes, the rooms that answering needs. Decides nothing itself."""
 
 import asyncio
+import logging
 import signal
 from contextlib import AsyncExitStack
 from typing import Any
@@ -45,6 +46,8 @@ def run() -> None:
     settings = settings_of_environment.load()
     process.end_with_parent()
     log.configure(settings, process="worker")
+    # At every stop SAQ warns of its own idle slots; what fails in a job it tells as an error.
+    logging.getLogger("saq").setLevel(logging.ERROR)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work(settings))
 

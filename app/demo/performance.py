@@ -72,7 +72,8 @@ class Performance:
             if any(each.outcome is None for each in played):
                 break
             await self._measure(played)
-        self._terminal.summary(self._measured)
+        if self._measured:
+            self._terminal.summary(self._measured)
         return await self._judged()
 
     async def _step(self, step: Step) -> _Played:
@@ -143,12 +144,14 @@ class Performance:
         """By the sandbox's ledger, once it has told us every status: a double may come late."""
         found = await self._statuses()
         entries = (await self._control.ledger()).entries
+        if entries and not any(post.status == 200 for post in await self._control.status_webhooks()):
+            found.append("no status was taken")
         steps: dict[str, list[verdict.Expected]] = defaultdict(list)
         people: dict[str, Person] = {}
         for each in self._played:
             person = each.step.person
             people[person.number] = person
-            label = f"{person.name}: {' / '.join(says.shown or says.text for says in each.step.says)}"
+            label = " / ".join(says.shown or says.text for says in each.step.says)
             steps[person.number].append(verdict.Expected(label=label, outcomes=outcomes(each.step, self._tenant)))
         texts = 0
         for number, person in people.items():
@@ -163,9 +166,7 @@ class Performance:
         while True:
             waiting = (await self._control.ledger()).waiting
             if not waiting.statuses and not waiting.redeliveries:
-                break
+                return []
             if time.monotonic() > deadline:
                 return [f"{waiting.statuses} statuses, {waiting.redeliveries} webhooks were not taken"]
             await asyncio.sleep(0.05)
-        posts = await self._control.status_webhooks()
-        return [] if any(post.status == 200 for post in posts) else ["no status was taken"]
