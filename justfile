@@ -13,7 +13,7 @@ default:
 
 # Everything on this machine: PostgreSQL, sandbox, web, worker. `just demo --once` plays one conversation and ends.
 demo *ARGS:
-    @exec qasid demo "$@"
+    @exec qasid demo --with-parent "$@"
 
 # Run the tests: all of them, or those that pytest's arguments name.
 test *ARGS:

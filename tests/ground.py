@@ -93,8 +93,21 @@ class Ground(Struct, frozen=True):
     async def twins(self) -> list[dict[str, Any]]:
         """Everything of the twin's that moves."""
         found = []
-        for table in ("lanes", "messages", "outbox", "seen", "turns", "chunks", "attempts", "statuses", "usage", "steps"):
-            found += await self.all(f"SELECT x::text AS {table} FROM {table} x WHERE tenant_id = %s ORDER BY 1", self.twin)
+        for table in (
+            "lanes",
+            "messages",
+            "outbox",
+            "seen",
+            "turns",
+            "chunks",
+            "attempts",
+            "statuses",
+            "usage",
+            "steps",
+        ):
+            found += await self.all(
+                f"SELECT x::text AS {table} FROM {table} x WHERE tenant_id = %s ORDER BY 1", self.twin
+            )
         return found
 
     # --- what happens ---
@@ -146,7 +159,9 @@ class Ground(Struct, frozen=True):
         [opening] = await turns.open_lanes(self.conn, [turns.Open(claim, 20)], order_wait)
         return opening
 
-    async def settle(self, worker: UUID, claim: Claim, turn: turns.Turn, *bodies: str, **more: Any) -> tuple[str, list[UUID]]:
+    async def settle(
+        self, worker: UUID, claim: Claim, turn: turns.Turn, *bodies: str, **more: Any
+    ) -> tuple[str, list[UUID]]:
         """Settle a turn with chunks of these bodies; the fence's word and the chunks' ids."""
         pieces = [(uuid4(), body) for body in bodies]
         settlement: dict[str, Any] = {"version": None, "outcome": "answered", "send": False, "correlation": "c"} | more
@@ -197,7 +212,8 @@ async def ground(url: str, superuser_url: str) -> AsyncIterator[Ground]:
         for id, address in ((tenant, "1001"), (twin, "1002")):
             await ground.act("INSERT INTO tenants (id, slug, name) VALUES (%s, %s, 'T')", id, address)
             await ground.act(
-                "INSERT INTO channels (tenant_id, id, slug, endpoint_id, address, base_url, token) VALUES (%s, %s, 'main', %s, %s, '', '')",
+                "INSERT INTO channels (tenant_id, id, slug, endpoint_id, address, base_url, token) "
+                "VALUES (%s, %s, 'main', %s, %s, '', '')",
                 *(id, channel, endpoint, address),
             )
         yield ground

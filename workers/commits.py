@@ -46,7 +46,7 @@ class Commits:
         async def intended(conn: Connection, rows: Sequence[chunks.Intent]) -> list[chunks.Permission]:
             return await chunks.intend(conn, self.worker, rows)
 
-        async def released(conn: Connection, rows: Sequence[lanes.Release]) -> list[bool]:
+        async def released(conn: Connection, rows: Sequence[lanes.Release]) -> list[float | None]:
             return await lanes.release(conn, self.worker, rows)
 
         self._open = batched("open", opened)
@@ -76,7 +76,7 @@ class Commits:
         """See `chunks.record`."""
         return await self._fact.submit(fact)
 
-    async def release(self, release: lanes.Release) -> bool:
+    async def release(self, release: lanes.Release) -> float | None:
         """See `lanes.release`."""
         return await self._release.submit(release)
 

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 64
 # Without a wake-up, what is due is found within this time (seconds).
 LOOK = 1.0
+# A wait that ends within this time is remembered, and ended on time; a longer one is found by the look (seconds).
+LOOK_AHEAD = 60.0
 # Every how many beats the worker looks for lanes of the dead, and for its own that it does not work on.
 BEATS_PER_ROUND = 3
 # An error leaves a lane waiting 1, 2, 4 … seconds.
@@ -203,7 +205,7 @@ class Lanes:
         self._held[claim.conversation_id] = (claim, task)
 
     async def _attend(self, claim: Claim) -> None:
-        due = False
+        due_in = None
         try:
             try:
                 release = await self._work(claim)
@@ -212,25 +214,31 @@ class Lanes:
                 self._strays = True
                 return
             except Exception as error:  # noqa: BLE001  a lane that fails waits; the others go on
-                again_in = min(FAILED_AT_MOST, 2.0 ** (claim.attempts - 1))
-                log.error(
-                    "lane failed",
-                    conversation=claim.conversation_id,
-                    attempts=claim.attempts,
-                    seconds=again_in,
-                    error=error,
-                )
-                metrics.alert("lane_failed")
-                release = Release(claim=claim, done_seq=None, again_in=again_in, failed=True)
+                release = self._failed(claim, error)
+            # From here on the lane may be claimed again, by this very worker: then it is held anew.
             try:
-                due = await self._commits.release(release)
+                due_in = await self._commits.release(release)
             except UNAVAILABLE as error:
                 log.warning("release without an answer", conversation=claim.conversation_id, error=error)
                 self._strays = True
         finally:
             crowded = len(self._held) >= self._slots
-            # Once released it may be claimed again before this task has heard of its release: then another has it here.
             if self._held.get(claim.conversation_id, (None, None))[0] is claim:
                 del self._held[claim.conversation_id]
-            if due or crowded:
+            if crowded or due_in == 0:
                 self.ring()
+            elif due_in is not None and due_in < LOOK_AHEAD:
+                asyncio.get_running_loop().call_later(due_in, self.ring)
+
+    def _failed(self, claim: Claim, error: Exception) -> Release:
+        again_in = min(FAILED_AT_MOST, 2.0 ** (claim.attempts - 1))
+        metrics.alert("lane_failed")
+        log.error(
+            "lane failed",
+            alert="lane_failed",
+            conversation=claim.conversation_id,
+            attempts=claim.attempts,
+            seconds=again_in,
+            error=error,
+        )
+        return Release(claim=claim, done_seq=None, again_in=again_in, failed=True)

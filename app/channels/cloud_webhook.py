@@ -19,8 +19,9 @@ from app.messages import KINDS, Direction, Identity, Item, Key, Message, Said, S
 
 # Meta signs no time, so an item from the future is a forgery or a broken clock; neither is answered by guess.
 FUTURE = timedelta(minutes=5)
-# Meta puts at most 1,000 updates into a webhook. A body of more items than this is kept whole, as one.
-MOST_ITEMS = 5_000
+# Meta puts at most 1,000 updates into a webhook. A body of twice as many is kept whole, as one item: taken apart, it
+# could not be stored before the deadline, however often it came.
+MOST_ITEMS = 2_000
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
 
 

@@ -27,7 +27,11 @@ Verdict = Literal["stored", "duplicate", "quarantined", "later", "gone"]
 
 
 class Outcome(Struct, frozen=True):
-    """What became of one message, and whether its lane woke: nobody had it, and it was not due."""
+    """What became of one message, and whether its lane wants a worker: nobody has it, and it is due.
+
+    It may have been due before, for a message of a moment ago: but whoever came for that one may have passed over the
+    row while this statement held it.
+    """
 
     verdict: Verdict
     woke: bool
@@ -46,7 +50,8 @@ WITH input AS MATERIALIZED (
        WITH ORDINALITY AS t(tenant_id, channel_id, conversation_id, digest, refers_to, direction, kind, provider_id,
                             sent_at, body, raw, answered, changes, correlation, ack_ms, ord)),
 free AS MATERIALIZED (
-  SELECT l.tenant_id, l.conversation_id, l.head_seq, l.run_at IS NULL AND l.owner IS NULL AS asleep
+  SELECT l.tenant_id, l.conversation_id, l.head_seq,
+         l.owner IS NULL AND coalesce(l.run_at <= qasid_now() + interval '1 second', true) AS asleep
   FROM lanes l JOIN (SELECT DISTINCT tenant_id, conversation_id FROM input) i USING (tenant_id, conversation_id)
   ORDER BY l.tenant_id, l.conversation_id FOR NO KEY UPDATE OF l SKIP LOCKED),
 fresh AS (

@@ -89,8 +89,9 @@ lane AS (
                                     WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN qasid_now() END)
   FROM held h WHERE (l.tenant_id, l.conversation_id) = (h.tenant_id, h.conversation_id)
     AND l.owner = %(worker)s AND l.token = h.token
-  RETURNING h.ord, l.run_at <= qasid_now() AS due)
-SELECT coalesce(lane.due, false) FROM input i LEFT JOIN lane USING (ord) ORDER BY i.ord
+  RETURNING h.ord, CASE WHEN l.run_at IS NOT NULL
+                              THEN greatest(0, extract(epoch FROM l.run_at - qasid_now()))::float8 END AS due_in)
+SELECT lane.due_in FROM input i LEFT JOIN lane USING (ord) ORDER BY i.ord
 """
 
 # A claim's answer can be lost, so a worker gives back what it owns without working on it. In the claim loop, never
@@ -133,8 +134,8 @@ async def claim(conn: Connection, worker: UUID, most: int, full: Sequence[UUID] 
         return await cursor.fetchall()
 
 
-async def release(conn: Connection, worker: UUID, rows: Sequence[Release]) -> list[bool]:
-    """Give lanes back; for each whether it is due again at once."""
+async def release(conn: Connection, worker: UUID, rows: Sequence[Release]) -> list[float | None]:
+    """Give lanes back; for each in how many seconds it is due again, None where nothing waits (or it was not ours)."""
     result = await conn.execute(
         RELEASE,
         {
@@ -147,7 +148,7 @@ async def release(conn: Connection, worker: UUID, rows: Sequence[Release]) -> li
             "failed": [r.failed for r in rows],
         },
     )
-    return [due for (due,) in await result.fetchall()]
+    return [due_in for (due_in,) in await result.fetchall()]
 
 
 async def disown(conn: Connection, worker: UUID, held: Sequence[UUID]) -> int:

@@ -74,7 +74,7 @@ waiting AS MATERIALIZED (
 lane AS (
   UPDATE lanes l SET run_at = least(l.run_at, qasid_now())
   FROM waiting w WHERE (l.tenant_id, l.conversation_id) = (w.tenant_id, w.conversation_id) AND l.done_seq < l.head_seq
-  RETURNING l.tenant_id, l.conversation_id, old.owner IS NULL AND (old.run_at IS NULL OR old.run_at > qasid_now()) AS woke),
+  RETURNING l.tenant_id, l.conversation_id, old.owner IS NULL AS woke),
 chunk AS (
   UPDATE chunks c
   SET state = CASE WHEN b.rank > 0 THEN status_name(b.rank) ELSE 'failed' END,

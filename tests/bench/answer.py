@@ -90,6 +90,7 @@ async def _measure(
         _tell_rush(report, everybody.asked[before:], rush)
         report.add("CPU of others meanwhile, of the machine's", others.percent(), "%", digits=0)
         everybody.check()
+        report.add("webhooks not taken at once", everybody.redelivered, digits=0)
         report.add("errors in the logs", at.errors(), digits=0, at_most=0)
 
 

@@ -50,6 +50,7 @@ class People:
         self.worker = worker
         self.asked: list[Asked] = []
         self._asked_of: Counter[str] = Counter()
+        self.redelivered = 0
         self._questions = 0
         self._read = 0
         self._last: dict[str, Arrival] = {}
@@ -62,12 +63,11 @@ class People:
     async def ask(self, person: str, text: str, *, patience: float = 30.0) -> Asked:
         """Write, and wait for the answer. One message of a person at a time.
 
-        Raises BenchFailed: the webhook was not answered 200, or no answer came within `patience` seconds.
+        Raises BenchFailed: no answer came within `patience` seconds.
         """
         self._asked_of[person] += 1
         said = await self.sandbox.say(Spoken(phone_number_id=ADDRESS, sender=person, text=text, name="A person"))
-        if said.status != 200:
-            raise BenchFailed(f"a webhook was answered {said.status}")
+        self.redelivered += said.status != 200  # the sandbox sends it again, as Meta does
         if not await self.sandbox.ledger.tally.reach(person, self._asked_of[person], patience):
             raise BenchFailed(f"a message was not answered within {patience:g} s")
         asked = Asked(person=person, text=text, delivery=said.deliveries[0], answer=self._latest[person])

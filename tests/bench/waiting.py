@@ -66,4 +66,5 @@ async def _measure(at: Installation, report: Report, conversations: int, ai_seco
         report.add("event loop's lag, p99 below", after.at_most(lag, 0.99, since=before) * 1000, "ms", digits=0)
         report.add("event loop's lag, largest below", after.at_most(lag, 1.0, since=before) * 1000, "ms", digits=0)
         report.add("CPU of others meanwhile, of the machine's", others_percent, "%", digits=0)
+        report.add("webhooks not taken at once", everybody.redelivered, digits=0)
         report.add("errors in the logs", at.errors(), digits=0, at_most=0)

@@ -56,7 +56,9 @@ class Room:
     def fails(self, kind: str, **more: Any) -> None:
         self.sandbox.faults.queue("send", [Fault(kind=kind, **more)])  # type: ignore[arg-type]
 
-    async def send(self, to: Identity = PERSON, *, text: str = TEXT, attempt: int = 1, timeout: float = 1.0) -> Accepted:
+    async def send(
+        self, to: Identity = PERSON, *, text: str = TEXT, attempt: int = 1, timeout: float = 1.0
+    ) -> Accepted:
         return await self.transport.send_text(self.client, self.channel, to, text, Key(CHUNK, attempt), timeout)
 
     async def fate(self, **more: Any) -> SendError | Accepted:
@@ -222,7 +224,9 @@ async def test_a_wrong_token_holds_the_channel_and_is_not_told(room: Room) -> No
     _shows_nothing(fate, "EAAG-another-one")
 
 
-@pytest.mark.parametrize("kind", ["no_answer", "rst_after_accept", "half_headers", "garbage", "http_500_html", "without_id"])
+@pytest.mark.parametrize(
+    "kind", ["no_answer", "rst_after_accept", "half_headers", "garbage", "http_500_html", "without_id"]
+)
 async def test_no_error_shows_a_secret_or_what_was_written(room: Room, kind: str) -> None:
     """Errors end in logs and on pages."""
     room.fails(kind)

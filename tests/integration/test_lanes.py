@@ -29,8 +29,8 @@ async def here(database: Any) -> AsyncIterator[Ground]:
 
 async def release(here: Ground, worker: UUID, claim: Claim, done_seq: int | None = None, **more: Any) -> bool:
     """Give one lane back; whether it is due again at once."""
-    [due] = await lanes.release(here.conn, worker, [Release(claim=claim, done_seq=done_seq, **more)])
-    return due
+    [due_in] = await lanes.release(here.conn, worker, [Release(claim=claim, done_seq=done_seq, **more)])
+    return due_in == 0
 
 
 # --- claim ---
@@ -44,7 +44,9 @@ async def test_only_what_is_due_and_unowned_is_claimed_the_oldest_first(here: Gr
             "UPDATE lanes SET run_at = now() + %s * interval '1 second' WHERE tenant_id = %s AND conversation_id = %s",
             *(run_at, here.tenant, lane),
         )
-    await here.act("UPDATE lanes SET owner = %s WHERE tenant_id = %s AND conversation_id = %s", uuid4(), here.tenant, owned)
+    await here.act(
+        "UPDATE lanes SET owner = %s WHERE tenant_id = %s AND conversation_id = %s", uuid4(), here.tenant, owned
+    )
     worker = await here.worker()
     assert [claim.conversation_id for claim in await here.claim(worker, 1)] == [old]
     assert [claim.conversation_id for claim in await here.claim(worker)] == [new]
@@ -189,7 +191,10 @@ async def test_the_outbox_is_gapless_whoever_writes_at_once(here: Ground) -> Non
     conns = [await here.another() for _ in range(6)]
 
     async def write(conn: Any, n: int) -> None:
-        wanted = [here.placed(lane, id=f"m{n + i}") for i in range(3)] + [here.placed(lane, id=f"m{n}"), here.placed(other)]
+        wanted = [here.placed(lane, id=f"m{n + i}") for i in range(3)] + [
+            here.placed(lane, id=f"m{n}"),
+            here.placed(other),
+        ]
         while wanted:
             outcomes = await here.ingest(*wanted, conn=conn)
             wanted = [row for row, outcome in zip(wanted, outcomes, strict=True) if outcome.verdict == "later"]
@@ -367,11 +372,14 @@ async def test_each_row_of_a_batch_gets_its_own_word(here: Ground) -> None:
         turn = (await here.open(claims[lane])).turn
         assert turn
         _, [ids[lane]] = await here.settle(worker, claims[lane], turn, "x")
-    await here.act("UPDATE lanes SET owner = NULL, run_at = now() WHERE conversation_id = %s AND tenant_id = %s", made[1], here.tenant)
+    await here.act(
+        "UPDATE lanes SET owner = NULL, run_at = now() WHERE conversation_id = %s AND tenant_id = %s",
+        *(made[1], here.tenant),
+    )
     wanted = [Intent(claims[lane], ids[lane], 1) for lane in made]
     assert await chunks.intend(here.conn, worker, wanted) == ["ok", "lost", "ok"]
     given = [Release(claim=claims[lane], done_seq=1, again_in=None if lane == made[0] else 0.0) for lane in made]
-    assert await lanes.release(here.conn, worker, given) == [False, False, True]
+    assert await lanes.release(here.conn, worker, given) == [None, None, 0.0]
 
 
 async def test_a_turns_membership_is_fixed_by_its_first_opening(here: Ground) -> None:
@@ -463,5 +471,3 @@ async def test_what_is_left_to_do_has_an_owner_or_a_time(here: Ground, operation
     await lanes.bury(here.conn)
     await here.act("UPDATE lanes SET run_at = NULL, done_seq = head_seq WHERE tenant_id = %s", here.tenant)
     await here.pass_time(0)
-
-

@@ -549,12 +549,12 @@ async def test_no_body_is_answered_5xx(web: Receiver) -> None:
 
 
 async def test_a_storm_of_nonsense_delays_no_message(web: Receiver) -> None:
-    """Five thousand unreadable items in one webhook, and a message right behind it."""
-    storm = asyncio.create_task(web.post(cloud.webhook(messages=[{"n": n} for n in range(5_000)])))
+    """A thousand unreadable items in one webhook, as many as Meta sends at most, and a message right behind it."""
+    storm = asyncio.create_task(web.post(cloud.webhook(messages=[{"n": n} for n in range(1_000)])))
     await asyncio.sleep(0)
     assert (await web.post(cloud.webhook(cloud.text()))).status_code == 200
     assert (await storm).status_code == 200
-    assert web.counts() == (1, 0, 5_000)
+    assert web.counts() == (1, 0, 1_000)
 
 
 async def test_nobody_logs_what_people_write(web: Receiver) -> None:
