@@ -137,7 +137,7 @@ class Ingest:
         # Last: a batch that is refused for a message is halved and written again, and each writing of a stray counts.
         if strays:
             await quarantine.keep(conn, [_kept(row.endpoint, row.item, _reason(row.item)) for row in strays])
-        if woke := {p.conversation_id for p, outcome in zip(placed, outcomes, strict=True) if outcome.woke}:
+        if woke := {(p.tenant_id, p.conversation_id) for p, o in zip(placed, outcomes, strict=True) if o.woke}:
             self._bell.ring(woke)
         if not strays:
             return outcomes

@@ -60,7 +60,9 @@ class Statuses:
     async def _write(self, rows: Sequence[store.Reported]) -> list[store.Effect]:
         async with db.connection(self._pool) as conn:
             effects = await store.apply(conn, rows)
-        self._bell.ring({effect.woke for effect in effects if effect.woke})
+        self._bell.ring(
+            {(row.tenant_id, effect.woke) for row, effect in zip(rows, effects, strict=True) if effect.woke}
+        )
         return effects
 
     async def _refuse(self, row: store.Reported, error: Exception) -> store.Effect:

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import structlog
@@ -16,6 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from saq.queue.postgres import PostgresQueue
 
 from app import db, metrics
+from app.store.lanes import LaneId
 
 log = structlog.get_logger(__name__)
 
@@ -73,12 +73,12 @@ class Bell:
 
     def __init__(self, queue: PostgresQueue) -> None:
         self._queue = queue
-        self._woke: set[UUID] = set()
+        self._woke: set[LaneId] = set()
         self._ringer: asyncio.Task[None] | None = None
 
-    def ring(self, conversations: Iterable[UUID]) -> None:
-        """Tell the workers, soon, that these conversations' lanes are due. Never waits, never fails."""
-        self._woke.update(conversations)
+    def ring(self, lanes: Iterable[LaneId]) -> None:
+        """Tell the workers, soon, that these lanes are due. Never waits, never fails."""
+        self._woke.update(lanes)
         if self._ringer is None and self._woke:
             self._ringer = asyncio.get_running_loop().create_task(self._run(), name="bell")
 
@@ -100,7 +100,9 @@ class Bell:
                     await (
                         self._queue.connect()
                     )  # at the first ring, and after an outage at start-up; else it is nothing
-                    await self._queue.enqueue(DRAIN, lanes=[str(c) for c in sorted(woke)], **LIMITS)
+                    await self._queue.enqueue(
+                        DRAIN, lanes=[f"{tenant}/{conversation}" for tenant, conversation in sorted(woke)], **LIMITS
+                    )
                     metrics.wake_up("rung", len(woke))
                 except UNREACHABLE as error:
                     # The workers' own loop finds these lanes within a second.

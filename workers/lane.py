@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg
 import structlog
@@ -18,7 +18,7 @@ from app import db, metrics, tasks
 from app.errors import DatabaseUnavailable
 from app.settings import Settings
 from app.store import lanes
-from app.store.lanes import Claim, Release
+from app.store.lanes import Claim, LaneId, Release
 from workers.commits import Commits
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class Lanes:
         self._send_timeout = settings.send_timeout_seconds
         self._grace = grace
         self._lease_ends = 0.0
-        self._held: dict[UUID, tuple[Claim, asyncio.Task[None]]] = {}
+        self._held: dict[LaneId, tuple[Claim, asyncio.Task[None]]] = {}
         self._rung = asyncio.Event()
         self._passed = asyncio.Condition()
         self._passes = 0
@@ -70,15 +70,15 @@ class Lanes:
         """Something is due: look now."""
         self._rung.set()
 
-    async def done(self, conversations: Iterable[UUID]) -> None:
+    async def done(self, named: Iterable[LaneId]) -> None:
         """Return once a look for due lanes has been made, and those of these lanes that it brought are worked off."""
         self.ring()
         # A look that is under way may be older than the ring: then the one after it counts.
         enough = self._passes + (2 if self._looking else 1)
         async with self._passed:
             await self._passed.wait_for(lambda: self._passes >= enough or self._stopping)
-        if named := [self._held[c][1] for c in conversations if c in self._held]:
-            await asyncio.wait(named)
+        if at_work := [self._held[lane][1] for lane in named if lane in self._held]:
+            await asyncio.wait(at_work)
 
     async def __aenter__(self) -> Self:
         await self._register()
@@ -202,13 +202,15 @@ class Lanes:
 
     def _begin(self, claim: Claim) -> None:
         task = asyncio.create_task(self._attend(claim), name=f"lane {claim.conversation_id}")
-        self._held[claim.conversation_id] = (claim, task)
+        self._held[claim.lane] = (claim, task)
 
     async def _attend(self, claim: Claim) -> None:
         due_in = None
         try:
             try:
                 release = await self._work(claim)
+            except db.BAD_DATA as error:  # it would be refused at every try, as any other failure
+                release = self._failed(claim, error)
             except UNAVAILABLE as error:
                 log.warning("lane left", conversation=claim.conversation_id, error=error)
                 self._strays = True
@@ -223,8 +225,8 @@ class Lanes:
                 self._strays = True
         finally:
             crowded = len(self._held) >= self._slots
-            if self._held.get(claim.conversation_id, (None, None))[0] is claim:
-                del self._held[claim.conversation_id]
+            if self._held.get(claim.lane, (None, None))[0] is claim:
+                del self._held[claim.lane]
             if crowded or due_in == 0:
                 self.ring()
             elif due_in is not None and due_in < LOOK_AHEAD:

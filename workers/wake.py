@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from app import metrics
+from app.store.lanes import LaneId
 from workers.lane import Lanes
 
 
@@ -14,4 +15,9 @@ async def drain(context: dict[str, Any], *, lanes: list[str]) -> None:
     """
     metrics.wake_up("answered", len(lanes))
     room: Lanes = context["lanes"]
-    await room.done(UUID(lane) for lane in lanes)
+    await room.done(_key(lane) for lane in lanes)
+
+
+def _key(lane: str) -> LaneId:
+    tenant, conversation = lane.split("/")
+    return UUID(tenant), UUID(conversation)

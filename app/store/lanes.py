@@ -9,6 +9,9 @@ from psycopg.rows import class_row
 
 from app.db import Connection
 
+# A lane's key: its tenant and its conversation.
+LaneId = tuple[UUID, UUID]
+
 
 class Claim(Struct, frozen=True, kw_only=True):
     """A lane that this worker has now. `token` is its number; what is committed under an older one is in doubt."""
@@ -18,6 +21,11 @@ class Claim(Struct, frozen=True, kw_only=True):
     channel_id: UUID
     token: int
     attempts: int
+
+    @property
+    def lane(self) -> LaneId:
+        """The key of the lane."""
+        return self.tenant_id, self.conversation_id
 
 
 class Release(Struct, frozen=True, kw_only=True):
@@ -98,7 +106,10 @@ SELECT lane.due_in FROM input i LEFT JOIN lane USING (ord) ORDER BY i.ord
 # beside a claim. Such a claim was no attempt: an outage of the database must not park anybody's message.
 DISOWN = """
 WITH mine AS MATERIALIZED (
-  SELECT tenant_id, conversation_id FROM lanes WHERE owner = %(worker)s AND NOT conversation_id = ANY(%(held)b::uuid[])
+  SELECT tenant_id, conversation_id FROM lanes l
+  WHERE owner = %(worker)s
+    AND NOT EXISTS (SELECT FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[]) AS h(tenant_id, conversation_id)
+                    WHERE (h.tenant_id, h.conversation_id) = (l.tenant_id, l.conversation_id))
   ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE)
 UPDATE lanes l SET owner = NULL, run_at = qasid_now(), attempts = greatest(0, l.attempts - 1) FROM mine m
 WHERE (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id) AND l.owner = %(worker)s
@@ -151,6 +162,10 @@ async def release(conn: Connection, worker: UUID, rows: Sequence[Release]) -> li
     return [due_in for (due_in,) in await result.fetchall()]
 
 
-async def disown(conn: Connection, worker: UUID, held: Sequence[UUID]) -> int:
-    """Give back every lane of this worker but those of the conversations in `held`; how many that were."""
-    return (await conn.execute(DISOWN, {"worker": worker, "held": list(held)})).rowcount
+async def disown(conn: Connection, worker: UUID, held: Sequence[LaneId]) -> int:
+    """Give back every lane of this worker but those in `held`; how many that were."""
+    result = await conn.execute(
+        DISOWN,
+        {"worker": worker, "tenant_id": [lane[0] for lane in held], "conversation_id": [lane[1] for lane in held]},
+    )
+    return result.rowcount

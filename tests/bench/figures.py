@@ -119,7 +119,7 @@ def _processor() -> str:
 
 def _commit() -> str:
     """The commit in the working folder, or "unknown" outside a repository."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
+    git = ["git", "--no-optional-locks", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

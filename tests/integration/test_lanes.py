@@ -281,7 +281,7 @@ async def test_disown_gives_back_all_but_what_is_held(here: Ground) -> None:
     claims = {claim.conversation_id for claim in await here.claim(worker, 2)}
     [theirs] = await here.claim(other)
     keep = claims.pop()
-    assert await lanes.disown(here.conn, worker, [keep]) == 1
+    assert await lanes.disown(here.conn, worker, [(here.tenant, keep)]) == 1
     assert (await here.row(keep))["owner"] == worker
     assert (await here.row(theirs.conversation_id))["owner"] == other
     assert (await here.row(claims.pop()))["due"]

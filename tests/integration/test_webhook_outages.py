@@ -27,8 +27,8 @@ from tests.receiving import ENVIRON, Receiver
 
 pytestmark = pytest.mark.anyio
 
-DEADLINE = 0.3
-MARGIN = 0.7  # of a machine that others use too
+DEADLINE = 0.6
+MARGIN = 0.45  # of a machine that others use too; together they stay below the 2 × DEADLINE after which flushes fail
 CHALLENGE = {"hub.mode": "subscribe", "hub.challenge": "1", "hub.verify_token": ENVIRON["VERIFY"]}
 
 
@@ -145,7 +145,7 @@ async def test_a_frozen_database_is_not_waited_for(server: Server, tmp_path: Pat
         assert (await web.post(bodies[0])).status_code == 200
         web.execute("UPDATE endpoints SET disturbed_at = '2000-01-01'")
         with server.frozen():
-            for _ in range(4):
+            for _ in range(3):
                 await refused_in_time(web, bodies)
                 forged = asyncio.create_task(web.post(bodies[0], signature="sha256=" + "0" * 64))
                 assert await in_time(forged) == 403
@@ -191,7 +191,7 @@ async def test_a_slow_database_is_not_waited_for_either(server: Server, tmp_path
         assert (await web.post(bodies[0])).status_code == 200
         with psycopg.connect(server.cluster.superuser_url) as holder:
             holder.execute("LOCK TABLE messages, statuses IN ACCESS EXCLUSIVE MODE")
-            for _ in range(3):
+            for _ in range(2):
                 await refused_in_time(web, bodies)
             other = asyncio.create_task(web.post(b"{}"))
             assert (await other).status_code in (200, 503)  # behind the others in their batch, or in the next

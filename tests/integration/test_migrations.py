@@ -1,0 +1,137 @@
+"""The schema: two starts at once, edited and unknown files, and who may see which row."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from app import db, embedded
+from app.errors import ConfigurationError, DatabaseUnavailable
+from app.migrate import available, migrate
+from tests.conftest import Database
+
+
+@pytest.fixture
+def empty(cluster: embedded.Cluster, database: Database) -> str:
+    """A database without any schema."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as conn:
+        conn.execute("DROP SCHEMA public CASCADE")
+        conn.execute("CREATE SCHEMA public AUTHORIZATION qasid")
+    return database.url
+
+
+def test_two_starts_at_once_apply_each_migration_once(empty: str) -> None:
+    """Whoever comes second waits, then finds nothing to do."""
+    with ThreadPoolExecutor(4) as pool:
+        done = [name for names in pool.map(lambda _: list(migrate(empty)), range(4)) for name in names]
+    assert sorted(done) == [m.name for m in available()]
+
+
+def test_an_edited_migration_is_refused_and_a_newer_schema_too(empty: str, tmp_path: Path) -> None:
+    """What was applied is history; the message says which file."""
+    (tmp_path / "0001_one.sql").write_text("CREATE TABLE one ()")
+    assert list(migrate(empty, tmp_path)) == ["0001_one"]
+    (tmp_path / "0001_one.sql").write_text("CREATE TABLE one (n int)")
+    with pytest.raises(ConfigurationError, match="0001_one was edited"):
+        list(migrate(empty, tmp_path))
+    (tmp_path / "0001_one.sql").rename(tmp_path / "0002_other.sql")
+    with pytest.raises(ConfigurationError, match="0001_one, which this build does not know"):
+        list(migrate(empty, tmp_path))
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(empty: str, tmp_path: Path) -> None:
+    """Each file is a transaction of its own: those before it stand, nothing of it does."""
+    (tmp_path / "0001_good.sql").write_text("CREATE TABLE good ()")
+    (tmp_path / "0002_bad.sql").write_text("CREATE TABLE half (); SELECT 1/0")
+    with pytest.raises(ConfigurationError, match="0002_bad failed, nothing of it remains"):
+        list(migrate(empty, tmp_path))
+    with psycopg.connect(empty) as conn:
+        assert conn.execute("SELECT to_regclass('good') IS NOT NULL, to_regclass('half') IS NULL").fetchone() == (
+            True,
+            True,
+        )
+        assert conn.execute("SELECT name FROM migrations").fetchall() == [("0001_good",)]
+
+
+def test_a_database_that_is_not_there_is_said_in_words() -> None:
+    """No traceback of the driver's: what was asked, and what it said."""
+    with pytest.raises(DatabaseUnavailable, match="PostgreSQL does not answer"):
+        list(migrate("postgresql://qasid@127.0.0.1:1/qasid"))
+
+
+def test_every_table_has_row_level_security_forced_and_a_policy(database: Database) -> None:
+    """A table that a later migration forgets would be open to every tenant: this test names it."""
+    with psycopg.connect(database.url) as conn:
+        bare = conn.execute(
+            """
+            SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND c.relname <> 'migrations'
+              AND NOT (c.relrowsecurity AND c.relforcerowsecurity
+                       AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid))
+            """
+        ).fetchall()
+    assert bare == []
+
+
+def test_no_role_may_pass_row_level_security_by(database: Database) -> None:
+    """Neither of our roles, nor the one that owns the tables, is a superuser or has BYPASSRLS."""
+    with psycopg.connect(database.url) as conn:
+        roles = conn.execute(
+            "SELECT rolname FROM pg_roles WHERE rolname LIKE 'qasid%' AND (rolsuper OR rolbypassrls)"
+        ).fetchall()
+    assert roles == []
+
+
+@pytest.mark.anyio
+async def test_the_app_sees_a_tenants_rows_only_when_it_acts_for_that_tenant(database: Database) -> None:
+    """No tenant set, another tenant, the installation, outside a transaction: no rows, for every table of a tenant's."""
+    tenant = uuid4()
+    async with await psycopg.AsyncConnection.connect(database.superuser_url, autocommit=True) as owner:
+        await owner.execute("SET session_replication_role = replica")  # rows without the rows that they hang on
+        await owner.execute("INSERT INTO tenants (id, slug, name) VALUES (%s, 'noor', 'Noor')", (tenant,))
+        tables = [
+            name
+            for (name,) in await (
+                await owner.execute(
+                    "SELECT table_name FROM information_schema.columns WHERE column_name = 'tenant_id' "
+                    "AND table_schema = 'public' AND table_name <> 'seen'"
+                )
+            ).fetchall()
+        ]
+        await owner.execute("INSERT INTO contacts (tenant_id, name) VALUES (%s, 'Ana')", (tenant,))
+        await owner.execute(
+            "INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, sent_at, correlation) "
+            "VALUES (%s, uuidv7(), uuidv7(), uuidv7(), 'in', 'text', now(), 'c')",
+            (tenant,),
+        )
+    assert len(tables) > 10
+    pool = db.pool(database.url, "qasid_app", name="test", max_size=2)
+    await pool.open()
+
+    async def seen(conn: db.Connection) -> int:
+        rows = 0
+        for table in tables:
+            rows += (await (await conn.execute(f"SELECT count(*) FROM {table}".encode())).fetchone() or (0,))[0]
+        return rows
+
+    try:
+        async with db.acting(pool, tenant=tenant) as conn:
+            assert await seen(conn) == 2
+        async with db.acting(pool, tenant=uuid4()) as conn:
+            assert await seen(conn) == 0
+        async with db.acting(pool) as conn:
+            assert await seen(conn) == 0
+        async with pool.connection() as conn:
+            assert await seen(conn) == 0
+
+        async def alternate(n: int) -> int:
+            async with db.acting(pool, tenant=tenant if n % 2 else uuid4()) as conn:
+                return await seen(conn)
+
+        # Connections are used again and again, for one tenant after the other.
+        assert await asyncio.gather(*(alternate(n) for n in range(20))) == [0, 2] * 10
+    finally:
+        await pool.close()
