@@ -94,6 +94,7 @@ def _wired(settings: Settings) -> Litestar:
             stack.push_async_callback(statuses.drain)
             stack.push_async_callback(ingest.drain)
             await stack.enter_async_context(running(metrics.watch_loop()))
+            process.settle_memory()
             yield
 
     return Litestar(

@@ -3,6 +3,7 @@
 An allow-list: whatever is not said here does not pass. tests/unit/test_log.py proves it.
 """
 
+import functools
 import os
 import re
 import traceback
@@ -62,10 +63,16 @@ def hide(values: Iterable[str | None]) -> None:
     _known_secrets.update(value for value in values if value and len(value) >= 6)
     longest_first = sorted(_known_secrets, key=len, reverse=True)
     _secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+    _clean_short.cache_clear()
 
 
 def clean(text: str, limit: int = 500) -> str:
     """A text in one line, at most so long, without what looks like a secret or a phone number."""
+    # Events, slugs and the names of loggers come again and again, on the hot path too.
+    return _clean_short(text, limit) if len(text) < 100 else _clean(text, limit)
+
+
+def _clean(text: str, limit: int) -> str:
     if len(text) > 8 * limit:
         text = text[: 8 * limit].rpartition(" ")[0] + " …"  # at a space: half a secret would not be known for one
     if _secrets is not None:
@@ -73,6 +80,9 @@ def clean(text: str, limit: int = 500) -> str:
     text = _HIDDEN.sub(lambda m: m["uuid"] or "***", text)
     text = _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+_clean_short = functools.lru_cache(maxsize=4096)(_clean)
 
 
 def shown(key: str, value: object) -> object:

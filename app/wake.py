@@ -4,7 +4,7 @@ A lost or doubled wake-up harms nobody: workers look for due lanes on their own 
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +35,14 @@ UNREACHABLE = (psycopg.Error, PoolTimeout, OSError, ValueError)
 
 class Wakes(PostgresQueue):
     """SAQ's queue over tables that our migrations made: it never creates or alters anything."""
+
+    heard: Callable[[], None] | None = None
+    """Called when SAQ looks for jobs, which it does at each notification: earlier than a job can begin."""
+
+    async def _dequeue(self) -> None:
+        if self.heard is not None:
+            self.heard()
+        await super()._dequeue()
 
     async def init_db(self) -> None:
         """Check that the tables are those of this SAQ.
@@ -94,12 +102,11 @@ class Bell:
 
     async def _run(self) -> None:
         try:
+            await self._connect()
             while self._woke:
                 woke, self._woke = self._woke, set()
                 try:
-                    await (
-                        self._queue.connect()
-                    )  # at the first ring, and after an outage at start-up; else it is nothing
+                    await self._queue.connect()  # nothing, but after an outage at start-up
                     await self._queue.enqueue(
                         DRAIN, lanes=[f"{tenant}/{conversation}" for tenant, conversation in sorted(woke)], **LIMITS
                     )

@@ -81,6 +81,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         await stack.enter_async_context(lanes)
         lag = asyncio.create_task(metrics.watch_loop())
         stack.callback(lag.cancel)
+        process.settle_memory()
         await _answer_wake_ups(url, lanes, stop)
         logger.info("worker stopping")
 
@@ -109,6 +110,7 @@ async def _answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event) -> None:
     stopping = asyncio.create_task(stop.wait())
     while not stop.is_set():
         queue = jobs_queue(url, max_size=6)
+        queue.heard = lanes.ring  # lanes are claimed while SAQ still takes its job; the job shows who is answered
         worker = Worker(
             queue,
             functions,

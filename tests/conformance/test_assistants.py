@@ -120,7 +120,14 @@ async def test_an_answer_cut_by_its_own_limit_is_an_answer(room: Room) -> None:
 
 async def test_what_is_sent_is_what_the_tenant_set(room: Room) -> None:
     """Model, system prompt, limit, stream; neighbours of one role joined, a person first and last."""
-    lines: list[str | Line] = [Line("assistant", "hello"), "one", "two", Line("assistant", "three"), Line("assistant", "four"), "five"]
+    lines: list[str | Line] = [
+        Line("assistant", "hello"),
+        "one",
+        "two",
+        Line("assistant", "three"),
+        Line("assistant", "four"),
+        "five",
+    ]
     await room.ask(*lines, max_tokens=77)
     said = room.said
     assert (said["model"], said["max_tokens"], said["stream"]) == ("a-model", 77, True)
