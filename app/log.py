@@ -87,14 +87,14 @@ class _Admit:
 
     def __call__(self, logger: Any, _method: str, event: Event) -> Event:
         event.setdefault("logger", getattr(logger, "name", None))
-        raised = event.pop("exc_info", None)
+        raised = event.pop("exc_info", None) if "exc_info" in event else None
         if raised is True:
             raised = sys.exc_info()[1]
         elif isinstance(raised, tuple):
             raised = raised[1]
         if isinstance(raised, BaseException):
             event.setdefault("error", raised)
-        dropped = sorted(key for key in event if key not in KNOWN)
+        dropped = sorted(event.keys() - KNOWN) if not event.keys() <= KNOWN else ()
         line: dict[str, Any] = {
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "level": event.pop("level", "info"),

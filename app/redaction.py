@@ -38,10 +38,14 @@ TEXTS: Final = _words("advice event reason timestamp")  # our own sentences
 MARKS: Final = _words("contact sender to")  # what `fingerprint` made
 ERRORS: Final = _words("error")  # an exception, or the name of its type
 KNOWN: Final = NUMBERS | IDS | WORDS | TEXTS | MARKS | ERRORS
+_COUNTED: Final = NUMBERS | WORDS
+_SEVERAL: Final = (list, tuple, set, frozenset)
+_SPACE = re.compile(r"\s")
 
 # Words of these builtin errors quote code, not data.
 _ABOUT_CODE = (AttributeError, NameError, ImportError, TypeError, NotImplementedError)
 _UUID = r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b"
+_ID = re.compile(rf"{_UUID}|[0-9a-f]{{16}}|[0-9a-f]{{32}}")
 _HIDDEN = re.compile(
     rf"(?P<uuid>{_UUID})"
     r"|://[^\s/@]*@"  # the user and password of a URL
@@ -89,9 +93,9 @@ def shown(key: str, value: object) -> object:
     """The value of a known key as its kind allows it, or `?`."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, _SEVERAL):
         return [shown(key, one) for one in list(value)[:50]]
-    if isinstance(value, int | float) and key in NUMBERS | WORDS:
+    if isinstance(value, (int, float)) and key in _COUNTED:
         # Three digits of a large number tell its size; all of them might be a phone number.
         return value if abs(value) < 10_000_000 else float(f"{value:.3g}")
     if key in IDS:
@@ -100,7 +104,7 @@ def shown(key: str, value: object) -> object:
         if isinstance(value, str) and value.isidentifier():
             return clean(value)  # the name of its type
         return describe(value) if isinstance(value, BaseException) else "?"
-    if isinstance(value, UUID | Path):
+    if isinstance(value, (UUID, Path)):
         value = str(value)
     if not isinstance(value, str):
         return "?"
@@ -109,14 +113,14 @@ def shown(key: str, value: object) -> object:
     if key in MARKS:
         return value if _FINGERPRINT.fullmatch(value) else "?"
     if key in WORDS:
-        return "?" if re.search(r"\s", value) else clean(value, 200)
+        return "?" if _SPACE.search(value) else clean(value, 200)
     return clean(value)
 
 
 def _id(value: object) -> str:
     if isinstance(value, UUID):
         return str(value)
-    if isinstance(value, str) and re.fullmatch(rf"{_UUID}|[0-9a-f]{{16}}|[0-9a-f]{{32}}", value):
+    if isinstance(value, str) and _ID.fullmatch(value):
         return value
     return "?"
 

@@ -790,12 +790,12 @@ async def test_paused_between_intent_and_post_it_does_not_send_any_more(world: W
     await world.say("hi")  # whatever the first had in hand is done by the time that this is
     await world.got(2)
     assert [line.text for line in world.lines()] == ["You said: question", "Hello! How can we help?"]
-    assert await world.rows(
+    [(one, why), (two, _)] = await world.rows(
         "SELECT n, a.reason FROM attempts a JOIN chunks c ON c.id = chunk_id AND seq = 1 ORDER BY n"
-    ) == [
-        (1, "the worker that sent it is gone"),
-        (2, None),
-    ]
+    )
+    # Woken, it sees first either that its settlement is through (the last check) or that it took too long (the fence).
+    assert (one, two) == (1, 2)
+    assert why in ("the lease was about to end", "the worker that sent it is gone")
 
 
 async def test_without_time_left_in_its_lease_a_worker_does_not_send(world: World) -> None:
