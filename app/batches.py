@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 Row = TypeVar("Row")
 Verdict = TypeVar("Verdict")
+Waiting = tuple[Row, asyncio.Future[Verdict]]
 
 # Bounds of one flush, and of what may wait for one: beyond it the caller hears at once that there is no room.
 MOST_ROWS = 500
@@ -51,8 +52,8 @@ class Batches(Generic[Row, Verdict]):
         self._weigh = weigh
         self._patience = patience
         self._most_rows = most_rows
-        self._waiting: deque[tuple[Row, asyncio.Future[Verdict]]] = deque()
-        self._flusher: asyncio.Task[None] | None = None
+        self._waiting: deque[Waiting[Row, Verdict]] = deque()
+        self._flight: asyncio.Task[None] | None = None
         self._left_behind: set[asyncio.Task[None]] = set()
 
     def submit(self, row: Row) -> asyncio.Future[Verdict]:
@@ -66,31 +67,49 @@ class Batches(Generic[Row, Verdict]):
             future.set_exception(DatabaseUnavailable(f"{self.name}: {MOST_WAITING} rows wait already"))
             return future
         self._waiting.append((row, future))
-        if self._flusher is None:
-            self._flusher = asyncio.get_running_loop().create_task(self._run(), name=f"batches {self.name}")
+        if self._flight is None:
+            self._launch()
         return future
 
     async def drain(self) -> None:
         """Return once nothing waits any more."""
-        while self._flusher is not None:
-            await asyncio.wait({self._flusher})
+        while self._flight is not None:
+            await asyncio.wait({self._flight})
 
-    async def _run(self) -> None:
-        try:
-            while batch := self._next():
-                flush = asyncio.create_task(self._flush(batch), name=f"flush {self.name}")
-                done, _ = await asyncio.wait({flush}, timeout=self._patience)
-                if not done:
-                    log.warning("flush left behind", name=self.name, rows=len(batch), seconds=self._patience)
-                    flush.cancel()
-                    self._left_behind.add(flush)
-                    flush.add_done_callback(self._left_behind.discard)
-                    _fail(batch, DatabaseUnavailable(f"{self.name}: no answer within {self._patience:g} s"))
-        finally:
-            self._flusher = None
+    def _launch(self) -> None:
+        """Begin the next flush, if anything waits for one."""
+        self._flight = None
+        if batch := self._next():
+            self._flight = asyncio.create_task(self._fly(batch), name=f"flush {self.name}")
+            patience = asyncio.get_running_loop().call_later(self._patience, self._leave_behind, self._flight, batch)
+            self._flight.add_done_callback(lambda _: patience.cancel())
 
-    def _next(self) -> list[tuple[Row, "asyncio.Future[Verdict]"]]:
-        batch: list[tuple[Row, asyncio.Future[Verdict]]] = []
+    def _leave_behind(self, flight: asyncio.Task[None], batch: list[Waiting[Row, Verdict]]) -> None:
+        log.warning("flush left behind", name=self.name, rows=len(batch), seconds=self._patience)
+        flight.cancel()
+        self._left_behind.add(flight)
+        flight.add_done_callback(self._left_behind.discard)
+        _fail(batch, DatabaseUnavailable(f"{self.name}: no answer within {self._patience:g} s"))
+        self._launch()
+
+    async def _fly(self, batch: list[Waiting[Row, Verdict]]) -> None:
+        began = time.monotonic()
+        told = await self._written(batch)
+        metrics.flush(self.name, len(batch), time.monotonic() - began)
+        # The next flush leaves before anybody hears of this one: else it would wait until all who are waiting here have
+        # been answered.
+        if self._flight is asyncio.current_task():
+            self._launch()
+        for (_, future), verdict in zip(batch, told, strict=True):
+            if future.done():
+                continue
+            if isinstance(verdict, Exception):
+                _fail([(_, future)], verdict)
+            else:
+                future.set_result(verdict)
+
+    def _next(self) -> list[Waiting[Row, Verdict]]:
+        batch: list[Waiting[Row, Verdict]] = []
         weight = 0
         while self._waiting and len(batch) < self._most_rows:
             row, future = self._waiting[0]
@@ -103,44 +122,34 @@ class Batches(Generic[Row, Verdict]):
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _flush(self, batch: list[tuple[Row, "asyncio.Future[Verdict]"]]) -> None:
-        began = time.monotonic()
+    async def _written(self, batch: list[Waiting[Row, Verdict]]) -> Sequence[Verdict | Exception]:
+        """The verdict of each row, in order, or the error that its submitter gets."""
         try:
             verdicts = await self._write([row for row, _ in batch])
-            told = list(zip(batch, verdicts, strict=True))
+            if len(verdicts) != len(batch):
+                raise AssertionError(f"{len(verdicts)} verdicts for {len(batch)} rows")
         except BAD_DATA as error:
-            await self._halve(batch, error)
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                return [*await self._written(batch[:middle]), *await self._written(batch[middle:])]
+            return [await self._refused(batch[0][0], error)]
         except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
             log.warning("flush failed", name=self.name, rows=len(batch), error=error)
             unavailable = DatabaseUnavailable(f"{self.name}: {type(error).__name__}: {error}")
             unavailable.__cause__ = error
-            _fail(batch, unavailable)
-        else:
-            metrics.flush(self.name, len(batch), time.monotonic() - began)
-            for (_, future), verdict in told:
-                if not future.done():
-                    future.set_result(verdict)
+            return [unavailable] * len(batch)
+        return verdicts
 
-    async def _halve(self, batch: list[tuple[Row, "asyncio.Future[Verdict]"]], error: Exception) -> None:
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            await self._flush(batch[:middle])
-            await self._flush(batch[middle:])
-            return
-        [(row, future)] = batch
+    async def _refused(self, row: Row, error: Exception) -> Verdict | Exception:
         if self._refuse is None:
-            _fail(batch, error)
-            return
+            return error
         try:
-            verdict = await self._refuse(row, error)
+            return await self._refuse(row, error)
         except Exception as failure:  # noqa: BLE001  as above
-            _fail(batch, DatabaseUnavailable(f"{self.name}: {type(failure).__name__}: {failure}"))
-        else:
-            if not future.done():
-                future.set_result(verdict)
+            return DatabaseUnavailable(f"{self.name}: {type(failure).__name__}: {failure}")
 
 
-def _fail(batch: list[tuple[Row, "asyncio.Future[Verdict]"]], error: Exception) -> None:
+def _fail(batch: list[Waiting[Row, Verdict]], error: Exception) -> None:
     for _, future in batch:
         if not future.done():
             future.set_exception(error)

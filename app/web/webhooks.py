@@ -106,15 +106,20 @@ class Webhooks:
                 signatures.append(value)
             elif name == b"content-length" and (not value.isdigit() or int(value[:12]) > door.body_limit):
                 raise _Answered(413, b"Too large.", "too_large")
-        body = await _body(receive, door.body_limit)
-        if not door.authentic(signatures, body, endpoint.secrets):
-            return 403, b"The signature does not fit.", "refused"
         correlation = secrets.token_hex(8)
-        items = door.decode(body)
+        whole = False
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(BODY_PATIENCE) as patience:
+                body = await _body(receive, door.body_limit)
+                whole = True
+                if not door.authentic(signatures, body, endpoint.secrets):
+                    return 403, b"The signature does not fit.", "refused"
+                items = door.decode(body)
+                patience.reschedule(asyncio.get_running_loop().time() + self._deadline)
                 await self._ingest.take(directory, endpoint, items, correlation, arrived)
         except (DatabaseUnavailable, TimeoutError) as error:
+            if not whole:
+                return 408, b"The body took too long.", "slow"
             # The provider keeps it and sends it again. What was written meanwhile is recognised by then.
             self._disturbances.note(endpoint.id)
             log.warning("webhook not taken", endpoint=endpoint.slug, correlation=correlation, error=error)
@@ -188,25 +193,16 @@ class _Gone(Exception):
 async def _body(receive: Receive, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout(BODY_PATIENCE):
-            while True:
-                event: Any = await receive()
-                if event["type"] != "http.request":
-                    raise _Gone
-                part = event.get("body", b"")
-                if not event.get("more_body") and not parts:
-                    if len(part) > limit:
-                        raise _Answered(413, b"Too large.", "too_large")
-                    return bytes(part)
-                parts.append(part)
-                size += len(part)
-                if size > limit:
-                    raise _Answered(413, b"Too large.", "too_large")
-                if not event.get("more_body"):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise _Answered(408, b"The body took too long.", "slow") from None
+    while True:
+        event: Any = await receive()
+        if event["type"] != "http.request":
+            raise _Gone
+        parts.append(event.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _Answered(413, b"Too large.", "too_large")
+        if not event.get("more_body"):
+            return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
 
 async def _answer(send: Send, status: int, body: bytes) -> None:
