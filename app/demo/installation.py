@@ -121,7 +121,10 @@ def environment(settings: Settings) -> dict[str, str]:
         if not name.startswith((PREFIX, "PG", "PROMETHEUS_"))
     }
     ours = ("host", "port", "sandbox_port", "state_dir", "worker_metrics_port", "log_level", "log_format")
-    return clean | {PREFIX + name.upper(): str(getattr(settings, name)) for name in ours}
+    # One web process: it starts sooner, and two would not show anything more.
+    return (
+        clean | {PREFIX + name.upper(): str(getattr(settings, name)) for name in ours} | {f"{PREFIX}WEB_WORKERS": "1"}
+    )
 
 
 def migrate(url: str) -> int:

@@ -1,7 +1,7 @@
 """What PostgreSQL itself can do: pgbench commits the rows of one text message at a time, as fast as eight clients can.
 
-The same tables with their indexes, foreign keys and row-level security, the same role; one statement per commit, so
-that no round trip is wasted. Its people are its own, as many as the webhooks'.
+The same tables with their indexes, foreign keys and row-level security, the same role, one message per commit. Its
+people are its own, as many as the webhooks'.
 """
 
 import os
@@ -35,27 +35,45 @@ INSERT INTO lanes (tenant_id, conversation_id, channel_id)
 SELECT tenant_id, ('00000000-0000-7000-8000-' || tail)::uuid, channel_id FROM place, person
 """
 
-# Doubled braces: the script is a format string. `seen` gets 16 random bytes, as an HMAC is.
-SCRIPT = """\\set who random(1, {people})
-\\set serial random(1, 1000000000)
-WITH input AS (
-  SELECT uuidv7() AS id,
-         ('00000000-0000-7000-8000-' || lpad((:who)::text, 12, '0'))::uuid AS conversation_id,
-         uuid_send(gen_random_uuid()) AS digest,
-         'wamid.HBgLMTU1NTAwMDIyMjIVAgASGBQzb' || lpad((:serial)::text, 10, '0') AS provider_id),
-lane AS (
-  UPDATE lanes l SET head_seq = l.head_seq + 1, run_at = coalesce(l.run_at, qasid_now()) FROM input i
-  WHERE (l.tenant_id, l.conversation_id) = ('{tenant}'::uuid, i.conversation_id) RETURNING l.head_seq),
-fresh AS (
-  INSERT INTO seen (tenant_id, channel_id, digest, message_id)
-  SELECT '{tenant}'::uuid, '{channel}'::uuid, digest, id FROM input ON CONFLICT DO NOTHING),
-stored AS (
-  INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, provider_id, digest, sent_at, body,
-                        correlation, ack_ms, raw)
-  SELECT '{tenant}'::uuid, id, conversation_id, '{channel}'::uuid, 'in', 'text', provider_id, digest, now(), {body},
-         '0123456789abcdef', 1.5, ({raw})::json FROM input)
+# Doubled braces: the scripts are format strings. `:body` and `:raw` are variables, hence parameters: like any client,
+# pgbench has to send what is to be stored. A digest is 16 random bytes, as an HMAC is.
+_DRAW = """\\set who random(1, {people})
+\\set a random(1, 9000000000000000000)
+\\set b random(1, 9000000000000000000)
+"""
+_MESSAGE = """INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, provider_id, digest, sent_at,
+                      body, correlation, ack_ms, raw)"""
+_VALUES = """'in', 'text', 'wamid.HBgLMTU1NTAwMDIyMjIVAgASGBQz' || :a, int8send(:a) || int8send(:b), now(), :body,
+       '0123456789abcdef', 1.5, (:raw)::json"""
+_PERSON = "('00000000-0000-7000-8000-' || lpad((:who)::text, 12, '0'))::uuid"
+
+# One transaction per message, as a service without group commit writes it: the line that the bound is drawn at.
+TRANSACTION = f"""{_DRAW}BEGIN;
+INSERT INTO seen (tenant_id, channel_id, digest, message_id)
+VALUES ('{{tenant}}', '{{channel}}', int8send(:a) || int8send(:b), uuidv7())
+ON CONFLICT DO NOTHING RETURNING message_id AS id \\gset
+UPDATE lanes SET head_seq = head_seq + 1, run_at = coalesce(run_at, qasid_now())
+WHERE tenant_id = '{{tenant}}' AND conversation_id = {_PERSON} RETURNING head_seq \\gset
+{_MESSAGE}
+VALUES ('{{tenant}}', (:id)::uuid, {_PERSON}, '{{channel}}', {_VALUES});
 INSERT INTO outbox (tenant_id, conversation_id, seq, kind, message_id)
-SELECT '{tenant}'::uuid, i.conversation_id, lane.head_seq, 'answer', i.id FROM input i, lane;
+VALUES ('{{tenant}}', {_PERSON}, :head_seq, 'answer', (:id)::uuid);
+COMMIT;
+"""
+
+# The same rows by one statement written for the purpose: a harder line, shown besides. No round trip is wasted in it.
+STATEMENT = f"""{_DRAW}WITH fresh AS (
+  INSERT INTO seen (tenant_id, channel_id, digest, message_id)
+  VALUES ('{{tenant}}', '{{channel}}', int8send(:a) || int8send(:b), uuidv7())
+  ON CONFLICT DO NOTHING RETURNING message_id AS id),
+lane AS (
+  UPDATE lanes l SET head_seq = l.head_seq + 1, run_at = coalesce(l.run_at, qasid_now()) FROM fresh
+  WHERE (l.tenant_id, l.conversation_id) = ('{{tenant}}', {_PERSON}) RETURNING l.head_seq),
+stored AS (
+  {_MESSAGE}
+  SELECT '{{tenant}}', id, {_PERSON}, '{{channel}}', {_VALUES} FROM fresh)
+INSERT INTO outbox (tenant_id, conversation_id, seq, kind, message_id)
+SELECT '{{tenant}}', {_PERSON}, lane.head_seq, 'answer', fresh.id FROM fresh, lane;
 """
 
 
@@ -65,26 +83,29 @@ class Baseline:
     def __init__(self, bin: Path, url: str, admin: Admin, folder: Path, *, people: int) -> None:
         self._pgbench = bin / "pgbench"
         self._url = urlsplit(url)
-        self._script = folder / "message.pgbench"
+        self._folder = folder
         admin.execute(PEOPLE, {"people": people})
         place = admin.execute("SELECT tenant_id, id FROM channels").fetchone()
         assert place is not None  # `qasid apply` has just made it
         tenant, channel = place
-        raw = msgspec.json.encode(
-            {
-                "from": load.person(0),
-                "id": load.wamid("abc", 0),
-                "timestamp": "1780000000",
-                "text": {"body": load.TEXT},
-                "type": "text",
-            }
-        ).decode()
-        self._script.write_text(
-            SCRIPT.format(people=people, tenant=tenant, channel=channel, body=_quoted(load.TEXT), raw=_quoted(raw))
-        )
+        self._variables = {
+            "body": load.TEXT,
+            "raw": msgspec.json.encode(
+                {
+                    "from": load.person(0),
+                    "id": load.wamid("abc", 0),
+                    "timestamp": "1780000000",
+                    "text": {"body": load.TEXT},
+                    "type": "text",
+                }
+            ).decode(),
+        }
+        self._names = {"people": people, "tenant": tenant, "channel": channel}
 
-    def run(self, seconds: int) -> float:
-        """Commits per second."""
+    def run(self, script: str, seconds: int) -> float:
+        """Commits per second of TRANSACTION or STATEMENT."""
+        file = self._folder / "message.pgbench"
+        file.write_text(script.format(**self._names))
         environ = {
             **os.environ,
             "PGHOST": self._url.hostname or "",
@@ -95,14 +116,10 @@ class Baseline:
             "PGOPTIONS": "-c role=qasid_courier -c jit=off",
         }
         options = f"-n -M prepared -c {CLIENTS} -j {THREADS} -T {seconds} -f".split()
-        command = [str(self._pgbench), *options, str(self._script)]
+        variables = [word for name, value in self._variables.items() for word in ("-D", f"{name}={value}")]
+        command = [str(self._pgbench), *variables, *options, str(file)]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=seconds + 60, check=False)
         rate = re.search(r"^tps = ([0-9.]+)", done.stdout, re.MULTILINE)
         if done.returncode or rate is None or "failed transactions: 0 " not in done.stdout:
             raise BenchFailed(f"pgbench: {done.stderr.strip()[-500:] or done.stdout}")
         return float(rate[1])
-
-
-def _quoted(text: str) -> str:
-    # pgbench takes a colon before a name for a variable of its own.
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''").replace(":", "\\x3a") + "'"

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tests.bench import load, meters
-from tests.bench.baseline import Baseline
+from tests.bench.baseline import STATEMENT, TRANSACTION, Baseline
 from tests.bench.figures import BenchFailed, Report, machine, percentiles
 from tests.bench.installation import ADDRESS, ENDPOINT, Installation, say
 
@@ -29,6 +29,7 @@ class Round(Struct, frozen=True, kw_only=True):
     """One measurement of the webhooks, and of pgbench just before it. CPU in seconds."""
 
     commits_per_second: float
+    single_statements_per_second: float
     webhooks_per_second: float
     ack_p50_ms: float
     ack_p99_ms: float
@@ -61,7 +62,8 @@ class _Ingest:
         self._post(count=PEOPLE, seconds=30, in_turn=True)
         baseline = Baseline(at.cluster.bin, at.url, at.admin, at.folder, people=PEOPLE)
         self._rest()
-        baseline.run(1)
+        baseline.run(TRANSACTION, 1)
+        baseline.run(STATEMENT, 1)
         self._post(count=MOST_PER_SECOND, seconds=1)
         before = meters.Metrics(f"http://127.0.0.1:{at.port}/metrics")
         others = meters.Others(at.postmaster)
@@ -75,8 +77,12 @@ class _Ingest:
         ratio = median(r.webhooks_per_second / r.commits_per_second for r in rounds)
         answered = sum(r.answered for r in rounds)
         report.add("durable webhooks, 64 connections", top, "/s", digits=0)
-        report.add("pgbench, the same rows, 8 clients", commits, "/s", digits=0)
+        report.add("pgbench, the same rows, a transaction each", commits, "/s", digits=0)
         report.add("ratio, median of the rounds", ratio, digits=2, at_least=0.8, aim="≥ 1.5")
+        singles = median(r.single_statements_per_second for r in rounds)
+        report.add("pgbench, one hand-made statement each", singles, "/s", digits=0)
+        hard = median(r.webhooks_per_second / r.single_statements_per_second for r in rounds)
+        report.add("ratio to that, median of the rounds", hard, digits=2)
         report.add("ack p50 at the top rate", median(r.ack_p50_ms for r in rounds), "ms")
         report.add("ack p99 at the top rate", median(r.ack_p99_ms for r in rounds), "ms")
         p50, p99, most = percentiles(half.ack_ms)
@@ -101,7 +107,9 @@ class _Ingest:
     def _round(self, baseline: Baseline, number: int) -> Round:
         at = self._at
         self._rest()
-        commits = baseline.run(self._seconds)
+        commits = baseline.run(TRANSACTION, self._seconds)
+        self._rest()
+        statements = baseline.run(STATEMENT, self._seconds)
         self._rest()
         meters.forget_statements(at.admin)
         used = meters.cpu_seconds(self._web), meters.cpu_seconds(at.postmaster)
@@ -112,6 +120,7 @@ class _Ingest:
         say(f"round {number}: pgbench {commits:,.0f}/s, webhooks {rate:,.0f}/s, ratio {rate / commits:.2f}")
         return Round(
             commits_per_second=commits,
+            single_statements_per_second=statements,
             webhooks_per_second=rate,
             ack_p50_ms=p50,
             ack_p99_ms=p99,
