@@ -4,7 +4,6 @@ While one flush is in flight, arrivals pile up; the next flush takes them all. N
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -77,12 +76,8 @@ class Batches(Generic[Row, Verdict]):
             await asyncio.wait({self._flight})
 
     def _launch(self) -> None:
-        """Begin the next flush, if anything waits for one."""
-        self._flight = None
-        if batch := self._next():
-            self._flight = asyncio.create_task(self._fly(batch), name=f"flush {self.name}")
-            patience = asyncio.get_running_loop().call_later(self._patience, self._leave_behind, self._flight, batch)
-            self._flight.add_done_callback(lambda _: patience.cancel())
+        """Begin the next flush, if anything waits for one. It takes what waits when it first runs, in this very tick."""
+        self._flight = asyncio.create_task(self._fly(), name=f"flush {self.name}") if self._waiting else None
 
     def _leave_behind(self, flight: asyncio.Task[None], batch: list[Waiting[Row, Verdict]]) -> None:
         log.warning("flush left behind", name=self.name, rows=len(batch), seconds=self._patience)
@@ -92,13 +87,22 @@ class Batches(Generic[Row, Verdict]):
         _fail(batch, DatabaseUnavailable(f"{self.name}: no answer within {self._patience:g} s"))
         self._launch()
 
-    async def _fly(self, batch: list[Waiting[Row, Verdict]]) -> None:
-        began = time.monotonic()
-        told = await self._written(batch)
-        metrics.flush(self.name, len(batch), time.monotonic() - began)
+    async def _fly(self) -> None:
+        flight = self._flight
+        assert flight is not None
+        batch = self._next()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        patience = loop.call_later(self._patience, self._leave_behind, flight, batch)
+        try:
+            told = await self._written(batch) if batch else []
+        finally:
+            patience.cancel()
+        if batch:
+            metrics.flush(self.name, len(batch), loop.time() - began)
         # The next flush leaves before anybody hears of this one: else it would wait until all who are waiting here have
         # been answered.
-        if self._flight is asyncio.current_task():
+        if self._flight is flight:
             self._launch()
         for (_, future), verdict in zip(batch, told, strict=True):
             if future.done():

@@ -378,7 +378,7 @@ async def test_a_running_process_learns_of_an_apply(here: Installation) -> None:
         before = watch.current
         await here.apply(BOTH)
         async with asyncio.timeout(5):
-            while watch.current.version == before.version:  # noqa: ASYNC110  nothing announces a poll
+            while watch.current.version == before.version:  # nothing announces a poll
                 await asyncio.sleep(0.01)
         assert watch.current.channels_elsewhere("1001") and not before.channels_elsewhere("1001")
 
