@@ -60,6 +60,8 @@ def create_app(settings: Settings | None = None) -> Litestar:
 def _wired(settings: Settings) -> Litestar:
     log.configure(settings, process="web")
     provider("cloud")  # imports its HTTP client: a third of a second, which the first webhook would wait for
+    if settings.spool_dir is not None:
+        logger.warning("QASID_SPOOL_DIR does nothing yet: what the database cannot take is answered 503")
     keys = place.secret_keys(settings)
     url = place.database_url(settings)
     log.hide([settings.secret_key, settings.metrics_token, url, str(conninfo_to_dict(url).get("password") or "")])

@@ -79,7 +79,8 @@ class Turns:
                 if not chunks:
                     return Release(claim=claim, done_seq=None)
                 lane = self._lane(claim, tenant, channel, opening, watch)
-                return await self._delivery.entry(lane, before, chunks, paused=opening.paused)
+                silent = opening.paused or not (tenant.enabled and channel.enabled)
+                return await self._delivery.entry(lane, before, chunks, paused=silent)
             if turn.settled:
                 return Release(claim=claim, done_seq=turn.last_seq)
             if claim.attempts > MOST_ATTEMPTS:

@@ -80,7 +80,7 @@ class Commits:
         """See `lanes.release`."""
         return await self._release.submit(release)
 
-    async def abandon(self, claim: Claim, seq: int, reason: str) -> list[str]:
+    async def abandon(self, claim: Claim, seq: int, reason: str, in_doubt: UUID | None = None) -> list[str]:
         """See `chunks.abandon`. Rare, hence alone."""
         async with db.connection(self.pool) as conn:
-            return await chunks.abandon(conn, self.worker, claim, seq, reason)
+            return await chunks.abandon(conn, self.worker, claim, seq, reason, in_doubt)

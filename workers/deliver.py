@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 # A provider that is busy, or cannot be reached, is tried again; after so many answers "not now" the chunk has failed.
 MOST_REFUSALS = 20
 UNREACHABLE_AT_MOST = 60.0
+# A provider that takes each send, loses each answer and never sends a status would get the same text for ever.
+MOST_DOUBTS = 8
 # States in which a chunk is with the provider, or will never be.
 DONE = frozenset({"accepted", "sent", "delivered", "read", "played", "failed", "parked", "cancelled"})
 LOST = frozenset({"failed", "parked"})
@@ -68,8 +70,8 @@ class Delivery:
                 wait = self._silence(chunk)
                 if wait > 0:
                     return Release(claim=lane.claim, done_seq=None, again_in=wait)
-                if paused or lane.tenant.in_doubt == "park":
-                    return await self._abandon(lane, seq, "in doubt, and silence")
+                if paused or lane.tenant.in_doubt == "park" or n >= MOST_DOUBTS:
+                    return await self._abandon(lane, seq, "in doubt, and silence", in_doubt=chunk.id)
                 log.warning("sent again after silence", chunk=chunk.id, attempt=n + 1, correlation=lane.correlation)
             if state in ("ready", "in_doubt"):
                 if paused:
@@ -84,12 +86,9 @@ class Delivery:
                 state = await self.send(lane, chunk.id, chunk.body, n + 1)
             if state in LOST:
                 return await self._abandon(lane, seq, "an earlier part of the answer was lost")
-            if state not in DONE:
-                return Release(
-                    claim=lane.claim,
-                    done_seq=None,
-                    again_in=0.0 if state == "ready" else self._settings.in_doubt_seconds,
-                )
+            if state not in DONE:  # ready, later; or in doubt
+                wait = 0.0 if state == "ready" else self._settings.in_doubt_seconds
+                return Release(claim=lane.claim, done_seq=None, again_in=wait)
             if state in ("accepted", "sent"):
                 opens_in = chunk.opens_in if chunk.state == state else self.order_wait
             else:
@@ -168,8 +167,10 @@ class Delivery:
                     raise
                 await asyncio.sleep(0.2)
 
-    async def _abandon(self, lane: Lane, seq: int, reason: str) -> Release:
-        ended = await lane.watch.db(self._commits.abandon(lane.claim, seq, reason))
+    async def _abandon(self, lane: Lane, seq: int, reason: str, in_doubt: UUID | None = None) -> Release:
+        ended = await lane.watch.db(self._commits.abandon(lane.claim, seq, reason, in_doubt))
+        if in_doubt is not None and not ended:  # a status has come meanwhile: look anew
+            return Release(claim=lane.claim, done_seq=None, again_in=0.0)
         if "parked" in ended:
             metrics.alert("chunk_parked")
             log.error(

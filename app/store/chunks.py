@@ -95,15 +95,22 @@ FROM input i LEFT JOIN chunk n USING (ord) LEFT JOIN chunks c ON (c.tenant_id, c
 ORDER BY i.ord
 """
 
-# The rest of an entry that will not be sent: what was never sent is cancelled; the chunk in doubt, if there is one, parked.
+# The rest of an entry that will not be sent: what was never sent is cancelled; the chunk in doubt, if there is one,
+# parked. Where silence about `in_doubt` is the reason, its row is locked and read anew first: a status that has come
+# meanwhile says that it arrived, and then nothing is given up.
 ABANDON = """
 WITH held AS MATERIALIZED (
   SELECT FROM lanes WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s)
-    AND owner = %(worker)s AND token = %(token)s FOR NO KEY UPDATE)
+    AND owner = %(worker)s AND token = %(token)s FOR NO KEY UPDATE),
+doubt AS MATERIALIZED (
+  SELECT c.id FROM chunks c CROSS JOIN held
+  WHERE (c.tenant_id, c.id) = (%(tenant_id)s, %(in_doubt)s::uuid) AND c.state = 'in_doubt' FOR NO KEY UPDATE OF c)
 UPDATE chunks c
-SET state = CASE c.state WHEN 'in_doubt' THEN 'parked' ELSE 'cancelled' END, reason = %(reason)s, in_doubt_at = NULL, due_at = NULL
-FROM held WHERE (c.tenant_id, c.conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND c.seq = %(seq)s
-  AND c.state IN ('ready', 'in_doubt')
+SET state = CASE c.state WHEN 'in_doubt' THEN 'parked' ELSE 'cancelled' END, reason = %(reason)s,
+    in_doubt_at = NULL, due_at = NULL
+FROM held
+WHERE (c.tenant_id, c.conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND c.seq = %(seq)s
+  AND c.state IN ('ready', 'in_doubt') AND (%(in_doubt)s::uuid IS NULL OR EXISTS (SELECT FROM doubt))
 RETURNING c.state
 """
 
@@ -143,8 +150,13 @@ async def record(conn: Connection, rows: Sequence[Fact]) -> list[str]:
     return [state for (state,) in await result.fetchall()]
 
 
-async def abandon(conn: Connection, worker: UUID, claim: Claim, seq: int, reason: str) -> list[str]:
-    """End the unsent chunks of entry `seq`: cancelled, or parked where in doubt; the states that they ended in."""
+async def abandon(
+    conn: Connection, worker: UUID, claim: Claim, seq: int, reason: str, in_doubt: UUID | None = None
+) -> list[str]:
+    """End the unsent chunks of entry `seq`: cancelled, or parked where in doubt; the states that they ended in.
+
+    With `in_doubt`, a chunk: only if that is in doubt still.
+    """
     result = await conn.execute(
         ABANDON,
         {
@@ -154,6 +166,7 @@ async def abandon(conn: Connection, worker: UUID, claim: Claim, seq: int, reason
             "token": claim.token,
             "seq": seq,
             "reason": reason,
+            "in_doubt": in_doubt,
         },
     )
     return [state for (state,) in await result.fetchall()]

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.store import chunks, lanes
+from app.store import statuses as store_statuses
 from app.store.chunks import Fact, Intent
 from app.store.lanes import Claim
 from app.store.turns import Opening
@@ -388,3 +389,23 @@ async def test_a_batch_of_facts_and_intents_is_each_ones_own(here: Ground) -> No
     ]
     assert await chunks.record(here.conn, facts) == ["accepted", "delivered", "ready"]
     assert [await it.attempts() for it in (one, two, three)] == [["accepted"], ["delivered"], ["refused"]]
+
+
+async def test_what_is_in_doubt_is_given_up_only_while_it_is(here: Ground) -> None:
+    """A status that comes just before the silence is judged saves the rest of the answer."""
+    lane = await here.lane()
+    await here.ingest(here.placed(lane))
+    worker = await here.worker()
+    [claim] = await here.claim(worker)
+    turn = (await here.open(claim)).turn
+    assert turn
+    fence, [first, second] = await here.settle(worker, claim, turn, "one", "two", send=True)
+    assert fence == "ok"
+    await chunks.record(here.conn, [Fact(claim=claim, chunk_id=first, n=1, attempt="in_doubt", chunk="in_doubt")])
+    await store_statuses.apply(here.conn, [here.status(first, "sent")])
+    assert await chunks.abandon(here.conn, worker, claim, turn.last_seq, "silence", first) == []
+    states = {
+        row["id"]: row["state"]
+        for row in await here.all("SELECT id, state FROM chunks WHERE tenant_id = %s", here.tenant)
+    }
+    assert states == {first: "sent", second: "ready"}

@@ -1,0 +1,75 @@
+"""When delivery gives up: what the seams around it are asked to do."""
+
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import pytest
+
+from app.settings import Settings
+from app.store.lanes import Claim
+from app.store.turns import Chunk
+from workers.deliver import MOST_DOUBTS, Delivery, Lane
+
+pytestmark = pytest.mark.anyio
+Result = TypeVar("Result")
+
+
+class Asked:
+    """Stands for `workers.commits.Commits`: notes what it is asked, and lets everything through."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def abandon(self, *_: Any) -> list[str]:
+        self.calls.append("abandon")
+        return ["parked"]
+
+    async def intend(self, *_: Any) -> str:
+        self.calls.append("intend")
+        return "lost"
+
+
+class Watch:
+    """Stands for `workers.stopwatch.Stopwatch`."""
+
+    async def db(self, work: Awaitable[Result]) -> Result:
+        return await work
+
+
+class Tenant:
+    """Stands for `app.directory.Tenant`, with the policy `resend`."""
+
+    in_doubt = "resend"
+    slug = "noor"
+
+
+def doubted(attempt: int) -> Chunk:
+    """A chunk in doubt about which silence has said enough."""
+    return Chunk(
+        id=uuid4(),
+        seq=1,
+        no=1,
+        body="text",
+        state="in_doubt",
+        attempt=attempt,
+        due_in=0.0,
+        opens_in=0.0,
+        doubt_for=60.0,
+        quiet_for=60.0,
+        others_heard=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("attempt", "asked"), [(1, ["intend"]), (MOST_DOUBTS - 1, ["intend"]), (MOST_DOUBTS, ["abandon"])]
+)
+async def test_a_text_is_sent_again_after_silence_but_not_for_ever(attempt: int, asked: list[str]) -> None:
+    """Under `resend` too, a provider that never says anything ends with a parked chunk and an alert."""
+    commits: Any = Asked()
+    nobody: Any = None
+    delivery = Delivery(commits, nobody, nobody, nobody, Settings())
+    claim = Claim(tenant_id=uuid4(), conversation_id=uuid4(), channel_id=uuid4(), token=1, attempts=1)
+    seams: Any = {"tenant": Tenant(), "channel": None, "to": None, "watch": Watch()}
+    await delivery.entry(Lane(claim=claim, correlation="c", **seams), None, [doubted(attempt)])
+    assert commits.calls == asked
