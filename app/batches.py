@@ -104,13 +104,11 @@ class Batches(Generic[Row, Verdict]):
         # been answered.
         if self._flight is flight:
             self._launch()
-        for (_, future), verdict in zip(batch, told, strict=True):
-            if future.done():
-                continue
+        for waiting, verdict in zip(batch, told, strict=True):
             if isinstance(verdict, Exception):
-                _fail([(_, future)], verdict)
-            else:
-                future.set_result(verdict)
+                _fail([waiting], verdict)
+            elif not waiting[1].done():
+                waiting[1].set_result(verdict)
 
     def _next(self) -> list[Waiting[Row, Verdict]]:
         batch: list[Waiting[Row, Verdict]] = []

@@ -115,8 +115,7 @@ class Ingest:
             metrics.alert("foreign_channel")
             log.error("item for a channel of another endpoint", alert="foreign_channel", endpoint=endpoint.slug)
         else:
-            metrics.alert("quarantine")
-            log.warning("item for an address that no channel has", alert="quarantine", endpoint=endpoint.slug)
+            log.warning("item for an address that no channel has", endpoint=endpoint.slug)
         return Stray(reason="no channel of this endpoint has this address", raw=item.raw, address=item.address)
 
     async def _write(self, rows: Sequence[_Arrival]) -> list[inbox.Outcome]:
@@ -134,11 +133,11 @@ class Ingest:
         await self._meet(conn, messages)
         placed = [self._placed(row, began) for row in messages]
         outcomes = await inbox.ingest(conn, placed) if placed else []
+        if woke := {(p.tenant_id, p.conversation_id) for p, o in zip(placed, outcomes, strict=True) if o.woke}:
+            self._bell.ring(woke)
         # Last: a batch that is refused for a message is halved and written again, and each writing of a stray counts.
         if strays:
             await quarantine.keep(conn, [_kept(row.endpoint, row.item, _reason(row.item)) for row in strays])
-        if woke := {(p.tenant_id, p.conversation_id) for p, o in zip(placed, outcomes, strict=True) if o.woke}:
-            self._bell.ring(woke)
         if not strays:
             return outcomes
         each = iter(outcomes)

@@ -11,9 +11,6 @@ ANSWERED = frozenset("text image audio video document sticker location contacts 
 UNANSWERED = frozenset("reaction system edit revoke".split())
 KINDS = ANSWERED | UNANSWERED
 
-# What a status says, in the order in which it may move; `failed` stands apart.
-STATUS_RANK = {"accepted": 2, "sent": 3, "delivered": 4, "read": 5, "played": 6}
-
 Direction = Literal["in", "echo"]
 Said = Literal["sent", "delivered", "read", "played", "failed"]
 

@@ -89,7 +89,7 @@ def turn(outcome: str) -> None:
 
 
 def send(outcome: str) -> None:
-    """An attempt ended: accepted, refused, never_left, in_doubt."""
+    """An attempt ended: accepted, refused, held, never_left, in_doubt."""
     _sends(outcome).inc()
 
 

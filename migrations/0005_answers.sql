@@ -74,7 +74,7 @@ CREATE TABLE attempts (
   chunk_id uuid NOT NULL,
   n integer NOT NULL,
   token bigint NOT NULL,                   -- the lane's, when the intent was committed
-  state text NOT NULL DEFAULT 'sending' CHECK (state IN ('sending', 'never_left', 'refused', 'in_doubt', 'accepted', 'sent',
+  state text NOT NULL DEFAULT 'sending' CHECK (state IN ('sending', 'never_left', 'refused', 'held', 'in_doubt', 'accepted', 'sent',
                                                          'delivered', 'read', 'played', 'failed')),
   provider_id text,
   code integer,

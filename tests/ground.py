@@ -156,8 +156,8 @@ class Ground(Struct, frozen=True):
 
     async def open(self, claim: Claim, order_wait: float = 10.0) -> turns.Opening:
         """See `turns.open_lanes`."""
-        [opening] = await turns.open_lanes(self.conn, [turns.Open(claim, 20)], order_wait)
-        return opening
+        [text] = await turns.open_lanes(self.conn, [turns.Open(claim, 20)], order_wait)
+        return turns.opening(text)
 
     async def settle(
         self, worker: UUID, claim: Claim, turn: turns.Turn, *bodies: str, **more: Any

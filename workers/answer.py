@@ -79,14 +79,14 @@ class Turns:
                 if not chunks:
                     return Release(claim=claim, done_seq=None)
                 lane = self._lane(claim, tenant, channel, opening, watch)
-                silent = opening.paused or not (tenant.enabled and channel.enabled)
+                silent = opening.paused or not (tenant.enabled and channel.enabled) or _too_late(channel, opening)
                 return await self._delivery.entry(lane, before, chunks, paused=silent)
             if turn.settled:
                 return Release(claim=claim, done_seq=turn.last_seq)
             if claim.attempts > MOST_ATTEMPTS:
                 reply = self._parked(claim, tenant)
             else:
-                watch.queue, watch.ack = opening.asked[0].waited, opening.asked[0].ack_ms / 1000
+                watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000
                 reply = await self._reply(claim, tenant, channel, opening, turn, watch)
             if before:  # its gate's wait went on while the assistant wrote
                 before = msgspec.structs.replace(before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened)))
@@ -128,8 +128,7 @@ class Turns:
             return Reply(outcome="revoked")
         if opening.paused or not (tenant.enabled and channel.enabled):
             return Reply(outcome="left")
-        newest = max(message.sent_at for message in standing)
-        if channel.late != "answer" and opening.now - newest > timedelta(hours=channel.answer_within_hours):
+        if _too_late(channel, opening):
             return Reply(outcome="late")
         worded = [message.body for message in standing if message.kind in WORDED and message.body.strip()]
         if len(worded) == len(standing) and (fixed := reply_for(tenant.intents, worded)):
@@ -234,7 +233,7 @@ class Turns:
             release = Release(claim=lane.claim, done_seq=turn.last_seq)
         else:
             if send:
-                state = await self._delivery.send(lane, *pieces[0], 1)
+                state = await self._delivery.send(lane, chunks[0], 1)
                 chunks[0] = msgspec.structs.replace(
                     chunks[0],
                     state=state,
@@ -268,6 +267,12 @@ async def _formatted(markdown: str) -> str:
     return from_markdown(markdown)
 
 
+def _too_late(channel: Channel, opening: Opening) -> bool:
+    """Whether nobody expects this answer any more: asked again at each claim, since a channel may be held for days."""
+    newest = max((message.sent_at for message in opening.asked if not message.revoked), default=opening.now)
+    return channel.late != "answer" and opening.now - newest > timedelta(hours=channel.answer_within_hours)
+
+
 def _split(opening: Opening) -> tuple[Chunk | None, list[Chunk]]:
     """The last chunk that is done, and those of the entry that is not."""
     before = next((chunk for chunk in opening.chunks if chunk.seq <= opening.done_seq), None)
@@ -284,6 +289,8 @@ def _fresh(turn: Turn, no: int, id: UUID, body: str) -> Chunk:
         attempt=0,
         due_in=0.0,
         opens_in=0.0,
+        refusals=0,
+        doubts=0,
         doubt_for=0.0,
         quiet_for=0.0,
         others_heard=False,

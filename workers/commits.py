@@ -37,7 +37,7 @@ class Commits:
 
             return Batches(name, flush, patience=patience)
 
-        async def opened(conn: Connection, rows: Sequence[turns.Open]) -> list[turns.Opening]:
+        async def opened(conn: Connection, rows: Sequence[turns.Open]) -> list[str]:
             return await turns.open_lanes(conn, rows, order_wait)
 
         async def settled(conn: Connection, rows: Sequence[turns.Settlement]) -> list[Fence]:
@@ -58,7 +58,7 @@ class Commits:
 
     async def open(self, claim: Claim, history: int) -> turns.Opening:
         """See `turns.open_lanes`."""
-        return await self._open.submit(turns.Open(claim, history))
+        return turns.opening(await self._open.submit(turns.Open(claim, history)))
 
     async def memo(self, memo: turns.Memo) -> None:
         """See `turns.memo`."""

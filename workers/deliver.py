@@ -70,7 +70,7 @@ class Delivery:
                 wait = self._silence(chunk)
                 if wait > 0:
                     return Release(claim=lane.claim, done_seq=None, again_in=wait)
-                if paused or lane.tenant.in_doubt == "park" or n >= MOST_DOUBTS:
+                if paused or lane.tenant.in_doubt == "park" or chunk.doubts >= MOST_DOUBTS:
                     return await self._abandon(lane, seq, "in doubt, and silence", in_doubt=chunk.id)
                 log.warning("sent again after silence", chunk=chunk.id, attempt=n + 1, correlation=lane.correlation)
             if state in ("ready", "in_doubt"):
@@ -83,7 +83,7 @@ class Delivery:
                     return await self._abandon(lane, seq, "left to a person")
                 if fence != "ok":  # lost: not ours any more. moot: a status told meanwhile; look anew
                     return Release(claim=lane.claim, done_seq=None, again_in=0.0)
-                state = await self.send(lane, chunk.id, chunk.body, n + 1)
+                state = await self.send(lane, chunk, n + 1)
             if state in LOST:
                 return await self._abandon(lane, seq, "an earlier part of the answer was lost")
             if state not in DONE:  # ready, later; or in doubt
@@ -95,11 +95,25 @@ class Delivery:
                 opens_in = 0.0
         return Release(claim=lane.claim, done_seq=seq)
 
-    async def send(self, lane: Lane, chunk_id: UUID, body: str, n: int) -> str:
+    async def send(self, lane: Lane, chunk: Chunk, n: int) -> str:
         """POST a chunk whose intent (attempt `n`) is committed; record the fact; the chunk's state afterwards."""
-        key = Key(chunk_id, n)
-        fact = await self._attempt(lane, key, body)
+        key = Key(chunk.id, n)
+        began = time.monotonic()
+        fact = await self._attempt(lane, key, chunk)
+        took = time.monotonic() - began
+        lane.watch.sent(took)
         metrics.send(fact.attempt)
+        metrics.stage("send", took)
+        log.info(
+            "sent",
+            outcome=fact.attempt,
+            tenant=lane.tenant.slug,
+            chunk=chunk.id,
+            attempt=n,
+            send_ms=round(took * 1000, 1),
+            code=fact.code,
+            correlation=lane.correlation,
+        )
         # What happened is recorded whatever becomes of this task: a cancelled one must not leave a sent chunk in doubt.
         state = await asyncio.shield(lane.watch.db(self._record(fact)))
         if state == "failed" and fact.chunk == "failed":
@@ -115,7 +129,7 @@ class Delivery:
             )
         return state
 
-    async def _attempt(self, lane: Lane, key: Key, body: str) -> Fact:
+    async def _attempt(self, lane: Lane, key: Key, chunk: Chunk) -> Fact:
         def fact(**outcome: object) -> Fact:
             return Fact(claim=lane.claim, chunk_id=key.chunk_id, n=key.attempt, **outcome)  # type: ignore[arg-type]
 
@@ -124,13 +138,18 @@ class Delivery:
         # other worker can have begun one of its own.
         if not self._lanes.may_send():
             return fact(attempt="never_left", chunk="ready", reason="the lease was about to end", due_in=1.0)
-        began = time.monotonic()
         try:
             accepted = await transport.send_text(
-                self._client, lane.channel, lane.to, body, key, self._settings.send_timeout_seconds
+                self._client,
+                lane.channel,
+                lane.to,
+                chunk.body,
+                key,
+                self._settings.send_timeout_seconds,
+                refused=chunk.refusals,
             )
         except Refused as error:
-            again = error.then == "hold" or (error.then == "again" and key.attempt < MOST_REFUSALS)
+            again = error.then == "hold" or (error.then == "again" and chunk.refusals < MOST_REFUSALS)
             if error.then == "hold":
                 metrics.alert("channel_held")
                 log.error(
@@ -141,7 +160,7 @@ class Delivery:
                     code=error.code,
                 )
             return fact(
-                attempt="refused",
+                attempt="held" if error.then == "hold" else "refused",
                 chunk="ready" if again else "failed",
                 code=error.code,
                 reason=_plain(error),
@@ -152,8 +171,6 @@ class Delivery:
             return fact(attempt="never_left", chunk="ready", reason=_plain(error), due_in=wait)
         except InDoubt as error:
             return fact(attempt="in_doubt", chunk="in_doubt", reason=_plain(error))
-        finally:
-            lane.watch.sent(time.monotonic() - began)
         return fact(attempt="accepted", chunk="accepted", provider_id=accepted.provider_id)
 
     async def _record(self, fact: Fact) -> str:

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 64
 # Without a wake-up, what is due is found within this time (seconds).
 LOOK = 1.0
+# How long a claim under way is waited for when the worker stops (seconds).
+FAREWELL = 2.0
 # A wait that ends within this time is remembered, and ended on time; a longer one is found by the look (seconds).
 LOOK_AHEAD = 60.0
 # Every how many beats the worker looks for lanes of the dead, and for its own that it does not work on.
@@ -82,10 +84,8 @@ class Lanes:
 
     async def __aenter__(self) -> Self:
         await self._register()
-        self._tasks = [
-            asyncio.create_task(self._claim_loop(), name="claim"),
-            asyncio.create_task(self._beat_loop(), name="beat"),
-        ]
+        self._claiming = asyncio.create_task(self._claim_loop(), name="claim")
+        self._beating = asyncio.create_task(self._beat_loop(), name="beat")
         return self
 
     async def __aexit__(
@@ -93,11 +93,13 @@ class Lanes:
     ) -> None:
         self._stopping = True
         self.ring()
+        # What a claim under way still brings is worked off like the rest, not cut off in its midst.
+        await asyncio.wait({self._claiming}, timeout=FAREWELL)
         if at_work := [task for _, task in self._held.values()]:
             log.info("draining", lanes=len(at_work), seconds=self._grace)
             await asyncio.wait(at_work, timeout=self._grace)
         await self._cancel_all()
-        await tasks.end(*self._tasks)
+        await tasks.end(self._claiming, self._beating)
         try:
             async with db.connection(self._commits.pool) as conn:
                 await lanes.disown(conn, self._commits.worker, [])

@@ -9,9 +9,9 @@ from workers.lane import Lanes
 
 
 async def drain(context: dict[str, Any], *, lanes: list[str]) -> None:
-    """Look for due lanes now; return once those that the wake-up names are worked off, so that SAQ's page shows who is
+    """Look for due lanes now; return once those that the wake-up names are worked off.
 
-    being answered and since when.
+    So SAQ's page shows who is being answered, and since when.
     """
     metrics.wake_up("answered", len(lanes))
     room: Lanes = context["lanes"]

@@ -38,9 +38,17 @@ class Provider(Protocol):
         ...
 
     async def send_text(
-        self, client: httpx.AsyncClient, channel: Channel, to: Identity, text: str, key: Key, timeout: float
+        self,
+        client: httpx.AsyncClient,
+        channel: Channel,
+        to: Identity,
+        text: str,
+        key: Key,
+        timeout: float,
+        *,
+        refused: int = 0,
     ) -> Accepted:
-        """Hand one text of at most 4,000 UTF-16 units to the provider.
+        """Hand one text of at most 4,000 UTF-16 units to the provider; `refused`: how often it has said "not now".
 
         Raises:
             Refused: it answered and did not take it; `then` says what may be done.

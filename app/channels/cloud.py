@@ -67,7 +67,15 @@ class CloudAPI:
         return cloud_webhook.items(body)
 
     async def send_text(
-        self, client: httpx.AsyncClient, channel: Channel, to: Identity, text: str, key: Key, timeout: float
+        self,
+        client: httpx.AsyncClient,
+        channel: Channel,
+        to: Identity,
+        text: str,
+        key: Key,
+        timeout: float,
+        *,
+        refused: int = 0,
     ) -> Accepted:
         """`POST /{phone_number_id}/messages`. Previews are off: they fetch URLs that the assistant chose."""
         recipient = {"to": f"+{to.value}"} if to.kind == "wa_id" else {"recipient": to.value}
@@ -101,4 +109,4 @@ class CloudAPI:
             error = _failure.decode(answer.body).error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise InDoubt(f"HTTP {answer.status} without a Graph error") from None
-        raise refusal(error.code, error.message, key.attempt)
+        raise refusal(error.code, error.message, refused + 1)

@@ -16,7 +16,7 @@ PAIR = 131056
 
 
 def refusal(code: int, message: str, attempt: int) -> Refused | InDoubt:
-    """What an error answer with a Graph `code` says about attempt `attempt` (from 1). `message` is for the operator."""
+    """What an error answer with a Graph `code` says, the `attempt`-th of its kind (from 1). `message` is for the operator."""
     said = f"Graph error {code}: {message[:200]}"
     if code in UNKNOWN:
         return InDoubt(said)

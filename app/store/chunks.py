@@ -29,7 +29,7 @@ class Fact(Struct, frozen=True, kw_only=True):
     claim: Claim
     chunk_id: UUID
     n: int
-    attempt: Literal["never_left", "refused", "in_doubt", "accepted"]
+    attempt: Literal["never_left", "refused", "held", "in_doubt", "accepted"]
     chunk: Literal["ready", "in_doubt", "failed", "accepted"]
     provider_id: str | None = None
     code: int | None = None

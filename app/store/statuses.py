@@ -36,7 +36,8 @@ class Effect(Struct, frozen=True):
 # A status moves its attempt, forward only; a chunk's state is the best of its attempts. `failed` never overrides delivered
 # or later, and is final. A batch is reduced to one row per attempt first (0: it failed before it was
 # delivered; else the furthest), since an UPDATE that finds two source rows for one target keeps an arbitrary one.
-# Locks: lanes (sorted) → chunks → attempts.
+# Locks: lanes (sorted) → chunks → attempts. Whether a lane waits is read from the locked row: a message may have come for
+# it since this statement began.
 APPLY = """
 WITH input AS MATERIALIZED (
   SELECT t.*, CASE status WHEN 'sent' THEN 3 WHEN 'delivered' THEN 4 WHEN 'read' THEN 5 WHEN 'played' THEN 6 ELSE 0 END AS rank
@@ -55,7 +56,7 @@ best AS MATERIALIZED (
          CASE WHEN bool_or(rank = 0) AND max(rank) < 4 THEN 0 ELSE max(rank) END AS rank,
          (array_agg(provider_id ORDER BY rank DESC))[1] AS provider_id,
          max(code) FILTER (WHERE rank = 0) AS code, max(reason) FILTER (WHERE rank = 0) AS reason,
-         bool_or(rank >= 4 OR rank = 0 OR chunk_state = 'in_doubt') AS opens
+         bool_or(rank >= 4 OR rank = 0 OR chunk_state IN ('sending', 'in_doubt')) AS opens
   FROM matched GROUP BY 1, 2, 3, 4),
 kept AS (
   INSERT INTO statuses (tenant_id, channel_id, digest, provider_id, chunk_id, attempt, status, at, applied, raw)
@@ -67,13 +68,12 @@ kept AS (
   ORDER BY i.tenant_id, i.channel_id, i.digest, i.ord
   ON CONFLICT DO NOTHING),
 waiting AS MATERIALIZED (
-  SELECT l.tenant_id, l.conversation_id
+  SELECT l.tenant_id, l.conversation_id, l.done_seq < l.head_seq AS behind
   FROM lanes l JOIN (SELECT DISTINCT tenant_id, conversation_id FROM best WHERE opens) b USING (tenant_id, conversation_id)
-  WHERE l.done_seq < l.head_seq
   ORDER BY l.tenant_id, l.conversation_id FOR NO KEY UPDATE OF l),
 lane AS (
   UPDATE lanes l SET run_at = least(l.run_at, qasid_now())
-  FROM waiting w WHERE (l.tenant_id, l.conversation_id) = (w.tenant_id, w.conversation_id) AND l.done_seq < l.head_seq
+  FROM waiting w WHERE (l.tenant_id, l.conversation_id) = (w.tenant_id, w.conversation_id) AND w.behind
   RETURNING l.tenant_id, l.conversation_id, old.owner IS NULL AS woke),
 chunk AS (
   UPDATE chunks c

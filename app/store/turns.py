@@ -29,6 +29,10 @@ class Chunk(Struct, frozen=True, kw_only=True):
     """Until it may be sent (0: now)."""
     opens_in: float
     """Until its gate opens by time alone (0: it is open)."""
+    refusals: int
+    """How many of its attempts were refused as "not now"."""
+    doubts: int
+    """How many of its attempts ended in doubt."""
     doubt_for: float
     """How long it has been in doubt."""
     quiet_for: float
@@ -53,7 +57,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     body: str
     sent_at: datetime
     correlation: str
-    ack_ms: float
+    ack_ms: float | None
     waited: float
     revoked: bool
 
@@ -119,7 +123,7 @@ SELECT json_build_object(
   'turn', CASE WHEN t.id IS NOT NULL THEN json_build_object(
      'id', t.id, 'first_seq', t.first_seq, 'last_seq', t.last_seq,
      'settled', EXISTS (SELECT FROM usage u WHERE (u.tenant_id, u.turn_id) = (t.tenant_id, t.id))) END,
-  'to', (SELECT json_agg(json_build_object('kind', i.kind, 'value', i.value) ORDER BY i.kind DESC)
+  'to', (SELECT coalesce(json_agg(json_build_object('kind', i.kind, 'value', i.value) ORDER BY i.kind DESC), '[]')
          FROM conversations v JOIN identities i ON (i.tenant_id, i.contact_id) = (v.tenant_id, v.contact_id)
          WHERE (v.tenant_id, v.id) = (l.tenant_id, l.conversation_id)),
   'chunks', coalesce((
@@ -130,8 +134,12 @@ SELECT json_build_object(
        'due_in', greatest(0, coalesce(extract(epoch FROM c.due_at - qasid_now()), 0)),
        'opens_in', CASE WHEN c.state IN ('accepted', 'sent')
                         THEN greatest(0, extract(epoch FROM c.accepted_at - qasid_now()) + %(order_wait)s) ELSE 0 END,
+       'refusals', (SELECT count(*) FROM attempts a
+                    WHERE (a.tenant_id, a.chunk_id, a.state) = (c.tenant_id, c.id, 'refused')),
+       'doubts', (SELECT count(*) FROM attempts a
+                  WHERE (a.tenant_id, a.chunk_id) = (c.tenant_id, c.id) AND a.state IN ('sending', 'in_doubt')),
        'doubt_for', coalesce(extract(epoch FROM qasid_now() - c.in_doubt_at), 0),
-       'quiet_for', coalesce(extract(epoch FROM qasid_now() - greatest(c.in_doubt_at, l.disturbed_at)), 0),
+       'quiet_for', coalesce(extract(epoch FROM qasid_now() - greatest(coalesce(c.in_doubt_at, qasid_now()), l.disturbed_at)), 0),
        'others_heard', c.state = 'in_doubt' AND (
           EXISTS (SELECT FROM attempts mine JOIN attempts a ON a.heard_at > mine.begun_at AND a.begun_at > mine.begun_at
                   JOIN chunks o ON (o.tenant_id, o.id) = (a.tenant_id, a.chunk_id)
@@ -269,8 +277,8 @@ class Settlement(Struct, frozen=True, kw_only=True):
 _opening = msgspec.json.Decoder(Opening)
 
 
-async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float) -> list[Opening]:
-    """Begin the next turn of each lane, or find the one that was begun, and load what it needs."""
+async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float) -> list[str]:
+    """Begin the next turn of each lane, or find the one that was begun, and load what it needs: see `opening`."""
     result = await conn.execute(
         OPEN,
         {
@@ -281,7 +289,16 @@ async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float) 
             "order_wait": order_wait,
         },
     )
-    return [_opening.decode(text) for (text,) in await result.fetchall()]
+    return [text for (text,) in await result.fetchall()]
+
+
+def opening(text: str) -> Opening:
+    """What `open_lanes` brought for one lane.
+
+    Raises:
+        msgspec.DecodeError: it is not of this build's form; the other lanes of its batch are none the worse for it.
+    """
+    return _opening.decode(text)
 
 
 async def memo(conn: Connection, rows: Sequence[Memo]) -> list[None]:

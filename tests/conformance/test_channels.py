@@ -57,9 +57,10 @@ class Room:
         self.sandbox.faults.queue("send", [Fault(kind=kind, **more)])  # type: ignore[arg-type]
 
     async def send(
-        self, to: Identity = PERSON, *, text: str = TEXT, attempt: int = 1, timeout: float = 1.0
+        self, to: Identity = PERSON, *, text: str = TEXT, attempt: int = 1, refused: int = 0, timeout: float = 1.0
     ) -> Accepted:
-        return await self.transport.send_text(self.client, self.channel, to, text, Key(CHUNK, attempt), timeout)
+        key = Key(CHUNK, attempt)
+        return await self.transport.send_text(self.client, self.channel, to, text, key, timeout, refused=refused)
 
     async def fate(self, **more: Any) -> SendError | Accepted:
         try:
@@ -204,12 +205,12 @@ async def test_the_code_decides_not_the_http_status(room: Room, status: int, cod
 
 
 async def test_waits_grow_and_stay_bounded(room: Room) -> None:
-    """Each further attempt waits at least as long as the last, and none longer than twenty minutes."""
+    """Each further refusal waits at least as long as the last, and none longer than twenty minutes."""
     for code in (131056, 130429, 131016, 190):
         waits = []
-        for attempt in range(1, 25):
+        for refused in range(24):
             room.fails("graph_error", code=code)
-            fate = await room.fate(attempt=attempt)
+            fate = await room.fate(refused=refused)
             assert isinstance(fate, Refused)
             waits.append(fate.after)
         assert waits == sorted(waits) and waits[-1] <= 1200 and waits[-1] > waits[0]

@@ -55,6 +55,8 @@ def doubted(attempt: int) -> Chunk:
         attempt=attempt,
         due_in=0.0,
         opens_in=0.0,
+        refusals=0,
+        doubts=attempt,
         doubt_for=60.0,
         quiet_for=60.0,
         others_heard=True,
