@@ -5,7 +5,6 @@ It starts while PostgreSQL is away: pools open in the background, /livez answers
 
 import asyncio
 import logging
-import multiprocessing
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -43,21 +42,12 @@ BODY_BYTES = 256 * 1024  # of any request but a webhook
 
 
 def create_app(settings: Settings | None = None) -> Litestar:
-    """The application. Granian calls it without arguments; the settings are then the environment's.
+    """The application, with the environment's settings unless told others. `app/served.py` is how granian calls it.
 
     Raises:
         ConfigurationError: a setting is wrong, or the embedded PostgreSQL cannot be used.
     """
-    if multiprocessing.parent_process() is None:
-        return _wired(settings or settings_of_environment.load())
-    process.end_with_parent()  # we are granian's child
-    try:
-        return _wired(settings or settings_of_environment.load())
-    except QasidError as error:
-        raise SystemExit(f"qasid: {error}") from None  # granian would show a traceback
-
-
-def _wired(settings: Settings) -> Litestar:
+    settings = settings or settings_of_environment.load()
     log.configure(settings, process="web")
     provider("cloud")  # imports its HTTP client: a third of a second, which the first webhook would wait for
     if settings.spool_dir is not None:

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 if (_granian := multiprocessing.parent_process()) is not None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    end_with_parent()
+    # Not SIGTERM: granian's handler for it may wait for a lock that only its main process would free. A webhook that is
+    # cut off here comes again.
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != _granian.pid:  # it had ended before we asked
         os._exit(1)
 
 
 def create_app() -> "Litestar":
-    """See app.asgi."""
+    """See app.asgi. An error of ours ends the process with one line: granian would show a traceback."""
     from app.asgi import create_app
+    from app.errors import QasidError
 
-    return create_app()
+    try:
+        return create_app()
+    except QasidError as error:
+        raise SystemExit(f"qasid: {error}") from None

@@ -240,7 +240,7 @@ class Turns:
                     attempt=1,
                     opens_in=self._delivery.order_wait if state in ("accepted", "sent") else 0.0,
                 )
-            if send and chunks[0].state == "ready":  # not now: the next opening tells when
+            if send and chunks[0].state in ("ready", "sending"):  # not now, or overtaken: the next opening tells
                 release = Release(claim=lane.claim, done_seq=None, again_in=0.0)
             else:
                 release = await self._delivery.entry(lane, before, chunks)

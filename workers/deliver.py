@@ -86,8 +86,9 @@ class Delivery:
                 state = await self.send(lane, chunk, n + 1)
             if state in LOST:
                 return await self._abandon(lane, seq, "an earlier part of the answer was lost")
-            if state not in DONE:  # ready, later; or in doubt
-                wait = 0.0 if state == "ready" else self._settings.in_doubt_seconds
+            if state not in DONE:
+                # `ready`, later; or `sending`, though its fact is committed: a status was faster than we. Look anew.
+                wait = self._settings.in_doubt_seconds if state == "in_doubt" else 0.0
                 return Release(claim=lane.claim, done_seq=None, again_in=wait)
             if state in ("accepted", "sent"):
                 opens_in = chunk.opens_in if chunk.state == state else self.order_wait
