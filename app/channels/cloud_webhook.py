@@ -1,7 +1,6 @@
 """Reads the Cloud API's webhook bodies: every entry × change × (messages, echoes, statuses, errors) is an item.
 
-Pure: bytes in, items out. What cannot be read becomes a `Stray`; its neighbours go on. Source of the shapes: the
-webhook examples of facebook/openapi (v23.0) and Meta's status reference; docs/wire-cloud.md gathers them.
+Pure: bytes in, items out. What cannot be read becomes a `Stray`; its neighbours go on. `cloud_shapes.py` has the shapes.
 """
 
 import re
@@ -12,8 +11,9 @@ from itertools import islice
 from typing import cast, get_args
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import Raw
 
+from app.channels import cloud_shapes as wire
 from app.errors import Unreadable
 from app.messages import KINDS, Direction, Identity, Item, Key, Message, Said, Status, Stray
 
@@ -24,168 +24,16 @@ FUTURE = timedelta(minutes=5)
 MOST_ITEMS = 2_000
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
 
-
-# --- the envelope, loose: a single malformed item must not take its neighbours along ---------------------------------
-
-
-class _Profile(Struct):
-    name: str = ""
-
-
-class _Contact(Struct):
-    wa_id: str | None = None
-    user_id: str | None = None
-    profile: _Profile | None = None
-
-
-class _Metadata(Struct):
-    phone_number_id: str
-
-
-class _Value(Struct):
-    metadata: _Metadata
-    contacts: list[_Contact] = []
-    messages: list[Raw] = []
-    message_echoes: list[Raw] = []
-    statuses: list[Raw] = []
-    errors: list[Raw] = []
-
-
-class _Change(Struct):
-    value: _Value
-
-
-class _Entry(Struct):
-    changes: list[_Change]
-
-
-class _Envelope(Struct):
-    entry: list[_Entry]
-
-
-class _LooseChange(Struct):
-    value: Raw
-
-
-class _LooseEntry(Struct):
-    changes: list[Raw]
-
-
-class _LooseEnvelope(Struct):
-    entry: list[Raw]
-
-
-# --- one message ----------------------------------------------------------------------------------------------------
-
-
-class _Text(Struct):
-    body: str
-
-
-class _Media(Struct):
-    caption: str | None = None
-    filename: str | None = None
-
-
-class _Location(Struct):
-    latitude: float
-    longitude: float
-    name: str | None = None
-    address: str | None = None
-
-
-class _Choice(Struct):
-    title: str = ""
-
-
-class _Interactive(Struct):
-    button_reply: _Choice | None = None
-    list_reply: _Choice | None = None
-
-
-class _Button(Struct):
-    text: str = ""
-
-
-class _Reaction(Struct):
-    message_id: str
-    emoji: str | None = None
-
-
-class _Original(Struct):
-    original_message_id: str
-
-
-class _Name(Struct):
-    formatted_name: str = ""
-
-
-class _Card(Struct):
-    name: _Name | None = None
-
-
-class _System(Struct):
-    body: str = ""
-
-
-class _Message(Struct):
-    id: str
-    timestamp: str | int
-    type: str
-    sender: str | None = field(name="from", default=None)
-    sender_user_id: str | None = field(name="from_user_id", default=None)
-    recipient: str | None = field(name="to", default=None)
-    recipient_user_id: str | None = field(name="to_user_id", default=None)
-    text: _Text | None = None
-    image: _Media | None = None
-    video: _Media | None = None
-    document: _Media | None = None
-    location: _Location | None = None
-    interactive: _Interactive | None = None
-    button: _Button | None = None
-    reaction: _Reaction | None = None
-    contacts: list[_Card] | None = None
-    edit: "_Edit | None" = None
-    revoke: _Original | None = None
-    system: _System | None = None
-
-
-class _Edited(Struct):
-    """The new content of an edited message: a message without id and time."""
-
-    text: _Text | None = None
-    image: _Media | None = None
-    video: _Media | None = None
-    document: _Media | None = None
-
-
-class _Edit(_Original):
-    message: _Edited | None = None
-
-
-class _Error(Struct):
-    code: int = 0
-    title: str = ""
-
-
-class _Status(Struct):
-    id: str
-    status: str
-    timestamp: str | int
-    biz_opaque_callback_data: str | None = None
-    errors: list[_Error] = []
-
-
-_envelope = msgspec.json.Decoder(_Envelope)
-_loose_envelope = msgspec.json.Decoder(_LooseEnvelope)
-_loose_entry = msgspec.json.Decoder(_LooseEntry)
-_loose_change = msgspec.json.Decoder(_LooseChange)
+_envelope = msgspec.json.Decoder(wire.Envelope)
+_loose_envelope = msgspec.json.Decoder(wire.LooseEnvelope)
+_loose_entry = msgspec.json.Decoder(wire.LooseEntry)
+_loose_change = msgspec.json.Decoder(wire.LooseChange)
 _loose_value = msgspec.json.Decoder(dict[str, Raw])
-_metadata = msgspec.json.Decoder(_Metadata)
-_contact = msgspec.json.Decoder(_Contact)
+_metadata = msgspec.json.Decoder(wire.Metadata)
+_contact = msgspec.json.Decoder(wire.Contact)
 _list = msgspec.json.Decoder(list[Raw] | None)
-_message = msgspec.json.Decoder(_Message)
-_status = msgspec.json.Decoder(_Status)
+_message = msgspec.json.Decoder(wire.Message)
+_status = msgspec.json.Decoder(wire.Status)
 
 _DIGITS = re.compile(r"[0-9]{1,12}")
 _STATUSES = frozenset(get_args(Said))
@@ -244,7 +92,7 @@ def _loosely(body: bytes) -> Iterator[Item]:
             yield from found or [Stray(reason="change without an item", raw=bytes(change_raw))]
 
 
-def _sifted(raw: Raw) -> tuple[_Value, list[Item]]:
+def _sifted(raw: Raw) -> tuple[wire.Value, list[Item]]:
     """What of a value can be read, and what cannot. A contact that cannot is let go: it adds no more than a name."""
     parts = _loose_value.decode(raw)
     metadata = _metadata.decode(parts.get("metadata", b"null"))
@@ -260,10 +108,10 @@ def _sifted(raw: Raw) -> tuple[_Value, list[Item]]:
         for contact in _list.decode(parts.get("contacts", b"null")) or []:
             with suppress(*UNREADABLE):
                 contacts.append(_contact.decode(contact))
-    return _Value(metadata=metadata, contacts=contacts, **lists), unread
+    return wire.Value(metadata=metadata, contacts=contacts, **lists), unread
 
 
-def _of(value: _Value) -> list[Item]:
+def _of(value: wire.Value) -> list[Item]:
     address = value.metadata.phone_number_id
     if max(map(len, (value.messages, value.message_echoes, value.statuses, value.errors))) > MOST_ITEMS:
         raise Unreadable(f"more than {MOST_ITEMS} items")
@@ -289,7 +137,7 @@ def _stray(what: str, raw: bytes, error: Exception, address: str | None = None) 
     return Stray(reason=f"{what}: {said}"[:300], raw=raw, address=address)
 
 
-def _to_message(raw: bytes, value: _Value, direction: Direction) -> Message:
+def _to_message(raw: bytes, value: wire.Value, direction: Direction) -> Message:
     m = _message.decode(raw)
     if m.type not in KINDS:
         raise Unreadable("unknown type")
@@ -311,7 +159,7 @@ def _to_message(raw: bytes, value: _Value, direction: Direction) -> Message:
     )
 
 
-def _person(m: _Message, value: _Value, direction: Direction) -> tuple[tuple[Identity, ...], str]:
+def _person(m: wire.Message, value: wire.Value, direction: Direction) -> tuple[tuple[Identity, ...], str]:
     """Who is at the other end: the phone number where there is one, the business-scoped id besides or alone."""
     echo = direction == "echo"
     wa_id, bsuid = (m.recipient, m.recipient_user_id) if echo else (m.sender, m.sender_user_id)
@@ -330,7 +178,7 @@ def _person(m: _Message, value: _Value, direction: Direction) -> tuple[tuple[Ide
     return tuple(found), name[:200].replace("\0", "")
 
 
-def _content(m: _Message) -> tuple[str | None, str]:
+def _content(m: wire.Message) -> tuple[str | None, str]:
     """What it refers to (a provider id), and what a person would read."""
     if m.type == "text":
         if m.text is None:
@@ -365,7 +213,7 @@ def _content(m: _Message) -> tuple[str | None, str]:
     return None, _written(m)
 
 
-def _written(m: "_Message | _Edited") -> str:
+def _written(m: "wire.Message | wire.Edited") -> str:
     """The words in a text, or beside a picture, a film or a document."""
     if m.text:
         return m.text.body
@@ -373,7 +221,7 @@ def _written(m: "_Message | _Edited") -> str:
     return (media.caption or media.filename or "") if media else ""
 
 
-def _to_status(raw: bytes, value: _Value) -> Status:
+def _to_status(raw: bytes, value: wire.Value) -> Status:
     s = _status.decode(raw)
     if s.status not in _STATUSES:
         raise Unreadable("unknown status")
