@@ -240,21 +240,21 @@ async def save_channel(conn: Connection, row: Channel) -> None:
 
 
 # Two seconds from now: by then every process has read the new configuration (it looks once a second), so that what is
-# tried again is not tried with the old token.
+# tried again is not tried with the old token. A lane that is worked on at this instant too: it may just have been refused.
 WAKE_LANES = """
 WITH waiting AS MATERIALIZED (
   SELECT conversation_id FROM lanes
-  WHERE tenant_id = %(tenant_id)s AND done_seq < head_seq AND run_at > qasid_now() AND owner IS NULL
+  WHERE tenant_id = %(tenant_id)s AND done_seq < head_seq AND (owner IS NOT NULL OR run_at > qasid_now())
   ORDER BY conversation_id FOR NO KEY UPDATE)
 UPDATE lanes l SET run_at = least(l.run_at, qasid_now() + interval '2 seconds') FROM waiting w
 WHERE l.tenant_id = %(tenant_id)s AND l.conversation_id = w.conversation_id
 """
 # A statement of its own: its snapshot is newer than the lanes' locks.
 RELEASE_CHUNKS = """
-UPDATE chunks c SET due_at = NULL FROM lanes l
-WHERE l.tenant_id = %(tenant_id)s AND l.done_seq < l.head_seq AND l.run_at <= qasid_now() + interval '2 seconds' AND l.owner IS NULL
+UPDATE chunks c SET due_at = qasid_now() + interval '2 seconds' FROM lanes l
+WHERE l.tenant_id = %(tenant_id)s AND l.done_seq < l.head_seq AND l.run_at <= qasid_now() + interval '2 seconds'
   AND c.tenant_id = l.tenant_id AND c.conversation_id = l.conversation_id AND c.seq > l.done_seq
-  AND c.state = 'ready' AND c.due_at IS NOT NULL
+  AND c.state = 'ready' AND c.due_at > qasid_now() + interval '2 seconds'
 """
 
 

@@ -322,13 +322,13 @@ INSERT INTO chunks (tenant_id, conversation_id, channel_id, seq, no, body, state
 SELECT tenant_id, id, channel_id, 1, 1, 'x', %(state)s, now() + interval '1 hour' FROM conversation RETURNING id
 """
 LANES = """
-SELECT c.id, l.run_at <= now() + interval '2 seconds', c.due_at IS NULL
+SELECT c.id, l.run_at <= now() + interval '2 seconds', c.due_at <= now() + interval '2 seconds'
 FROM chunks c JOIN lanes l ON l.tenant_id = c.tenant_id AND l.conversation_id = c.conversation_id
 """
 
 
 async def test_a_repaired_channel_is_tried_at_once(here: Installation) -> None:
-    """A tenant's waiting lanes become due when its channel changed: not those owned, done, or of another tenant."""
+    """A tenant's lanes become due when its channel changed, those at work too: not those done, or of another tenant."""
     await here.apply(BOTH)
     worker = "00000000-0000-0000-0000-000000000001"
     with here.courier() as conn:
@@ -347,7 +347,7 @@ async def test_a_repaired_channel_is_tried_at_once(here: Installation) -> None:
         await here.apply(BOTH.replace("env:TOKEN", "env:OTHER", 1))
         assert {row[0]: row[1:] for row in conn.execute(LANES).fetchall()} == {
             waiting: (True, True),
-            owned: (False, False),
+            owned: (True, True),
             done: (False, False),
             in_doubt: (True, False),
             other: (False, False),
