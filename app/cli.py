@@ -69,11 +69,14 @@ def apply(file: Path) -> None:
     """Bring a configuration file into the database."""
     from app import place
     from app.apply import apply as run
+    from app.migrate import require
     from app.vault import Vault
 
     settings = load()
     vault = Vault.from_settings(settings)
-    applied = asyncio.run(run(place.database_url(settings), file, vault, os.environ))
+    url = place.database_url(settings)
+    require(url)
+    applied = asyncio.run(run(url, file, vault, os.environ))
     for warning in applied.warnings:
         click.echo(f"warning: {warning}", err=True)
     for change in applied.changes:
@@ -90,12 +93,14 @@ _with_parent = click.option("--with-parent", is_flag=True, help="End when the pr
 def web(with_parent: bool) -> None:
     """Take webhooks; serve operators' pages."""
     from app import place
+    from app.migrate import require
     from app.process import end_with_parent, require_free_port
 
     if with_parent:
         end_with_parent()  # outlives the exec below
     settings = load()
     place.secret_keys(settings)  # better said here, once, than by each server process
+    require(place.database_url(settings))
     require_free_port(settings.host, settings.port, setting="QASID_PORT")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file; the usual limit is 1024
@@ -251,8 +256,10 @@ async def _installation(work: "Callable[[Connection], Awaitable[T]]") -> T:
     import psycopg
 
     from app import db, place
+    from app.migrate import require
 
     url = place.database_url(load())
+    require(url)
     await db.wait_for(url, timeout=3.0)
     try:
         async with db.pool(url, "qasid_app", name="cli", max_size=1) as pool, db.acting(pool) as conn:

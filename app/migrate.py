@@ -84,6 +84,23 @@ def migrate(url: str, folder: Path | None = None) -> Iterator[str]:
             yield migration.name
 
 
+def require(url: str) -> None:
+    """Return if there is a schema, whichever; or if PostgreSQL is away, which is another matter and may pass.
+
+    Without it every connection would be refused for want of its role, and the log would say only that.
+
+    Raises:
+        ConfigurationError: the database is empty.
+    """
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=3, application_name="qasid") as conn:
+            found = conn.execute("SELECT to_regclass('public.migrations') IS NOT NULL").fetchone()
+    except psycopg.OperationalError:
+        return
+    if found != (True,):
+        raise ConfigurationError("The database is empty: run `qasid migrate` (`just migrate`) first.")
+
+
 def check(files: list[Migration], applied: dict[str, str]) -> None:
     """Refuse a schema that these files did not make.
 

@@ -18,6 +18,7 @@ from app import db, http, log, metrics, place, process
 from app import settings as settings_of_environment
 from app.directory import Watch
 from app.errors import ConfigurationError, DatabaseUnavailable
+from app.migrate import require
 from app.settings import Settings
 from app.vault import Vault
 from app.wake import DRAIN, jobs_queue
@@ -58,6 +59,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     url = place.database_url(settings)
+    await asyncio.to_thread(require, url)
     log.hide([settings.secret_key, settings.metrics_token, url, str(conninfo_to_dict(url).get("password") or "")])
     async with AsyncExitStack() as stack:
         pool = db.pool(url, "qasid_courier", name="worker", min_size=2, max_size=10)
