@@ -25,7 +25,7 @@ SCHEMA_VERSION = 3
 
 # At most one job per process in this time (seconds): the first ring sounds at once, the rest are gathered. Where many
 # lanes wake at once, workers find the next ones by themselves as they finish, and a job costs more than it tells.
-GATHER, GATHER_AT_MOST = 0.01, 0.05
+GATHER, GATHER_AT_MOST = 0.01, 0.1
 MANY = 16
 # SAQ's UI shows finished jobs for this long (seconds).
 KEEP = 60
@@ -72,7 +72,7 @@ def jobs_queue(url: str, *, max_size: int = 4) -> Wakes:
         },
         open=False,
         name="saq",
-        timeout=3.0,
+        timeout=30.0,  # in a rush its jobs wait for each other: late is fine, an error would only look like one
         max_waiting=1000,
     )
     return Wakes(pool=pool, name=QUEUE, min_size=1, max_size=max_size, manage_pool_lifecycle=True)

@@ -111,7 +111,7 @@ async def _answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event) -> None:
     functions: Any = [(DRAIN, wake.drain)]
     stopping = asyncio.create_task(stop.wait())
     while not stop.is_set():
-        queue = jobs_queue(url, max_size=6)
+        queue = jobs_queue(url, max_size=12)
         queue.heard = lanes.ring  # lanes are claimed while SAQ still takes its job; the job shows who is answered
         worker = Worker(
             queue,
