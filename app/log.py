@@ -13,16 +13,15 @@ import threading
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import msgspec
 import structlog
-from structlog.typing import FilteringBoundLogger
 
 from app.redaction import KNOWN, clean, frames, hide, shown
 from app.settings import Settings
 
-__all__ = ["configure", "fingerprint", "get", "hide", "set_fingerprint_key"]
+__all__ = ["configure", "fingerprint", "hide", "set_fingerprint_key"]
 
 Event = MutableMapping[str, Any]
 Step = Callable[[Any, str, Event], Any]
@@ -59,11 +58,6 @@ def configure(settings: Settings, *, process: str, stream: TextIO | None = None)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(_READABLE.get(name, logging.WARNING))
-
-
-def get(name: str) -> FilteringBoundLogger:
-    """The logger that signs its lines with `name`: structlog's own `get_logger`, with a type."""
-    return cast(FilteringBoundLogger, structlog.get_logger(name))
 
 
 def set_fingerprint_key(key: bytes) -> None:
