@@ -25,7 +25,7 @@ from app import db, log, metrics, place, process
 from app import settings as settings_of_environment
 from app.channels import provider
 from app.directory import Watch
-from app.disturbances import Disturbances
+from app.doors import Doors, place as place_of
 from app.errors import DatabaseUnavailable, QasidError
 from app.ingest import Ingest
 from app.settings import Settings
@@ -65,10 +65,10 @@ def create_app(settings: Settings | None = None) -> Litestar:
     # The door stops waiting at its deadline; a flush is left behind a little later, so that it may still end in time
     # for a redelivery to find its rows.
     patience = 2 * settings.ack_deadline_seconds
-    statuses = Statuses(courier, bell, patience=patience)
+    statuses = Statuses(courier, bell, patience=patience, late=settings.in_doubt_seconds / 2)
     ingest = Ingest(courier, statuses, bell, patience=patience)
-    disturbances = Disturbances(courier)
-    door = webhooks.Webhooks(lambda: configuration.watch, ingest, disturbances, deadline=settings.ack_deadline_seconds)
+    doors = Doors(courier, place_of(settings.host, settings.port))
+    door = webhooks.Webhooks(lambda: configuration.watch, ingest, doors, deadline=settings.ack_deadline_seconds)
     readiness = health.Readiness(console, lambda: configuration.watch is not None)
 
     @asynccontextmanager
@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             stack.push_async_callback(queue.pool.close)  # SAQ closes it only if its first use went well
             stack.push_async_callback(queue.disconnect)
             await stack.enter_async_context(configuration)
-            await stack.enter_async_context(disturbances)
+            await stack.enter_async_context(doors)
             await stack.enter_async_context(bell)
             stack.push_async_callback(statuses.drain)
             stack.push_async_callback(ingest.drain)

@@ -25,6 +25,10 @@ BAD_DATA = (
 )
 
 
+# How long a statement may take on the server (seconds).
+STATEMENT_TIMEOUT = 10.0
+
+
 def options(role: Role, *, timeout: float, extra: str = "") -> dict[str, Any]:
     """Connection parameters: the role is set by the start-up packet, so no connection ever exists without it.
 
@@ -47,7 +51,14 @@ def options(role: Role, *, timeout: float, extra: str = "") -> dict[str, Any]:
 
 
 def pool(
-    url: str, role: Role, *, name: str, max_size: int, min_size: int = 1, timeout: float = 10.0, extra: str = ""
+    url: str,
+    role: Role,
+    *,
+    name: str,
+    max_size: int,
+    min_size: int = 1,
+    timeout: float = STATEMENT_TIMEOUT,
+    extra: str = "",
 ) -> Pool:
     """A closed pool of autocommit connections in `role`; the caller opens and closes it.
 

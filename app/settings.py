@@ -35,6 +35,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     order_wait_seconds: Seconds = 10.0
     in_doubt_seconds: Seconds = 30.0
     in_doubt_max_seconds: Seconds = 900.0
+    pair_seconds: Seconds = 6.0
     worker_lanes: Annotated[int, Meta(ge=1, le=100_000)] = 2000
     web_workers: Annotated[int, Meta(ge=1, le=64)] = 2
     worker_metrics_port: Port = 8002

@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from app import db
 from app.db import Connection
 from app.messages import Identity, Key, Message, Status
-from app.store import inbox, lanes, statuses, turns
+from app.store import endpoints, inbox, lanes, statuses, turns
 from app.store.inbox import Outcome, Placed
 from app.store.lanes import Claim
 from app.store.statuses import Effect, Reported
@@ -80,6 +80,17 @@ class Ground(Struct, frozen=True):
                 *(tenant, conversation, values[4]),
             )
         return conversation
+
+    async def channel_beside(self) -> UUID:
+        """One more channel on the same endpoint, for the tenant and the twin alike."""
+        channel = uuid4()
+        for tenant in (self.tenant, self.twin):
+            await self.act(
+                "INSERT INTO channels (tenant_id, id, slug, endpoint_id, address, base_url, token) "
+                "VALUES (%s, %s, %s, %s, %s, '', '')",
+                *(tenant, channel, channel, self.endpoint, f"beside {tenant}"),
+            )
+        return channel
 
     async def row(self, conversation: UUID) -> dict[str, Any]:
         """The lane as it stands, with `due`: whether it may be claimed now."""
@@ -154,9 +165,15 @@ class Ground(Struct, frozen=True):
         """See `lanes.claim`."""
         return await lanes.claim(self.conn, worker, most, full)
 
-    async def open(self, claim: Claim, order_wait: float = 10.0) -> turns.Opening:
+    async def door(self, *, beat: float = 3600.0) -> None:
+        """Statuses can come in, for so many seconds."""
+        await endpoints.beat(self.conn, "here", beat, [], everything=False)
+
+    async def open(
+        self, claim: Claim, order_wait: float = 10.0, *, patience: float = 30.0, brake: int = 0
+    ) -> turns.Opening:
         """See `turns.open_lanes`."""
-        [text] = await turns.open_lanes(self.conn, [turns.Open(claim, 20)], order_wait)
+        [text] = await turns.open_lanes(self.conn, [turns.Open(claim, 20, brake)], order_wait, patience)
         return turns.opening(text)
 
     async def settle(
@@ -193,9 +210,9 @@ class Ground(Struct, frozen=True):
             ),
         )
 
-    async def told(self, *reported: Reported) -> list[Effect]:
+    async def told(self, *reported: Reported, late: float = 3600.0) -> list[Effect]:
         """Apply statuses in one batch."""
-        return await statuses.apply(self.conn, reported)
+        return await statuses.apply(self.conn, reported, late)
 
 
 @asynccontextmanager

@@ -16,8 +16,9 @@ from app import metrics
 from app.assistants import Line, assistant
 from app.assistants.intents import reply_for
 from app.configuration import Assistant
+from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant, Watch
-from app.errors import AssistantError, Unknown
+from app.errors import AssistantError, DatabaseUnavailable, Unknown
 from app.log import fingerprint
 from app.store.lanes import Claim, Release
 from app.store.turns import Asked, Chunk, Ending, Memo, Opening, Settlement, Turn
@@ -29,7 +30,8 @@ from workers.stopwatch import Stopwatch
 
 log = structlog.get_logger(__name__)
 
-# A lane that was claimed so often without progress has something in it that we cannot do: its head is parked.
+# A lane that was claimed so often without progress has something in it that we cannot do: its head is parked. People are
+# told so where that can be done; where even that fails, its end is written without reading it.
 MOST_ATTEMPTS = 5
 # A turn whose messages are edited or revoked again and again settles at the version of the moment after so many restarts.
 MOST_RESTARTS = 2
@@ -42,7 +44,7 @@ WORDED = frozenset({"text", "interactive", "button"})
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """What a turn is answered with: WhatsApp text, empty where nobody is answered. Kept as the memo of an asked assistant."""
+    """What a turn is answered with, empty where nobody is. An assistant's is Markdown, and kept so as the memo of its step."""
 
     outcome: Ending
     text: str = ""
@@ -70,17 +72,27 @@ class Turns:
         watch = Stopwatch()
         tenant, channel = await self._whose(claim)
         history = tenant.assistant.history_messages if tenant.assistant else 0
+        brake = tenant.limits.replies_per_conversation_per_minute
         for restart in range(MOST_RESTARTS + 2):
-            opening = await watch.db(self._commits.open(claim, history))
+            try:
+                opening = await watch.db(self._commits.open(claim, history, brake))
+            except msgspec.DecodeError:  # rows of another build, or damaged ones
+                if claim.attempts <= MOST_ATTEMPTS:
+                    raise
+                return await self._give_up(claim, tenant)
             opened = watch.elapsed
             before, chunks = _split(opening)
             turn = opening.turn
-            if chunks or turn is None:
-                if not chunks:
-                    return Release(claim=claim, done_seq=None)
+            if claim.attempts > MOST_ATTEMPTS and (chunks or claim.attempts > MOST_ATTEMPTS + 1):
+                return await self._give_up(claim, tenant)
+            if chunks:
                 lane = self._lane(claim, tenant, channel, opening, watch)
-                silent = opening.paused or not (tenant.enabled and channel.enabled) or _too_late(channel, opening)
-                return await self._delivery.entry(lane, before, chunks, paused=silent)
+                silent = not (tenant.enabled and channel.enabled) or _too_late(channel, opening)
+                return await self._delivery.entry(
+                    lane, before, chunks, silent=silent or (opening.paused and not lane.manual)
+                )
+            if turn is None:  # nothing is left, or an entry whose chunks were erased
+                return Release(claim=claim, done_seq=opening.done_seq + 1 if opening.kind else None)
             if turn.settled:
                 return Release(claim=claim, done_seq=turn.last_seq)
             if claim.attempts > MOST_ATTEMPTS:
@@ -114,7 +126,8 @@ class Turns:
             tenant=tenant,
             channel=channel,
             to=opening.to[0],
-            correlation=opening.asked[0].correlation if opening.asked else "",
+            manual=opening.kind == "send",
+            correlation=opening.correlation,
             watch=watch,
         )
 
@@ -130,6 +143,17 @@ class Turns:
             return Reply(outcome="left")
         if _too_late(channel, opening):
             return Reply(outcome="late")
+        brake = tenant.limits.replies_per_conversation_per_minute
+        if 0 < brake <= opening.replied:
+            metrics.alert("loop_brake")
+            log.error(
+                "too many replies in a minute: left to a person",
+                alert="loop_brake",
+                tenant=tenant.slug,
+                conversation=claim.conversation_id,
+                correlation=opening.correlation,
+            )
+            return Reply(outcome="left")
         worded = [message.body for message in standing if message.kind in WORDED and message.body.strip()]
         if len(worded) == len(standing) and (fixed := reply_for(tenant.intents, worded)):
             return Reply(outcome="intent", text=fixed)
@@ -137,7 +161,8 @@ class Turns:
             only_places = all(message.kind == "location" for message in standing)
             return Reply(outcome="told", text=tenant.texts.location if only_places else tenant.texts.unsupported)
         if "answer" in opening.memo:
-            return msgspec.convert(opening.memo["answer"], Reply)
+            remembered = msgspec.convert(opening.memo["answer"], Reply)
+            return await self._formatted(tenant, turn, remembered)
         return await self._ask(claim, tenant, channel, opening, turn, standing, watch)
 
     async def _ask(
@@ -168,24 +193,40 @@ class Turns:
             return Reply(outcome="failed", text=tenant.texts.failure)
         reply = Reply(
             outcome="answered",
-            text=await _formatted(answer.text),
+            text=answer.text,
             model=answer.model,
             input_tokens=answer.input_tokens,
             output_tokens=answer.output_tokens,
             ai_ms=watch.ai_ms,
         )
-        if not reply.text.strip():  # nothing but markup
-            metrics.alert("assistant_failed")
-            log.error(
-                "assistant failed", alert="assistant_failed", tenant=tenant.slug, turn=turn.id, reason="only markup"
-            )
-            reply = msgspec.structs.replace(reply, outcome="failed", text=tenant.texts.failure)
+        crashpoint("answer.asked")
+        # As it came: what formatting it may do to this process must not be done after every claim's new question.
         await watch.db(
             self._commits.memo(Memo(claim, turn.id, "answer", opening.version, msgspec.json.encode(reply).decode()))
         )
-        return reply
+        crashpoint("answer.remembered")
+        return await self._formatted(tenant, turn, reply)
+
+    async def _formatted(self, tenant: Tenant, turn: Turn, reply: Reply) -> Reply:
+        """The reply in WhatsApp's markup. What is left of nothing but markup is no answer."""
+        text = await _formatted(reply.text)
+        if text.strip():
+            return msgspec.structs.replace(reply, text=text)
+        metrics.alert("assistant_failed")
+        log.error("assistant failed", alert="assistant_failed", tenant=tenant.slug, turn=turn.id, reason="only markup")
+        return msgspec.structs.replace(reply, outcome="failed", text=tenant.texts.failure)
+
+    async def _give_up(self, claim: Claim, tenant: Tenant) -> Release:
+        """End what nobody can work on, without reading it."""
+        done_seq = await self._commits.park_head(claim, "it fails at every try")
+        self._told_parked(claim, tenant)
+        return Release(claim=claim, done_seq=done_seq)
 
     def _parked(self, claim: Claim, tenant: Tenant) -> Reply:
+        self._told_parked(claim, tenant)
+        return Reply(outcome="parked", text=tenant.texts.failure)
+
+    def _told_parked(self, claim: Claim, tenant: Tenant) -> None:
         metrics.alert("turn_parked")
         log.error(
             "turn parked: it fails at every try",
@@ -193,7 +234,6 @@ class Turns:
             tenant=tenant.slug,
             conversation=claim.conversation_id,
         )
-        return Reply(outcome="parked", text=tenant.texts.failure)
 
     # --- its end ---
 
@@ -205,29 +245,32 @@ class Turns:
         # A gate may have opened while the assistant wrote: whoever opened it has made the lane due again.
         gate_open = before is None or before.opens_in <= 0
         send = bool(pieces) and gate_open
-        fence = await lane.watch.db(
-            self._commits.settle(
-                Settlement(
-                    claim=lane.claim,
-                    version=version,
-                    turn=turn,
-                    outcome=reply.outcome,
-                    body=reply.text,
-                    pieces=pieces,
-                    send=send,
-                    correlation=lane.correlation,
-                    input_tokens=reply.input_tokens,
-                    output_tokens=reply.output_tokens,
-                    model=reply.model,
-                    ai_ms=reply.ai_ms,
-                )
-            )
+        settlement = Settlement(
+            claim=lane.claim,
+            version=version,
+            turn=turn,
+            outcome=reply.outcome,
+            body=reply.text,
+            pieces=pieces,
+            send=send,
+            correlation=lane.correlation,
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            model=reply.model,
+            ai_ms=reply.ai_ms,
         )
+        try:
+            fence = await lane.watch.db(self._commits.settle(settlement))
+        except DatabaseUnavailable:
+            if send:
+                self._delivery.disclaim(lane, pieces[0][0], 1)
+            raise
         if fence == "changed":
             return None
-        if fence != "ok":  # lost, or paused meanwhile: whoever has the lane next sees how it stands
+        if fence in ("lost", "paused"):  # paused meanwhile, or not ours: whoever has the lane next sees how it stands
             return Release(claim=lane.claim, done_seq=None, again_in=0.0)
         metrics.turn(reply.outcome)
+        send = fence == "sending"  # if the number may be sent from now
         chunks = [_fresh(turn, no, id, body) for no, (id, body) in enumerate(pieces, 1)]
         if not pieces:
             release = Release(claim=lane.claim, done_seq=turn.last_seq)
@@ -293,7 +336,7 @@ def _fresh(turn: Turn, no: int, id: UUID, body: str) -> Chunk:
         doubts=0,
         doubt_for=0.0,
         quiet_for=0.0,
-        others_heard=False,
+        flowing=False,
     )
 
 

@@ -11,7 +11,7 @@ from app import db
 from app.batches import Batches
 from app.db import Connection, Pool
 from app.store import chunks, lanes, turns
-from app.store.lanes import Claim, Fence
+from app.store.lanes import Claim
 
 Row = TypeVar("Row")
 Verdict = TypeVar("Verdict")
@@ -23,8 +23,8 @@ class Commits:
     Every method raises DatabaseUnavailable where nobody knows whether it was committed.
     """
 
-    def __init__(self, pool: Pool, worker: UUID, *, order_wait: float, patience: float) -> None:
-        """`order_wait`, `patience`: seconds, of the gate's bounded wait and of one flush."""
+    def __init__(self, pool: Pool, worker: UUID, *, order_wait: float, silence: float, patience: float) -> None:
+        """`order_wait`, `silence`, `patience`: seconds, of the gate's bounded wait, of a doubt, of one flush."""
         self.pool = pool
         self.worker = worker
 
@@ -38,9 +38,9 @@ class Commits:
             return Batches(name, flush, patience=patience)
 
         async def opened(conn: Connection, rows: Sequence[turns.Open]) -> list[str]:
-            return await turns.open_lanes(conn, rows, order_wait)
+            return await turns.open_lanes(conn, rows, order_wait, silence)
 
-        async def settled(conn: Connection, rows: Sequence[turns.Settlement]) -> list[Fence]:
+        async def settled(conn: Connection, rows: Sequence[turns.Settlement]) -> list[turns.Settled]:
             return await turns.settle(conn, self.worker, rows)
 
         async def intended(conn: Connection, rows: Sequence[chunks.Intent]) -> list[chunks.Permission]:
@@ -56,15 +56,15 @@ class Commits:
         self._fact = batched("fact", chunks.record)
         self._release = batched("release", released)
 
-    async def open(self, claim: Claim, history: int) -> turns.Opening:
-        """See `turns.open_lanes`."""
-        return turns.opening(await self._open.submit(turns.Open(claim, history)))
+    async def open(self, claim: Claim, history: int, brake: int) -> turns.Opening:
+        """See `turns.open_lanes` and, for what it raises, `turns.opening`."""
+        return turns.opening(await self._open.submit(turns.Open(claim, history, brake)))
 
     async def memo(self, memo: turns.Memo) -> None:
         """See `turns.memo`."""
         await self._memo.submit(memo)
 
-    async def settle(self, settlement: turns.Settlement) -> Fence:
+    async def settle(self, settlement: turns.Settlement) -> turns.Settled:
         """See `turns.settle`."""
         return await self._settle.submit(settlement)
 
@@ -84,3 +84,8 @@ class Commits:
         """See `chunks.abandon`. Rare, hence alone."""
         async with db.connection(self.pool) as conn:
             return await chunks.abandon(conn, self.worker, claim, seq, reason, in_doubt)
+
+    async def park_head(self, claim: Claim, reason: str) -> int | None:
+        """See `turns.park_head`. Rare, hence alone."""
+        async with db.connection(self.pool) as conn:
+            return await turns.park_head(conn, self.worker, claim, reason)

@@ -13,13 +13,16 @@ from msgspec import Struct
 
 from app import metrics
 from app.channels import provider
+from app.crashpoints import crashpoint
+from app.db import STATEMENT_TIMEOUT
 from app.directory import Channel, Tenant, Watch
 from app.errors import DatabaseUnavailable, InDoubt, NeverLeft, Refused
 from app.messages import Identity, Key
 from app.settings import Settings
-from app.store.chunks import Fact, Intent
+from app.store.chunks import Fact, Intent, Permission
 from app.store.lanes import Claim, Release
 from app.store.turns import Chunk
+from workers.budget import Budget, jittered
 from workers.commits import Commits
 from workers.lane import Lanes
 from workers.stopwatch import Stopwatch
@@ -43,6 +46,8 @@ class Lane(Struct, frozen=True, kw_only=True):
     tenant: Tenant
     channel: Channel
     to: Identity
+    manual: bool
+    """The entry is a person's: a pause does not stop it."""
     correlation: str
     watch: Stopwatch
 
@@ -58,10 +63,15 @@ class Delivery:
         self._directory = directory
         self._client = client
         self._settings = settings
+        self._budget = Budget()
+        self._disclaiming: set[asyncio.Task[None]] = set()
         self.order_wait = settings.order_wait_seconds
 
-    async def entry(self, lane: Lane, before: Chunk | None, chunks: list[Chunk], *, paused: bool = False) -> Release:
-        """Send those of `chunks` (one entry's, in order) that are to be sent now; `before` is the last one before them."""
+    async def entry(self, lane: Lane, before: Chunk | None, chunks: list[Chunk], *, silent: bool = False) -> Release:
+        """Send those of `chunks` (one entry's, in order) that are to be sent now; `before` is the last one before them.
+
+        `silent`: nothing may be sent any more (a pause, a channel that is off): the rest ends unsent.
+        """
         seq = chunks[-1].seq
         opens_in = before.opens_in if before else 0.0
         for chunk in chunks:
@@ -70,18 +80,22 @@ class Delivery:
                 wait = self._silence(chunk)
                 if wait > 0:
                     return Release(claim=lane.claim, done_seq=None, again_in=wait)
-                if paused or lane.tenant.in_doubt == "park" or chunk.doubts >= MOST_DOUBTS:
+                if silent or lane.tenant.in_doubt == "park" or chunk.doubts >= MOST_DOUBTS:
                     return await self._abandon(lane, seq, "in doubt, and silence", in_doubt=chunk.id)
                 log.warning("sent again after silence", chunk=chunk.id, attempt=n + 1, correlation=lane.correlation)
             if state in ("ready", "in_doubt"):
-                if paused:
+                if silent:
                     return await self._abandon(lane, seq, "left to a person")
                 if (wait := max(opens_in, chunk.due_in)) > 0:
                     return Release(claim=lane.claim, done_seq=None, again_in=wait)
-                fence = await lane.watch.db(self._commits.intend(Intent(lane.claim, chunk.id, n + 1)))
-                if fence == "paused":
+                if state == "ready" and n > 0 and (wait := self._budget.may_retry(lane.channel.id)) > 0:
+                    return Release(claim=lane.claim, done_seq=None, again_in=wait)
+                permission = await self._intend(lane, chunk.id, n + 1)
+                if permission.fence == "paused":
                     return await self._abandon(lane, seq, "left to a person")
-                if fence != "ok":  # lost: not ours any more. moot: a status told meanwhile; look anew
+                if permission.fence == "held":
+                    return Release(claim=lane.claim, done_seq=None, again_in=jittered(permission.wait))
+                if permission.fence != "ok":  # lost: not ours any more. moot: a status told meanwhile; look anew
                     return Release(claim=lane.claim, done_seq=None, again_in=0.0)
                 state = await self.send(lane, chunk, n + 1)
             if state in LOST:
@@ -98,6 +112,9 @@ class Delivery:
 
     async def send(self, lane: Lane, chunk: Chunk, n: int) -> str:
         """POST a chunk whose intent (attempt `n`) is committed; record the fact; the chunk's state afterwards."""
+        crashpoint("deliver.intended")
+        if n == 1:
+            self._budget.first(lane.channel.id)
         key = Key(chunk.id, n)
         began = time.monotonic()
         fact = await self._attempt(lane, key, chunk)
@@ -115,8 +132,10 @@ class Delivery:
             code=fact.code,
             correlation=lane.correlation,
         )
+        crashpoint("deliver.answered")
         # What happened is recorded whatever becomes of this task: a cancelled one must not leave a sent chunk in doubt.
         state = await asyncio.shield(lane.watch.db(self._record(fact)))
+        crashpoint("deliver.recorded")
         if state == "failed" and fact.chunk == "failed":
             metrics.alert("chunk_failed")
             log.error(
@@ -135,10 +154,6 @@ class Delivery:
             return Fact(claim=lane.claim, chunk_id=key.chunk_id, n=key.attempt, **outcome)  # type: ignore[arg-type]
 
         transport = provider(self._directory.current.endpoint_of(lane.channel).kind)
-        # The last check before the POST, with no await between: a send that begins here ends within the lease, so no
-        # other worker can have begun one of its own.
-        if not self._lanes.may_send():
-            return fact(attempt="never_left", chunk="ready", reason="the lease was about to end", due_in=1.0)
         try:
             accepted = await transport.send_text(
                 self._client,
@@ -148,6 +163,10 @@ class Delivery:
                 key,
                 self._settings.send_timeout_seconds,
                 refused=chunk.refusals,
+                pair_seconds=self._settings.pair_seconds,
+                # The last check, with no await before the first byte: a send that begins there ends within the lease, so
+                # no other worker can have begun one of its own.
+                may_leave=self._lanes.may_send,
             )
         except Refused as error:
             again = error.then == "hold" or (error.then == "again" and chunk.refusals < MOST_REFUSALS)
@@ -165,18 +184,44 @@ class Delivery:
                 chunk="ready" if again else "failed",
                 code=error.code,
                 reason=_plain(error),
-                due_in=error.after,
+                due_in=jittered(error.after),
+                holds=error.scope if error.scope != "chunk" and error.after else None,
             )
         except NeverLeft as error:
             wait = min(UNREACHABLE_AT_MOST, 2.0 ** min(key.attempt - 1, 10))
-            return fact(attempt="never_left", chunk="ready", reason=_plain(error), due_in=wait)
+            return fact(attempt="never_left", chunk="ready", reason=_plain(error), due_in=jittered(wait))
         except InDoubt as error:
-            return fact(attempt="in_doubt", chunk="in_doubt", reason=_plain(error))
+            holds = "channel" if error.after else None
+            return fact(attempt="in_doubt", chunk="in_doubt", reason=_plain(error), due_in=error.after, holds=holds)
         return fact(attempt="accepted", chunk="accepted", provider_id=accepted.provider_id)
 
+    async def _intend(self, lane: Lane, chunk: UUID, n: int) -> Permission:
+        try:
+            return await lane.watch.db(self._commits.intend(Intent(lane.claim, chunk, n, lane.manual)))
+        except DatabaseUnavailable:
+            self.disclaim(lane, chunk, n)
+            raise
+
+    def disclaim(self, lane: Lane, chunk: UUID, n: int) -> None:
+        """The intent of attempt `n` may be committed, its answer is lost: say, as soon as it can be said, that nothing was sent."""
+        unsent = "the answer to its intent was lost, nothing was sent"
+        fact = Fact(claim=lane.claim, chunk_id=chunk, n=n, attempt="never_left", chunk="ready", reason=unsent)
+        task = asyncio.create_task(self._disclaim(fact), name="disclaim")
+        self._disclaiming.add(task)
+        task.add_done_callback(self._disclaiming.discard)
+
+    async def _disclaim(self, fact: Fact) -> None:
+        try:
+            await self._record(fact)
+            # A frozen server may commit the intent after this: by then its statement has ended.
+            await asyncio.sleep(STATEMENT_TIMEOUT)
+            await self._record(fact)
+        except DatabaseUnavailable as error:
+            log.warning("an unsent message stays in doubt", chunk=fact.chunk_id, attempt=fact.n, error=error)
+
     async def _record(self, fact: Fact) -> str:
-        """Keep trying for as long as a status is waited for: after that the chunk counts as in doubt anyway."""
-        deadline = time.monotonic() + self._settings.in_doubt_seconds
+        """Keep trying for as long as anybody waits for a status of it."""
+        deadline = time.monotonic() + self._settings.in_doubt_max_seconds
         while True:
             try:
                 return await self._commits.record(fact)
@@ -208,7 +253,7 @@ class Delivery:
         if at_last <= 0:
             return 0.0
         quiet = patience - chunk.quiet_for
-        if quiet <= 0 and chunk.others_heard:
+        if quiet <= 0 and chunk.flowing:
             return 0.0
         return max(0.05, min(at_last, quiet if quiet > 0 else patience / 4))
 

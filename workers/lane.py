@@ -6,18 +6,20 @@ What is done with a lane is not its business: `work(claim)` does it, and says ho
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
 import psycopg
 import structlog
+from msgspec import Struct
 
 from app import db, metrics, tasks
+from app.crashpoints import crashpoint
 from app.errors import DatabaseUnavailable
 from app.settings import Settings
-from app.store import lanes
+from app.store import endpoints, lanes
 from app.store.lanes import Claim, LaneId, Release
 from workers.commits import Commits
 
@@ -35,8 +37,18 @@ LOOK_AHEAD = 60.0
 BEATS_PER_ROUND = 3
 # An error leaves a lane waiting 1, 2, 4 … seconds.
 FAILED_AT_MOST = 60.0
+# A web process's place that was not heard of for so long is not waited for any more (seconds).
+DOOR_GONE = 60.0
 
 UNAVAILABLE = (psycopg.Error, DatabaseUnavailable, OSError)
+
+
+class _Held(Struct, frozen=True):
+    """A lane that is worked on: since when (monotonic), and by which task."""
+
+    claim: Claim
+    task: asyncio.Task[None]
+    since: float
 
 
 class Lanes:
@@ -50,7 +62,7 @@ class Lanes:
         self._send_timeout = settings.send_timeout_seconds
         self._grace = grace
         self._lease_ends = 0.0
-        self._held: dict[LaneId, tuple[Claim, asyncio.Task[None]]] = {}
+        self._held: dict[LaneId, _Held] = {}
         self._rung = asyncio.Event()
         self._passed = asyncio.Condition()
         self._passes = 0
@@ -79,7 +91,7 @@ class Lanes:
         enough = self._passes + (2 if self._looking else 1)
         async with self._passed:
             await self._passed.wait_for(lambda: self._passes >= enough or self._stopping)
-        if at_work := [self._held[lane][1] for lane in named if lane in self._held]:
+        if at_work := [self._held[lane].task for lane in named if lane in self._held]:
             await asyncio.wait(at_work)
 
     async def __aenter__(self) -> Self:
@@ -95,7 +107,8 @@ class Lanes:
         self.ring()
         # What a claim under way still brings is worked off like the rest, not cut off in its midst.
         await asyncio.wait({self._claiming}, timeout=FAREWELL)
-        if at_work := [task for _, task in self._held.values()]:
+        crashpoint("worker.draining")
+        if at_work := [held.task for held in self._held.values()]:
             log.info("draining", lanes=len(at_work), seconds=self._grace)
             await asyncio.wait(at_work, timeout=self._grace)
         await self._cancel_all()
@@ -133,10 +146,13 @@ class Lanes:
                 async with db.connection(self._commits.pool) as conn:
                     alive = await lanes.beat(conn, self._commits.worker, self._lease)
                     beats += 1
+                    if long := list(self._suspected(began - pause)):
+                        await lanes.survived(conn, self._commits.worker, long)
                     if alive and beats % BEATS_PER_ROUND == 0:
                         if freed := await lanes.bury(conn):
                             log.warning("lanes of a dead worker freed", lanes=freed)
                             self.ring()
+                        await endpoints.bury(conn, DOOR_GONE)
                         self._strays = True
             except UNAVAILABLE as error:
                 log.warning("beat failed", error=error)
@@ -156,7 +172,7 @@ class Lanes:
         await self._register()
 
     async def _cancel_all(self) -> None:
-        await tasks.end(*(task for _, task in self._held.values()))
+        await tasks.end(*(held.task for held in self._held.values()))
 
     # --- the lanes ---
 
@@ -190,12 +206,15 @@ class Lanes:
                 if given := await lanes.disown(conn, worker, list(self._held)):
                     log.warning("lanes given back that nobody worked on", lanes=given)
             while (free := self._slots - len(self._held)) > 0 and not self._stopping:
-                share = Counter(claim.tenant_id for claim, _ in self._held.values())
+                share = Counter(tenant for tenant, _ in self._held)
                 full = [tenant for tenant, lanes_held in share.items() if lanes_held >= max(1, self._slots // 2)]
                 most = min(free, AT_ONCE)
-                claims = await lanes.claim(conn, worker, most, full)
+                suspects = 0 if any(held.claim.attempts > lanes.SUSPECT for held in self._held.values()) else 1
+                claims = await lanes.claim(conn, worker, most, full, suspects=suspects)
                 if not claims and full:  # nobody else waits
-                    claims = await lanes.claim(conn, worker, most)
+                    claims = await lanes.claim(conn, worker, most, suspects=suspects)
+                if claims:
+                    crashpoint("lane.claimed")
                 for claim in claims:
                     self._begin(claim)
                 if len(claims) < most:
@@ -204,7 +223,11 @@ class Lanes:
 
     def _begin(self, claim: Claim) -> None:
         task = asyncio.create_task(self._attend(claim), name=f"lane {claim.conversation_id}")
-        self._held[claim.lane] = (claim, task)
+        self._held[claim.lane] = _Held(claim, task, time.monotonic())
+
+    def _suspected(self, since: float) -> Iterator[LaneId]:
+        """Lanes that were claimed before without progress, and are worked on since then or longer."""
+        return (lane for lane, held in self._held.items() if held.claim.attempts > 1 and held.since < since)
 
     async def _attend(self, claim: Claim) -> None:
         due_in = None
@@ -227,7 +250,7 @@ class Lanes:
                 self._strays = True
         finally:
             crowded = len(self._held) >= self._slots
-            if self._held.get(claim.lane, (None, None))[0] is claim:
+            if (held := self._held.get(claim.lane)) and held.claim is claim:
                 del self._held[claim.lane]
             if crowded or due_in == 0:
                 self.ring()

@@ -76,7 +76,13 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         stack.callback(
             metrics.serve_worker_metrics(settings.host, settings.worker_metrics_port, settings.metrics_token)
         )
-        commits = Commits(pool, uuid4(), order_wait=settings.order_wait_seconds, patience=settings.send_timeout_seconds)
+        commits = Commits(
+            pool,
+            uuid4(),
+            order_wait=settings.order_wait_seconds,
+            silence=settings.in_doubt_seconds,
+            patience=settings.send_timeout_seconds,
+        )
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, providers, settings)
         lanes.serve(Turns(commits, delivery, directory, assistants).work)

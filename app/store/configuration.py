@@ -256,9 +256,13 @@ WHERE l.tenant_id = %(tenant_id)s AND l.done_seq < l.head_seq AND l.run_at <= qa
   AND c.tenant_id = l.tenant_id AND c.conversation_id = l.conversation_id AND c.seq > l.done_seq
   AND c.state = 'ready' AND c.due_at > qasid_now() + interval '2 seconds'
 """
+END_HOLDS = """
+UPDATE holds SET until = least(until, qasid_now() + interval '2 seconds') WHERE tenant_id = %(tenant_id)s
+"""
 
 
 async def wake(conn: Connection, tenant_id: UUID) -> None:
     """Let what waits in this tenant's lanes be tried as soon as every process has the new configuration."""
     await conn.execute(WAKE_LANES, {"tenant_id": tenant_id})
     await conn.execute(RELEASE_CHUNKS, {"tenant_id": tenant_id})
+    await conn.execute(END_HOLDS, {"tenant_id": tenant_id})

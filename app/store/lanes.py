@@ -1,6 +1,7 @@
 """lanes and workers: who has which lane, until when. docs/lanes.md tells the story; each statement here is a move in it."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -31,7 +32,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 class Release(Struct, frozen=True, kw_only=True):
     """A lane to give back: settled up to `done_seq` (None: as it was), due again after `again_in` seconds (None: when needed).
 
-    `failed`: it is given back because of an error, so its count of attempts stays.
+    `failed`: it is given back because of an error, so this claim counts as an attempt, whatever it has done before.
     """
 
     claim: Claim
@@ -41,6 +42,9 @@ class Release(Struct, frozen=True, kw_only=True):
 
 
 Fence = Literal["ok", "lost", "changed", "paused"]
+
+# Claims without progress after which a lane is worked on apart from others of its kind; as in CLAIM and its index.
+SUSPECT = 3
 
 REGISTER = """
 INSERT INTO workers (id, alive_until) VALUES (%(worker)s, qasid_now() + %(lease)s * interval '1 second')
@@ -67,13 +71,20 @@ UPDATE lanes l SET owner = NULL, run_at = qasid_now() FROM gone g
 WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id) AND l.owner = g.owner
 """
 
-# run_at is cleared: whatever sets it while the lane is owned (a new message, a status, an operator) is seen at release.
+# A lane that was claimed three times without progress may be what kills its worker: only one such is worked on by a worker
+# at a time, so that each is blamed for no other's deaths. run_at is cleared: whatever sets it while the lane is owned (a new message, a status, an operator) is seen at release.
 CLAIM = """
-WITH due AS MATERIALIZED (
+WITH me AS MATERIALIZED (SELECT FROM workers WHERE id = %(worker)s AND alive_until > qasid_now()),
+sound AS MATERIALIZED (
   SELECT tenant_id, conversation_id FROM lanes
-  WHERE owner IS NULL AND run_at <= qasid_now() AND NOT tenant_id = ANY(%(full)b::uuid[])
-    AND EXISTS (SELECT FROM workers WHERE id = %(worker)s AND alive_until > qasid_now())
-  ORDER BY run_at LIMIT %(n)s FOR NO KEY UPDATE SKIP LOCKED)
+  WHERE owner IS NULL AND run_at <= qasid_now() AND attempts < 3 AND NOT tenant_id = ANY(%(full)b::uuid[])
+    AND EXISTS (SELECT FROM me)
+  ORDER BY run_at LIMIT %(n)s FOR NO KEY UPDATE SKIP LOCKED),
+suspect AS MATERIALIZED (
+  SELECT tenant_id, conversation_id FROM lanes
+  WHERE owner IS NULL AND run_at <= qasid_now() AND attempts >= 3 AND EXISTS (SELECT FROM me)
+  ORDER BY run_at LIMIT %(suspects)s FOR NO KEY UPDATE SKIP LOCKED),
+due AS (SELECT * FROM sound UNION ALL SELECT * FROM suspect)
 UPDATE lanes l SET owner = %(worker)s, token = l.token + 1, run_at = NULL, attempts = l.attempts + 1
 FROM due WHERE (l.tenant_id, l.conversation_id) = (due.tenant_id, due.conversation_id)
 RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts
@@ -83,7 +94,7 @@ RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts
 RELEASE = """
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(token)b::bigint[], %(done_seq)b::bigint[],
-                       %(again_in)b::float8[], %(failed)b::boolean[])
+                       %(again_in)b::float8[], %(failed)b::integer[])
          WITH ORDINALITY AS t(tenant_id, conversation_id, token, done_seq, again_in, failed, ord)),
 held AS MATERIALIZED (
   SELECT i.* FROM lanes l JOIN input i USING (tenant_id, conversation_id)
@@ -92,7 +103,7 @@ held AS MATERIALIZED (
 lane AS (
   UPDATE lanes l
   SET owner = NULL, done_seq = greatest(l.done_seq, h.done_seq),
-      attempts = CASE WHEN h.failed THEN l.attempts ELSE 0 END,
+      attempts = h.failed,
       run_at = least(l.run_at, CASE WHEN h.again_in IS NOT NULL THEN qasid_now() + h.again_in * interval '1 second'
                                     WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN qasid_now() END)
   FROM held h WHERE (l.tenant_id, l.conversation_id) = (h.tenant_id, h.conversation_id)
@@ -110,9 +121,28 @@ WITH mine AS MATERIALIZED (
   WHERE owner = %(worker)s
     AND NOT EXISTS (SELECT FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[]) AS h(tenant_id, conversation_id)
                     WHERE (h.tenant_id, h.conversation_id) = (l.tenant_id, l.conversation_id))
-  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE)
+  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE SKIP LOCKED)
 UPDATE lanes l SET owner = NULL, run_at = qasid_now(), attempts = greatest(0, l.attempts - 1) FROM mine m
 WHERE (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id) AND l.owner = %(worker)s
+"""
+
+# Whoever is still there after a while is not killed by what it works on; who waits for a slow assistant must not be taken
+# for poison because its workers were killed by somebody else. An error counts all the same: see Release.failed.
+SURVIVED = """
+WITH mine AS MATERIALIZED (
+  SELECT tenant_id, conversation_id FROM lanes
+  JOIN unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[]) AS h(tenant_id, conversation_id)
+    USING (tenant_id, conversation_id)
+  WHERE owner = %(worker)s AND attempts > 0
+  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF lanes SKIP LOCKED)
+UPDATE lanes l SET attempts = 0 FROM mine m
+WHERE (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id) AND l.owner = %(worker)s
+"""
+
+# Pause tells workers by the fence alone. What waits in the lane becomes due: it settles as left to a person.
+PAUSE = """
+UPDATE lanes SET paused_until = %(until)s, run_at = CASE WHEN done_seq < head_seq THEN least(run_at, qasid_now()) ELSE run_at END
+WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) RETURNING true
 """
 
 
@@ -138,10 +168,15 @@ async def bury(conn: Connection) -> int:
     return (await conn.execute(BURY_LANES)).rowcount
 
 
-async def claim(conn: Connection, worker: UUID, most: int, full: Sequence[UUID] = ()) -> list[Claim]:
-    """Take up to `most` lanes that are due, those due longest first, none of the tenants in `full`."""
+async def claim(
+    conn: Connection, worker: UUID, most: int, full: Sequence[UUID] = (), *, suspects: int = 1
+) -> list[Claim]:
+    """Take up to `most` lanes that are due, those due longest first, none of the tenants in `full`.
+
+    Besides them up to `suspects` of those that were claimed `SUSPECT` times without progress.
+    """
     async with conn.cursor(row_factory=class_row(Claim)) as cursor:
-        await cursor.execute(CLAIM, {"worker": worker, "n": most, "full": list(full)})
+        await cursor.execute(CLAIM, {"worker": worker, "n": most, "full": list(full), "suspects": suspects})
         return await cursor.fetchall()
 
 
@@ -156,7 +191,7 @@ async def release(conn: Connection, worker: UUID, rows: Sequence[Release]) -> li
             "token": [r.claim.token for r in rows],
             "done_seq": [r.done_seq for r in rows],
             "again_in": [r.again_in for r in rows],
-            "failed": [r.failed for r in rows],
+            "failed": [r.claim.attempts if r.failed else 0 for r in rows],
         },
     )
     return [due_in for (due_in,) in await result.fetchall()]
@@ -169,3 +204,21 @@ async def disown(conn: Connection, worker: UUID, held: Sequence[LaneId]) -> int:
         {"worker": worker, "tenant_id": [lane[0] for lane in held], "conversation_id": [lane[1] for lane in held]},
     )
     return result.rowcount
+
+
+async def survived(conn: Connection, worker: UUID, held: Sequence[LaneId]) -> None:
+    """These lanes of this worker were worked on for a while, and it lives: earlier deaths were not their doing."""
+    await conn.execute(
+        SURVIVED,
+        {"worker": worker, "tenant_id": [lane[0] for lane in held], "conversation_id": [lane[1] for lane in held]},
+    )
+
+
+async def pause(conn: Connection, lane: LaneId, until: datetime | None) -> bool:
+    """Leave the conversation to a person until then (None: take it back); False if there is no such lane.
+
+    Nothing waits for a resume: what is due while it lasts settles as left to a person.
+    """
+    tenant, conversation = lane
+    result = await conn.execute(PAUSE, {"tenant_id": tenant, "conversation_id": conversation, "until": until})
+    return await result.fetchone() is not None

@@ -36,9 +36,9 @@ class Chunk(Struct, frozen=True, kw_only=True):
     doubt_for: float
     """How long it has been in doubt."""
     quiet_for: float
-    """How long statuses have flowed undisturbed since then."""
-    others_heard: bool
-    """A chunk sent later on this endpoint has had a status, or none here waits for its first: silence means something."""
+    """How long statuses have been able to come since then; 0 while a door is missing."""
+    flowing: bool
+    """Of what this endpoint's provider took last, nine in ten have been heard of: silence means something."""
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -75,8 +75,15 @@ class Opening(Struct, frozen=True, kw_only=True):
 
     version: int
     done_seq: int
+    kind: Literal["answer", "send"] | None
+    """Of the entry at the lane's head; None where there is none."""
+    correlation: str
+    """Of that entry's message."""
     paused: bool
+    replied: int
+    """Turns of this conversation that were answered within the last minute, as far as `brake` wants to know."""
     chunks: list[Chunk]
+    """Those of the entry at the head, and the last one before them."""
     turn: Turn | None
     asked: list[Asked]
     said: list[Said]
@@ -92,12 +99,15 @@ MOST_MEMBERS = 100
 
 OPEN = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[])
-         WITH ORDINALITY AS t(tenant_id, conversation_id, history, ord)),
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[], %(brake)b::integer[])
+         WITH ORDINALITY AS t(tenant_id, conversation_id, history, brake, ord)),
 lane AS MATERIALIZED (
-  SELECT i.ord, i.history, l.*, e.id AS endpoint_id, e.disturbed_at
+  SELECT i.ord, i.history, i.brake, l.*, c.endpoint_id, d.at AS disturbed_at, o.kind, m.correlation
   FROM input i JOIN lanes l USING (tenant_id, conversation_id)
-  JOIN channels c ON (c.tenant_id, c.id) = (l.tenant_id, l.channel_id) JOIN endpoints e ON e.id = c.endpoint_id),
+  JOIN channels c ON (c.tenant_id, c.id) = (l.tenant_id, l.channel_id)
+  LEFT JOIN disturbances d USING (endpoint_id)
+  LEFT JOIN outbox o ON (o.tenant_id, o.conversation_id, o.seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1)
+  LEFT JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)),
 -- A send that began under an older token than the lane's: whoever began it is gone, so it is in doubt.
 doubted AS (
   UPDATE chunks c SET state = 'in_doubt', in_doubt_at = qasid_now()
@@ -110,8 +120,12 @@ doubted_attempts AS (
   FROM doubted d WHERE (a.tenant_id, a.chunk_id, a.n) = (d.tenant_id, d.id, d.attempt) AND a.state = 'sending'),
 begun AS (
   INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq)
-  SELECT tenant_id, conversation_id, done_seq + 1, least(head_seq, done_seq + %(most_members)s)
-  FROM lane WHERE done_seq < head_seq
+  SELECT tenant_id, conversation_id, done_seq + 1,
+         least(head_seq, done_seq + %(most_members)s,
+               (SELECT min(o.seq) - 1 FROM outbox o
+                WHERE (o.tenant_id, o.conversation_id) = (l.tenant_id, l.conversation_id) AND o.seq > l.done_seq
+                  AND o.kind <> 'answer'))
+  FROM lane l WHERE kind = 'answer'
   ON CONFLICT DO NOTHING RETURNING tenant_id, id, conversation_id, first_seq, last_seq),
 turn AS MATERIALIZED (
   SELECT * FROM begun
@@ -119,7 +133,16 @@ turn AS MATERIALIZED (
   SELECT t.tenant_id, t.id, t.conversation_id, t.first_seq, t.last_seq
   FROM lane l JOIN turns t ON (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1))
 SELECT json_build_object(
-  'version', l.version, 'done_seq', l.done_seq, 'paused', coalesce(l.paused_until > qasid_now(), false), 'now', qasid_now(),
+  'version', l.version, 'done_seq', l.done_seq, 'kind', l.kind, 'correlation', coalesce(l.correlation, ''),
+  'paused', coalesce(l.paused_until > qasid_now(), false), 'now', qasid_now(),
+  'replied', CASE WHEN l.brake > 0 THEN (
+     SELECT count(*) FROM (
+       SELECT tenant_id, id FROM turns r
+       WHERE (r.tenant_id, r.conversation_id) = (l.tenant_id, l.conversation_id)
+         AND r.begun_at > qasid_now() - interval '10 minutes'
+       ORDER BY r.first_seq DESC LIMIT 10 * l.brake) r
+     JOIN usage u ON (u.tenant_id, u.turn_id) = (r.tenant_id, r.id)
+     WHERE u.chunks > 0 AND u.at > qasid_now() - interval '1 minute') ELSE 0 END,
   'turn', CASE WHEN t.id IS NOT NULL THEN json_build_object(
      'id', t.id, 'first_seq', t.first_seq, 'last_seq', t.last_seq,
      'settled', EXISTS (SELECT FROM usage u WHERE (u.tenant_id, u.turn_id) = (t.tenant_id, t.id))) END,
@@ -139,15 +162,17 @@ SELECT json_build_object(
        'doubts', (SELECT count(*) FROM attempts a
                   WHERE (a.tenant_id, a.chunk_id) = (c.tenant_id, c.id) AND a.state IN ('sending', 'in_doubt')),
        'doubt_for', coalesce(extract(epoch FROM qasid_now() - c.in_doubt_at), 0),
-       'quiet_for', coalesce(extract(epoch FROM qasid_now() - greatest(coalesce(c.in_doubt_at, qasid_now()), l.disturbed_at)), 0),
-       'others_heard', c.state = 'in_doubt' AND (
-          EXISTS (SELECT FROM attempts mine JOIN attempts a ON a.heard_at > mine.begun_at AND a.begun_at > mine.begun_at
-                  JOIN chunks o ON (o.tenant_id, o.id) = (a.tenant_id, a.chunk_id)
-                  JOIN channels h ON (h.tenant_id, h.id) = (o.tenant_id, o.channel_id)
-                  WHERE (mine.tenant_id, mine.chunk_id, mine.n) = (c.tenant_id, c.id, c.attempt) AND h.endpoint_id = l.endpoint_id)
-          OR NOT EXISTS (SELECT FROM chunks o JOIN channels h ON (h.tenant_id, h.id) = (o.tenant_id, o.channel_id)
-                         WHERE h.endpoint_id = l.endpoint_id AND o.state = 'accepted'))) ORDER BY c.seq, c.no)
-     FROM (SELECT * FROM chunks c WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq > l.done_seq
+       'quiet_for', CASE WHEN c.state = 'in_doubt' AND (SELECT bool_and(alive_until > qasid_now()) FROM doors)
+                         THEN extract(epoch FROM qasid_now() - greatest(c.in_doubt_at, l.disturbed_at)) ELSE 0 END,
+       'flowing', c.state = 'in_doubt' AND (
+          SELECT 10 * count(*) FILTER (WHERE heard_at IS NULL) <= count(*)
+          FROM (SELECT heard_at FROM attempts a
+                WHERE a.endpoint_id = l.endpoint_id AND a.begun_at < qasid_now() - %(patience)s / 2 * interval '1 second'
+                  AND a.state IN ('accepted', 'sent', 'delivered', 'read', 'played', 'failed')
+                ORDER BY a.begun_at DESC LIMIT 20) AS last_taken)) ORDER BY c.seq, c.no)
+     FROM (SELECT * FROM chunks c
+           WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq > l.done_seq
+             AND c.seq <= coalesce(t.last_seq, l.done_seq + 1)
            UNION ALL
            (SELECT * FROM chunks c
             WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq <= l.done_seq
@@ -214,34 +239,66 @@ held AS MATERIALIZED (
                      WHEN l.paused_until > qasid_now() AND i.pieces > 0 THEN 'paused' ELSE 'ok' END AS fence
   FROM lanes l JOIN input i USING (tenant_id, conversation_id)
   ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l),
-good AS MATERIALIZED (SELECT i.* FROM input i JOIN held h USING (ord) WHERE h.fence = 'ok'),
+good AS MATERIALIZED (
+  SELECT i.*, c.endpoint_id,
+         i.send AND NOT EXISTS (SELECT FROM holds w WHERE (w.tenant_id, w.channel_id) = (i.tenant_id, i.channel_id)
+                                                      AND w.until > qasid_now()) AS sends
+  FROM input i JOIN held h USING (ord) JOIN channels c ON (c.tenant_id, c.id) = (i.tenant_id, i.channel_id)
+  WHERE h.fence = 'ok'),
 lane AS (
   UPDATE lanes l SET attempts = 0 FROM good g
   WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id)),
 chunk AS (
   INSERT INTO chunks (tenant_id, id, conversation_id, channel_id, turn_id, seq, no, body, state, attempt)
   SELECT g.tenant_id, p.id, g.conversation_id, g.channel_id, g.turn_id, g.last_seq, p.no, p.body,
-         CASE WHEN g.send AND p.no = 1 THEN 'sending' ELSE 'ready' END, CASE WHEN g.send AND p.no = 1 THEN 1 ELSE 0 END
+         CASE WHEN g.sends AND p.no = 1 THEN 'sending' ELSE 'ready' END, CASE WHEN g.sends AND p.no = 1 THEN 1 ELSE 0 END
   FROM good g JOIN piece p USING (ord)),
 intent AS (
-  INSERT INTO attempts (tenant_id, chunk_id, n, token)
-  SELECT g.tenant_id, p.id, 1, g.token FROM good g JOIN piece p USING (ord) WHERE g.send AND p.no = 1),
+  INSERT INTO attempts (tenant_id, chunk_id, n, token, endpoint_id, begun_at)
+  SELECT g.tenant_id, p.id, 1, g.token, g.endpoint_id, qasid_now() FROM good g JOIN piece p USING (ord)
+  WHERE g.sends AND p.no = 1),
 answer AS (
   INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, sent_at, body, turn_id, correlation)
   SELECT tenant_id, uuidv7(), conversation_id, channel_id, 'out', 'text', qasid_now(), body, turn_id, correlation
   FROM good WHERE pieces > 0),
 spent AS (
-  INSERT INTO usage (tenant_id, turn_id, outcome, messages, chunks, input_tokens, output_tokens, model, ai_ms)
-  SELECT tenant_id, turn_id, outcome, members, pieces, input_tokens, output_tokens, model, ai_ms FROM good)
-SELECT coalesce(h.fence, 'lost') FROM input i LEFT JOIN held h USING (ord) ORDER BY i.ord
+  INSERT INTO usage (tenant_id, turn_id, outcome, messages, chunks, input_tokens, output_tokens, model, ai_ms, at)
+  SELECT tenant_id, turn_id, outcome, members, pieces, input_tokens, output_tokens, model, ai_ms, qasid_now() FROM good)
+SELECT CASE WHEN g.sends THEN 'sending' ELSE coalesce(h.fence, 'lost') END
+FROM input i LEFT JOIN held h USING (ord) LEFT JOIN good g USING (ord) ORDER BY i.ord
+"""
+
+# The head of a lane that nobody can work on, ended without reading any of it: its turn counts as parked, and so does the
+# first of its chunks that was not sent; the rest is cancelled. A person reads of it in the dead letters.
+PARK_HEAD = """
+WITH held AS MATERIALIZED (
+  SELECT * FROM lanes WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s)
+    AND owner = %(worker)s AND token = %(token)s FOR NO KEY UPDATE),
+turn AS MATERIALIZED (
+  SELECT t.* FROM held l JOIN turns t
+    ON (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1)),
+spent AS (
+  INSERT INTO usage (tenant_id, turn_id, outcome, messages, chunks, at)
+  SELECT tenant_id, id, 'parked', last_seq - first_seq + 1, 0, qasid_now() FROM turn ON CONFLICT DO NOTHING),
+unsent AS MATERIALIZED (
+  SELECT c.id, c.state, row_number() OVER (ORDER BY c.seq, c.no) AS place
+  FROM held l LEFT JOIN turn t ON true
+  JOIN chunks c ON (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id)
+    AND c.seq BETWEEN l.done_seq + 1 AND coalesce(t.last_seq, l.done_seq + 1) AND c.state IN ('ready', 'sending', 'in_doubt')),
+chunk AS (
+  UPDATE chunks c SET state = CASE WHEN u.place = 1 OR u.state <> 'ready' THEN 'parked' ELSE 'cancelled' END,
+                      reason = %(reason)s, due_at = NULL, in_doubt_at = NULL
+  FROM unsent u WHERE (c.tenant_id, c.id) = (%(tenant_id)s, u.id) AND c.state = u.state)
+SELECT coalesce(t.last_seq, l.done_seq + 1) FROM held l LEFT JOIN turn t ON true WHERE l.done_seq < l.head_seq
 """
 
 
 class Open(Struct, frozen=True):
-    """Asks for a claimed lane's opening, with the last `history` messages of before."""
+    """Asks for a claimed lane's opening, with the last `history` messages of before; `brake`: replies a minute (0: no matter)."""
 
     claim: Claim
     history: int
+    brake: int = 0
 
 
 class Memo(Struct, frozen=True):
@@ -254,6 +311,7 @@ class Memo(Struct, frozen=True):
     result: str
 
 
+Settled = Fence | Literal["sending"]
 Ending = Literal["answered", "intent", "told", "failed", "late", "left", "revoked", "parked"]
 
 
@@ -277,16 +335,21 @@ class Settlement(Struct, frozen=True, kw_only=True):
 _opening = msgspec.json.Decoder(Opening)
 
 
-async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float) -> list[str]:
-    """Begin the next turn of each lane, or find the one that was begun, and load what it needs: see `opening`."""
+async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float, patience: float) -> list[str]:
+    """Begin the next turn of each lane, or find the one that was begun, and load what it needs: see `opening`.
+
+    `order_wait`, `patience`: seconds, of the gate's bounded wait and of silence about a chunk in doubt.
+    """
     result = await conn.execute(
         OPEN,
         {
             "tenant_id": [r.claim.tenant_id for r in rows],
             "conversation_id": [r.claim.conversation_id for r in rows],
             "history": [r.history for r in rows],
+            "brake": [r.brake for r in rows],
             "most_members": MOST_MEMBERS,
             "order_wait": order_wait,
+            "patience": patience,
         },
     )
     return [text for (text,) in await result.fetchall()]
@@ -316,8 +379,11 @@ async def memo(conn: Connection, rows: Sequence[Memo]) -> list[None]:
     return [None] * len(rows)
 
 
-async def settle(conn: Connection, worker: UUID, rows: Sequence[Settlement]) -> list[Fence]:
-    """Commit answers, with their chunks, usage and, where `send`, the first chunk's intent; whether each was let through."""
+async def settle(conn: Connection, worker: UUID, rows: Sequence[Settlement]) -> list[Settled]:
+    """Commit answers, with their chunks, usage and, where `send`, the first chunk's intent; whether each was let through.
+
+    'sending': with the intent. 'ok': without, since `send` was not asked for or the number must wait.
+    """
     pieces = [(ord, id, no, body) for ord, r in enumerate(rows, 1) for no, (id, body) in enumerate(r.pieces, 1)]
     result = await conn.execute(
         SETTLE,
@@ -347,3 +413,19 @@ async def settle(conn: Connection, worker: UUID, rows: Sequence[Settlement]) -> 
         },
     )
     return [fence for (fence,) in await result.fetchall()]
+
+
+async def park_head(conn: Connection, worker: UUID, claim: Claim, reason: str) -> int | None:
+    """End what stands at the lane's head, unread; the seq that is done with it, None if the lane is not ours or is empty."""
+    result = await conn.execute(
+        PARK_HEAD,
+        {
+            "worker": worker,
+            "tenant_id": claim.tenant_id,
+            "conversation_id": claim.conversation_id,
+            "token": claim.token,
+            "reason": reason,
+        },
+    )
+    row = await result.fetchone()
+    return row[0] if row else None

@@ -20,7 +20,7 @@ from litestar.types.asgi_types import HTTPScope
 from app import metrics
 from app.channels import provider
 from app.directory import Directory, Endpoint, Watch
-from app.disturbances import Disturbances
+from app.doors import Doors
 from app.errors import DatabaseUnavailable, Unknown
 from app.ingest import Ingest
 from app.messages import Item, Message, Stray
@@ -44,13 +44,11 @@ class _Answered(Exception):
 class Webhooks:
     """The ASGI application. `deadline` (seconds): how long an authentic webhook may wait for its commit."""
 
-    def __init__(
-        self, watch: Callable[[], Watch | None], ingest: Ingest, disturbances: Disturbances, *, deadline: float
-    ) -> None:
+    def __init__(self, watch: Callable[[], Watch | None], ingest: Ingest, doors: Doors, *, deadline: float) -> None:
         """`watch` returns None until the first configuration has been read: then nobody knows which endpoints exist."""
         self._watch = watch
         self._ingest = ingest
-        self._disturbances = disturbances
+        self._doors = doors
         self._deadline = deadline
         self._wrong_tokens: dict[str, list[float]] = {}
 
@@ -121,7 +119,7 @@ class Webhooks:
             if not whole:
                 return 408, b"The body took too long.", "slow"
             # The provider keeps it and sends it again. What was written meanwhile is recognised by then.
-            self._disturbances.note(endpoint.id)
+            self._doors.note(endpoint.id)
             log.warning("webhook not taken", endpoint=endpoint.slug, correlation=correlation, error=error)
             return 503, b"The database cannot take it now. Send it again.", "unavailable"
         took = time.monotonic() - arrived

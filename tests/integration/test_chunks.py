@@ -9,8 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.store import chunks, lanes
-from app.store import statuses as store_statuses
+from app.store import chunks, endpoints, lanes
 from app.store.chunks import Fact, Intent
 from app.store.lanes import Claim
 from app.store.turns import Opening
@@ -37,7 +36,7 @@ class Answer:
 
     async def intend(self, n: int = 1, *, chunk: int = 0) -> str:
         [permission] = await chunks.intend(self.here.conn, self.worker, [Intent(self.claim, self.ids[chunk], n)])
-        return permission
+        return permission.fence
 
     async def fact(self, attempt: str, chunk: str, *, n: int = 1, **more: Any) -> str:
         """What became of attempt `n`; the chunk's state afterwards."""
@@ -84,13 +83,13 @@ async def answer(here: Ground, *bodies: str, send: bool = False, channel: UUID |
     turn = (await here.open(claim)).turn
     assert turn
     fence, ids = await here.settle(worker, claim, turn, *(bodies or ("one", "two")), send=send)
-    assert fence == "ok"
+    assert fence == ("sending" if send else "ok")
     return Answer(here, worker, claim, ids)
 
 
-async def in_state(here: Ground, state: str) -> Answer:
+async def in_state(here: Ground, state: str, *, channel: UUID | None = None) -> Answer:
     """A chunk brought to a state in the usual way, by attempt 1."""
-    it = await answer(here, send=state not in ("ready", "cancelled"))
+    it = await answer(here, send=state not in ("ready", "cancelled"), channel=channel)
     if state in ("in_doubt", "parked"):
         await it.fact("in_doubt", "in_doubt")
     elif state in ("accepted", "sent", "delivered", "read", "played"):
@@ -125,9 +124,9 @@ ARROWS: dict[str, dict[str, str]] = {
     "intend 1": {"ready": "sending"},
     "intend 2": {"in_doubt": "sending"},
     "fact accepted": {"sending": "accepted", "in_doubt": "accepted", "parked": "accepted"},
-    "fact refused": {"sending": "ready"},
-    "fact dead": {"sending": "failed"},
-    "fact never left": {"sending": "ready"},
+    "fact refused": {"sending": "ready", "in_doubt": "ready"},
+    "fact dead": {"sending": "failed", "in_doubt": "failed"},
+    "fact never left": {"sending": "ready", "in_doubt": "ready"},
     "fact in doubt": {"sending": "in_doubt"},
     "status sent": dict.fromkeys(["sending", "in_doubt", "accepted", "parked"], "sent"),
     "status delivered": dict.fromkeys(["sending", "in_doubt", "accepted", "sent", "parked"], "delivered"),
@@ -260,11 +259,13 @@ async def test_a_send_under_an_older_token_is_in_doubt_never_ready(here: Ground)
     it = await in_state(here, "sending")
     await here.open(it.claim)
     assert await it.state() == "sending"
+    dead = it.claim
     opening = await it.again()
     assert [chunk.state for chunk in opening.chunks] == ["in_doubt", "ready"]
-    assert opening.chunks[0].doubt_for < 1 and not opening.chunks[0].others_heard
+    assert opening.chunks[0].doubt_for < 1
     assert (await it.state(), await it.attempts()) == ("in_doubt", ["in_doubt"])
-    assert await it.fact("accepted", "accepted", provider_id="wamid.1") == "accepted"  # the dead one's fact, come late
+    it.claim = dead  # its fact, come late
+    assert await it.fact("accepted", "accepted", provider_id="wamid.1") == "accepted"
     assert await it.attempts() == ["accepted"]
 
 
@@ -344,27 +345,136 @@ async def test_a_status_that_opens_a_gate_or_ends_a_doubt_wakes_the_lane(here: G
     assert effect.woke is None and (await here.row(it.claim.conversation_id))["run_at"] is None
 
 
-async def test_silence_means_something_only_once_others_were_heard(here: Ground) -> None:
-    """Beside a neighbour that waits for its first status silence may be the provider's; a later one's status tells."""
+async def test_silence_means_something_only_while_statuses_flow(here: Ground) -> None:
+    """Of what the provider took last, half of the wait ago or longer, nine in ten must have been heard of."""
     it = await in_state(here, "in_doubt")
-    assert (await here.open(it.claim)).chunks[0].others_heard
+    assert (await here.open(it.claim)).chunks[0].flowing, "nobody else waits"
     neighbour = await in_state(here, "accepted")
-    assert not (await here.open(it.claim)).chunks[0].others_heard
+    assert (await here.open(it.claim)).chunks[0].flowing, "its status may still come"
+    await here.pass_time(16)
+    assert not (await here.open(it.claim)).chunks[0].flowing
     await neighbour.told("sent")
-    assert (await here.open(it.claim)).chunks[0].others_heard
-    await in_state(here, "accepted")  # another that waits: but one sent later has been heard already
-    assert (await here.open(it.claim)).chunks[0].others_heard
+    assert (await here.open(it.claim)).chunks[0].flowing
+    for _ in range(8):
+        await (await in_state(here, "accepted")).told("sent")
+    await in_state(here, "accepted")
+    await here.pass_time(32)
+    assert (await here.open(it.claim)).chunks[0].flowing, "one of ten may be lost for good"
+    await in_state(here, "accepted")
+    await here.pass_time(48)
+    assert not (await here.open(it.claim)).chunks[0].flowing
 
 
 async def test_silence_counts_from_the_last_disturbance_of_the_endpoint(here: Ground) -> None:
     """Statuses may have been missed before it; the time in doubt goes on all the same."""
+    await here.door()
     it = await in_state(here, "in_doubt")
     await here.pass_time(20)
     chunk = (await here.open(it.claim)).chunks[0]
     assert 19 < chunk.quiet_for < 22 and 19 < chunk.doubt_for < 22
-    await here.act("UPDATE endpoints SET disturbed_at = qasid_now() - interval '5 seconds'")
+    await endpoints.beat(here.conn, "here", 3600, [here.endpoint], everything=False)
+    await here.pass_time(25)
     chunk = (await here.open(it.claim)).chunks[0]
-    assert 4 < chunk.quiet_for < 7 and 19 < chunk.doubt_for < 22
+    assert 4 < chunk.quiet_for < 7 and 24 < chunk.doubt_for < 27
+
+
+async def test_silence_counts_only_while_every_door_is_open(here: Ground) -> None:
+    """With no web process, or one missing, nobody could have heard; one that comes back lets silence begin anew."""
+
+    async def quiet() -> float:
+        return (await here.open(it.claim)).chunks[0].quiet_for
+
+    it = await in_state(here, "in_doubt")
+    await here.pass_time(10)
+    assert await quiet() == 0, "no door at all"
+    await here.door()
+    assert await quiet() < 1, "one that opens has missed what came before"
+    await endpoints.beat(here.conn, "there", 3, [], everything=False)
+    await here.pass_time(15)
+    assert await quiet() == 0, "one of two is missing"
+    await endpoints.beat(here.conn, "there", 3, [], everything=False)
+    assert await quiet() < 1
+    await endpoints.close(here.conn, "there")
+    await here.pass_time(35)
+    assert 19 < await quiet() < 22, "it said farewell: nobody waits for it"
+
+
+async def test_a_door_that_is_gone_for_good_is_buried(here: Ground) -> None:
+    """Its provider has tried another by then; what it missed may have come just now."""
+    await here.door()
+    await endpoints.beat(here.conn, "there", 3, [], everything=False)
+    it = await in_state(here, "in_doubt")
+    await here.pass_time(62)
+    await endpoints.bury(here.conn, 60)
+    assert (await here.open(it.claim)).chunks[0].quiet_for == 0
+    await here.pass_time(64)
+    await endpoints.bury(here.conn, 60)
+    assert (await here.open(it.claim)).chunks[0].quiet_for < 1
+    await here.pass_time(70)
+    assert 5 < (await here.open(it.claim)).chunks[0].quiet_for < 8
+
+
+async def test_a_first_status_that_was_held_up_lets_silence_begin_anew(here: Ground) -> None:
+    """Statuses stood still until it came: others that stood still with it may come a moment later."""
+    await here.door()
+    late, it = await in_state(here, "accepted"), await in_state(here, "in_doubt")
+    await here.pass_time(20)
+    assert (await here.open(it.claim)).chunks[0].quiet_for > 19
+    await here.told(here.status(late.id, "sent"), late=15)
+    assert (await here.open(it.claim)).chunks[0].quiet_for < 1
+    await here.pass_time(30)
+    await here.told(here.status(late.id, "delivered"), late=15)
+    assert (await here.open(it.claim)).chunks[0].quiet_for > 9, "only the first one says when statuses flow"
+
+
+async def test_a_refusal_that_comes_late_ends_the_doubt(here: Ground) -> None:
+    """Whoever sent it was taken for dead, and then heard that it was not taken: nothing is in doubt any more."""
+    it = await in_state(here, "in_doubt")
+    assert await it.fact("never_left", "ready") == "ready"
+    it = await in_state(here, "in_doubt")
+    assert await it.fact("refused", "failed", code=131026) == "failed"
+
+
+async def test_a_fact_speaks_only_for_an_intent_of_its_own_claim(here: Ground) -> None:
+    """An intent without an answer may have failed; its number is another's then, who may be sending."""
+    it = await in_state(here, "ready")
+    stale = it.claim
+    await lanes.release(here.conn, it.worker, [lanes.Release(claim=it.claim, done_seq=None, again_in=0.0)])
+    [it.claim] = [c for c in await here.claim(it.worker) if c.lane == stale.lane]
+    assert await it.intend(1) == "ok"
+    unsent = Fact(claim=stale, chunk_id=it.id, n=1, attempt="never_left", chunk="ready")
+    assert await chunks.record(here.conn, [unsent]) == ["sending"]
+    assert await it.attempts() == ["sending"]
+
+
+async def test_a_wait_of_the_number_binds_every_lane_of_it(here: Ground) -> None:
+    """Whoever heard it: no intent for this channel is let through before, of another channel at once."""
+    other = await here.channel_beside()
+    it, neighbour = await in_state(here, "sending"), await in_state(here, "ready")
+    elsewhere = await in_state(here, "ready", channel=other)
+    await it.fact("refused", "ready", due_in=5.0, holds="channel")
+    assert await neighbour.intend(1) == "held"
+    assert await elsewhere.intend(1) == "ok"
+    await here.pass_time(6)
+    assert await neighbour.intend(1) == "ok"
+
+
+async def test_a_wait_of_the_account_binds_every_number_of_the_tenant(here: Ground) -> None:
+    """Only the tenant's own: its twin has the same ids."""
+    other = await here.channel_beside()
+    it, elsewhere = await in_state(here, "sending"), await in_state(here, "ready", channel=other)
+    await it.fact("refused", "ready", due_in=5.0, holds="tenant")
+    assert await elsewhere.intend(1) == "held"
+    assert {row["tenant_id"] for row in await here.all("SELECT tenant_id FROM holds")} == {here.tenant}
+
+
+async def test_a_shorter_wait_does_not_end_a_longer_one(here: Ground) -> None:
+    """Each worker hears its own number of seconds."""
+    it, neighbour = await in_state(here, "sending"), await in_state(here, "sending")
+    await it.fact("refused", "ready", due_in=9.0, holds="channel")
+    await neighbour.fact("refused", "ready", due_in=1.0, holds="channel")
+    await here.pass_time(5)
+    assert await neighbour.intend(2) == "held"
 
 
 async def test_abandoning_ends_what_was_not_sent_and_no_more(here: Ground) -> None:
@@ -400,9 +510,9 @@ async def test_what_is_in_doubt_is_given_up_only_while_it_is(here: Ground) -> No
     turn = (await here.open(claim)).turn
     assert turn
     fence, [first, second] = await here.settle(worker, claim, turn, "one", "two", send=True)
-    assert fence == "ok"
+    assert fence == "sending"
     await chunks.record(here.conn, [Fact(claim=claim, chunk_id=first, n=1, attempt="in_doubt", chunk="in_doubt")])
-    await store_statuses.apply(here.conn, [here.status(first, "sent")])
+    await here.told(here.status(first, "sent"))
     assert await chunks.abandon(here.conn, worker, claim, turn.last_seq, "silence", first) == []
     states = {
         row["id"]: row["state"]

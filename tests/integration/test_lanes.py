@@ -4,7 +4,8 @@ Each test works beside a twin tenant whose ids are the same and whose rows may n
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.store import chunks, lanes
+from app.db import Connection
+from app.store import chunks, lanes, turns
 from app.store.chunks import Intent
 from app.store.lanes import Claim, Release
 from tests.ground import Ground, ground
@@ -25,6 +27,11 @@ pytestmark = pytest.mark.anyio
 async def here(database: Any) -> AsyncIterator[Ground]:
     async with ground(database.url, database.superuser_url) as here:
         yield here
+
+
+async def intended(conn: Connection, worker: UUID, rows: Sequence[Intent]) -> list[str]:
+    """What the fence says to each intent."""
+    return [permission.fence for permission in await chunks.intend(conn, worker, rows)]
 
 
 async def release(here: Ground, worker: UUID, claim: Claim, done_seq: int | None = None, **more: Any) -> bool:
@@ -182,6 +189,171 @@ async def test_only_progress_clears_the_count_of_attempts(here: Ground) -> None:
     assert ((await here.row(lane))["attempts"], (await here.row(lane))["done_seq"]) == (0, 2)
 
 
+async def test_what_fails_after_progress_counts_all_the_same(here: Ground) -> None:
+    """An error that comes after each intent would else be tried for ever."""
+    lane = await here.lane()
+    await here.ingest(here.placed(lane))
+    worker = await here.worker()
+    for attempt in (1, 2):
+        [claim] = await here.claim(worker)
+        assert claim.attempts == attempt
+        await here.act("UPDATE lanes SET attempts = 0 WHERE conversation_id = %s", lane)  # as an intent does
+        await release(here, worker, claim, again_in=0.0, failed=True)
+
+
+async def suspected(here: Ground, attempts: int = 3) -> UUID:
+    """A due lane that was claimed so often without progress."""
+    lane = await here.lane()
+    await here.ingest(here.placed(lane))
+    await here.act(
+        "UPDATE lanes SET attempts = %s WHERE (tenant_id, conversation_id) = (%s, %s)", attempts, here.tenant, lane
+    )
+    return lane
+
+
+async def test_suspects_are_claimed_one_at_a_time(here: Ground) -> None:
+    """What may kill its worker is kept apart from others of its kind, so that none is blamed for another."""
+    suspects = {await suspected(here) for _ in range(3)}
+    sound = {await suspected(here, attempts=2)}
+    worker = await here.worker()
+    first = {claim.conversation_id for claim in await here.claim(worker)}
+    assert sound < first and len(first & suspects) == 1
+    assert not await lanes.claim(here.conn, worker, 100, suspects=0)
+    assert len(suspects & {claim.conversation_id for claim in await here.claim(await here.worker())}) == 1
+
+
+async def test_a_worker_that_lives_on_clears_what_it_works_on(here: Ground) -> None:
+    """Who waits for a slow assistant is not to blame for what killed its workers before; another worker's lane stays."""
+    lane, other = await suspected(here, 1), await suspected(here, 1)
+    worker = await here.worker()
+    await here.claim(worker)
+    await lanes.survived(here.conn, await here.worker(), [(here.tenant, lane)])
+    assert (await here.row(lane))["attempts"] == 2
+    await lanes.survived(here.conn, worker, [(here.tenant, lane)])
+    assert ((await here.row(lane))["attempts"], (await here.row(other))["attempts"]) == (0, 2)
+
+
+async def test_a_head_that_nobody_can_read_is_ended_unread(here: Ground) -> None:
+    """Its turn counts as parked, its first unsent chunk too, the rest is cancelled; the lane goes on behind it."""
+    lane = await here.lane()
+    await here.ingest(here.placed(lane))
+    worker = await here.worker()
+    [claim] = await here.claim(worker)
+    turn = (await here.open(claim)).turn
+    assert turn
+    assert await turns.park_head(here.conn, await here.worker(), claim, "why") is None, "not its lane"
+    assert await turns.park_head(here.conn, worker, claim, "why") == 1
+    await release(here, worker, claim, done_seq=1)
+    assert await here.all("SELECT outcome, turn_id FROM usage") == [{"outcome": "parked", "turn_id": turn.id}]
+
+    await here.ingest(here.placed(lane))
+    [claim] = await here.claim(worker)
+    turn = (await here.open(claim)).turn
+    assert turn
+    await here.settle(worker, claim, turn, "one", "two", send=True)
+    assert await turns.park_head(here.conn, worker, claim, "why") == 2
+    rows = await here.all("SELECT state FROM chunks ORDER BY no")
+    assert [row["state"] for row in rows] == ["parked", "cancelled"]
+    await release(here, worker, claim, done_seq=2)
+    assert await turns.park_head(here.conn, worker, claim, "why") is None, "nothing is left"
+
+
+async def sent_by_hand(here: Ground, lane: UUID, *bodies: str) -> list[UUID]:
+    """An entry 'send' with its chunks, as a replay makes it."""
+    ids = [uuid4() for _ in bodies]
+    await here.act(
+        "UPDATE lanes SET head_seq = head_seq + 1, run_at = coalesce(run_at, now()) WHERE tenant_id = %s AND conversation_id = %s",
+        *(here.tenant, lane),
+    )
+    key = "tenant_id, conversation_id, head_seq"
+    of = "FROM lanes WHERE tenant_id = %s AND conversation_id = %s"
+    await here.act(
+        f"INSERT INTO outbox (tenant_id, conversation_id, seq, kind, message_id) SELECT {key}, 'send', uuidv7() {of}",
+        *(here.tenant, lane),
+    )
+    for no, (id, body) in enumerate(zip(ids, bodies, strict=True), 1):
+        await here.act(
+            f"INSERT INTO chunks (tenant_id, conversation_id, seq, id, channel_id, no, body) SELECT {key}, %s, channel_id, %s, %s {of}",
+            *(id, no, body, here.tenant, lane),
+        )
+    return ids
+
+
+async def test_a_turn_ends_before_an_entry_that_is_no_answer(here: Ground) -> None:
+    """What was written by hand is sent in its place: after the answers before it, before those behind."""
+    lane = await here.lane()
+    await here.ingest(here.placed(lane), here.placed(lane))
+    [text] = await sent_by_hand(here, lane, "by hand")
+    await here.ingest(here.placed(lane))
+    worker = await here.worker()
+    [claim] = await here.claim(worker)
+    opening = await here.open(claim)
+    assert opening.turn and (opening.kind, opening.turn.last_seq, opening.chunks) == ("answer", 2, [])
+    await here.settle(worker, claim, opening.turn, "answer")
+    assert [chunk.body for chunk in (await here.open(claim)).chunks] == ["answer"]
+    await release(here, worker, claim, done_seq=2)
+    [claim] = await here.claim(worker)
+    opening = await here.open(claim)
+    assert (opening.kind, opening.turn, [chunk.id for chunk in opening.chunks if chunk.seq > 2]) == (
+        "send",
+        None,
+        [text],
+    )
+    await release(here, worker, claim, done_seq=3)
+    [claim] = await here.claim(worker)
+    opening = await here.open(claim)
+    assert opening.turn and (opening.turn.first_seq, opening.turn.last_seq) == (4, 4)
+
+
+async def test_a_pause_does_not_stop_what_a_person_sends(here: Ground) -> None:
+    """It is there so that a person can speak."""
+    lane = await here.lane()
+    [text] = await sent_by_hand(here, lane, "by hand")
+    assert await lanes.pause(here.conn, (here.tenant, lane), datetime.now(UTC) + timedelta(hours=1))
+    worker = await here.worker()
+    [claim] = await here.claim(worker)
+    assert await intended(here.conn, worker, [Intent(claim, text, 1)]) == ["paused"]
+    assert await intended(here.conn, worker, [Intent(claim, text, 1, manual=True)]) == ["ok"]
+
+
+async def test_a_pause_makes_due_what_waits(here: Ground) -> None:
+    """It settles as left to a person at once: nothing waits for a resume, and an idle lane stays idle."""
+    lane, idle = await here.lane(), await here.lane()
+    await here.ingest(here.placed(lane))
+    worker = await here.worker()
+    [claim] = await here.claim(worker)
+    await release(here, worker, claim, again_in=500.0)
+    until = datetime.now(UTC) + timedelta(hours=1)
+    assert await lanes.pause(here.conn, (here.tenant, lane), until) and await lanes.pause(
+        here.conn, (here.tenant, idle), until
+    )
+    [claim] = await here.claim(worker)
+    assert (await here.open(claim)).paused
+    assert await lanes.pause(here.conn, (here.tenant, lane), None) and not (await here.open(claim)).paused
+    assert not await lanes.pause(here.conn, (here.tenant, uuid4()), None)
+
+
+async def test_replies_of_the_last_minute_are_counted_for_the_brake(here: Ground) -> None:
+    """Answers with a text, of this conversation; not those left to a person, not older ones."""
+    lane, other = await here.lane(), await here.lane()
+    worker = await here.worker(600.0)
+
+    async def turn(of: UUID, *bodies: str) -> int:
+        await here.ingest(here.placed(of))
+        [claim] = await here.claim(worker)
+        opening = await here.open(claim, brake=3)
+        assert opening.turn
+        await here.settle(worker, claim, opening.turn, *bodies)
+        await release(here, worker, claim, done_seq=opening.turn.last_seq)
+        return opening.replied
+
+    assert [await turn(lane, "a"), await turn(lane), await turn(other, "b"), await turn(lane, "c")] == [0, 1, 0, 1]
+    await here.pass_time(30)
+    assert await turn(lane, "d") == 2
+    await here.pass_time(61)
+    assert await turn(lane, "e") == 1
+
+
 # --- ingest ---
 
 
@@ -308,10 +480,10 @@ async def test_who_lost_the_lane_can_neither_settle_nor_intend(here: Ground) -> 
     fence, [chunk] = await here.settle(second, new, opening.turn, "x")
     assert fence == "ok"
     for worker, claim in ((first, old), (second, old)):
-        assert await chunks.intend(here.conn, worker, [Intent(claim, chunk, 1)]) == ["lost"]
+        assert await intended(here.conn, worker, [Intent(claim, chunk, 1)]) == ["lost"]
     assert await chunks.abandon(here.conn, first, old, 1, "x") == []
     assert await here.all("SELECT FROM attempts") == []
-    assert await chunks.intend(here.conn, second, [Intent(new, chunk, 1)]) == ["ok"]
+    assert await intended(here.conn, second, [Intent(new, chunk, 1)]) == ["ok"]
 
 
 async def test_a_raised_version_turns_the_answer_away_unless_it_is_the_last_resort(here: Ground) -> None:
@@ -343,9 +515,9 @@ async def test_a_pause_stops_what_would_be_sent_and_nothing_else(here: Ground) -
     await here.pass_time(61)
     _, [chunk] = await here.settle(worker, claim, turn, "x")
     await here.pass_time(0)
-    assert await chunks.intend(here.conn, worker, [Intent(claim, chunk, 1)]) == ["paused"]
+    assert await intended(here.conn, worker, [Intent(claim, chunk, 1)]) == ["paused"]
     await here.pass_time(61)
-    assert await chunks.intend(here.conn, worker, [Intent(claim, chunk, 1)]) == ["ok"]
+    assert await intended(here.conn, worker, [Intent(claim, chunk, 1)]) == ["ok"]
     await here.act("UPDATE lanes SET paused_until = NULL WHERE tenant_id = %s", here.tenant)
 
 
@@ -377,7 +549,7 @@ async def test_each_row_of_a_batch_gets_its_own_word(here: Ground) -> None:
         *(made[1], here.tenant),
     )
     wanted = [Intent(claims[lane], ids[lane], 1) for lane in made]
-    assert await chunks.intend(here.conn, worker, wanted) == ["ok", "lost", "ok"]
+    assert await intended(here.conn, worker, wanted) == ["ok", "lost", "ok"]
     given = [Release(claim=claims[lane], done_seq=1, again_in=None if lane == made[0] else 0.0) for lane in made]
     assert await lanes.release(here.conn, worker, given) == [None, None, 0.0]
 

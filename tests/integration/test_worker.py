@@ -210,7 +210,13 @@ class World:
         await self.stack.enter_async_context(pool)
         directory = await self.stack.enter_async_context(Watch(pool, Vault([bytes.fromhex(KEY)])))
         client = await self.stack.enter_async_context(http.client(total=settings.send_timeout_seconds))
-        commits = Commits(pool, uuid4(), order_wait=settings.order_wait_seconds, patience=settings.send_timeout_seconds)
+        commits = Commits(
+            pool,
+            uuid4(),
+            order_wait=settings.order_wait_seconds,
+            silence=settings.in_doubt_seconds,
+            patience=settings.send_timeout_seconds,
+        )
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, client, settings)
         lanes.serve(Turns(commits, delivery, directory, assistants or client).work)

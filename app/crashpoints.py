@@ -1,0 +1,65 @@
+"""Where a fault test may kill this very process: named places between two commits. In production they do nothing.
+
+The environment chooses: `CRASHPOINT="<name>:<hit>"` kills at the so-manieth pass (from 1), as `kill -9` would;
+`CRASHPOINT="<name>:<hit>:block=<seconds>"` blocks the event loop instead. Several are separated by commas.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from msgspec import Struct
+
+# In the order in which a message passes them. The fault test plants each; docs/guarantees.md lists them.
+NAMES = (
+    "ingest.writing",
+    "ingest.committed",
+    "lane.claimed",
+    "answer.asked",
+    "answer.remembered",
+    "deliver.intended",
+    "deliver.posting",
+    "deliver.answered",
+    "deliver.recorded",
+    "statuses.writing",
+    "worker.draining",
+)
+
+
+class _Armed(Struct):
+    """`passes` are left until it goes off."""
+
+    passes: int
+    go_off: Callable[[], None]
+
+
+def crashpoint(name: str) -> None:
+    """A place of this name was reached."""
+    if _armed and (armed := _armed.get(name)):
+        armed.passes -= 1
+        if armed.passes == 0:
+            armed.go_off()
+
+
+def _read(text: str) -> dict[str, _Armed]:
+    """Raises ValueError for a name that is none: a typing error must not look like a test that was passed."""
+    armed = {}
+    for part in filter(None, text.split(",")):
+        name, hit, *action = part.split(":")
+        if name not in NAMES:
+            raise ValueError(f"no crash point {name!r}; there are {', '.join(NAMES)}")
+        armed[name] = _Armed(int(hit), _action(action[0] if action else "kill"))
+    return armed
+
+
+def _action(text: str) -> Callable[[], None]:
+    kind, _, seconds = text.partition("=")
+    if kind == "kill":
+        return lambda: os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "block":
+        return lambda: time.sleep(float(seconds))
+    raise ValueError(f"a crash point can kill or block=SECONDS, not {text!r}")
+
+
+_armed = _read(os.environ.get("CRASHPOINT", ""))
