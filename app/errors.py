@@ -16,6 +16,8 @@ QasidError
 
 from typing import Literal
 
+Scope = Literal["chunk", "channel", "tenant"]
+
 
 class QasidError(Exception):
     """The root: catch it at a process's edge, nowhere else."""
@@ -45,15 +47,27 @@ class Refused(SendError):
     """The provider answered, and did not take it.
 
     `code` is the provider's own error code (Graph's `error.code`), never the HTTP status, which says too little.
-    `then` says what may be done: `again` after `after` seconds, `hold` (a person must mend the channel; try again at
-    growing intervals), or `dead` (the same request would never be taken).
+    `then` says what may be done with this chunk: `again` after `after` seconds, `hold` (a person must mend the channel;
+    try again at growing intervals), or `dead` (the same request would never be taken).
+    `scope` says whom else these `after` seconds bind (0: nobody): `chunk`, only this recipient, whose lane is serial;
+    `channel`, all that is sent from this number; `tenant`, from any of its numbers. A chunk that is `dead` can bind
+    its channel too: the provider refused it and asked to be left alone.
     """
 
-    def __init__(self, message: str, *, code: int, then: Literal["again", "hold", "dead"], after: float = 0.0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: int,
+        then: Literal["again", "hold", "dead"],
+        after: float = 0.0,
+        scope: Scope = "chunk",
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.then = then
         self.after = after
+        self.scope = scope
 
 
 class NeverLeft(SendError):
@@ -61,7 +75,15 @@ class NeverLeft(SendError):
 
 
 class InDoubt(SendError):
-    """The request may have arrived: sending again may double it."""
+    """The request may have arrived: sending again may double it.
+
+    `after`: seconds for which the provider asked to be left alone all the same (a 503 with `Retry-After`). They bind
+    the whole channel; 0: nobody.
+    """
+
+    def __init__(self, message: str, *, after: float = 0.0) -> None:
+        super().__init__(message)
+        self.after = after
 
 
 class AssistantError(QasidError):

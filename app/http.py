@@ -9,7 +9,7 @@ import asyncio
 import re
 import select
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -18,9 +18,11 @@ from weakref import WeakSet
 import aiohttp
 import httpx
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from httpx_aiohttp import AiohttpTransport
 
+from app.crashpoints import crashpoint
 from app.errors import InDoubt, NeverLeft, SendError
 
 # Linux tells a peer's FIN without our reading a byte of what came before it; elsewhere only a full hang-up shows.
@@ -92,12 +94,20 @@ async def post(
     headers: Mapping[str, str],
     content: bytes,
     timeout: float | None = None,
+    may_leave: Callable[[], bool] | None = None,
 ) -> Answer:
     """POST once and read the whole answer, within `timeout` seconds (else the client's `total`).
 
+    `may_leave` is asked once, when the connection is there and nothing is awaited any more before the first byte is
+    handed to it; if it says no, nothing is written. It must not raise, and wants `content`: a request without a body is
+    never held back.
+
     Raises `NeverLeft` if nothing of the request reached the provider, `InDoubt` if it may have; nothing else.
     """
-    async with stream(client, "POST", url, headers=headers, content=content, timeout=timeout) as response:
+    assert content or may_leave is None
+    async with stream(
+        client, "POST", url, headers=headers, content=content, timeout=timeout, may_leave=may_leave
+    ) as response:
         return Answer(status=response.status, headers=response.headers, body=await response.read())
 
 
@@ -110,15 +120,18 @@ async def stream(
     headers: Mapping[str, str],
     content: bytes | None = None,
     timeout: float | None = None,
+    may_leave: Callable[[], bool] | None = None,
 ) -> AsyncIterator[Stream]:
     """Send a request and yield its answer once the headers are here; leaving the block closes it.
 
-    `timeout` seconds (else the client's `total`) run from the start to the last byte of the body.
+    `timeout` seconds (else the client's `total`) run from the start to the last byte of the body; `may_leave`: see `post`.
     Raises `NeverLeft` or `InDoubt` on entering, `InDoubt` while the body is read. What the block itself raises passes.
     """
     if client.is_closed:
         raise NeverLeft("the HTTP client is closed")
-    extensions = {} if timeout is None else {"total": timeout}
+    extensions: dict[str, object] = {"may_leave": may_leave}
+    if timeout is not None:
+        extensions["total"] = timeout
     try:
         request = client.build_request(method, url, headers=headers, content=content, extensions=extensions)
     except (httpx.InvalidURL, ValueError) as fault:
@@ -135,19 +148,25 @@ async def stream(
         await response.aclose()
 
 
-class _Departure:
-    """Whether any byte of one request may have left us."""
+class _HeldBack(Exception):
+    """Ends a request that was not to leave any more."""
 
-    left = False
+
+class _Departure:
+    """Whether any byte of one request may have left us, and who is asked first."""
+
+    def __init__(self, may_leave: Callable[[], bool] | None) -> None:
+        self.may_leave = may_leave
+        self.left = False
 
 
 _departure: ContextVar[_Departure] = ContextVar("departure")
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Hands out connections that can still be written to, and marks the moment before the first write.
+    """Hands out connections that can still be written to, and marks the moment from which a request may be written.
 
-    `connect` is the last thing aiohttp does before it writes the request; it runs in the task of the request.
+    `connect` is the last thing that aiohttp awaits before it writes the request; it runs in the task of the request.
     """
 
     def __init__(self, *, limit: int, keepalive: float, ssl_context: ssl.SSLContext) -> None:
@@ -172,6 +191,31 @@ class _Connector(aiohttp.TCPConnector):
                 raise aiohttp.ServerDisconnectedError
 
 
+class _Request(aiohttp.ClientRequest):
+    """Asks at the last moment whether a request may still leave.
+
+    aiohttp keeps the headers until it has the body: the two are written together, by `write_bytes`, before its first
+    await. Where Python has no eager tasks (before 3.12) it runs in a task of its own, a turn of the event loop after
+    `connect`; so the question belongs here and not there.
+    """
+
+    async def write_bytes(
+        self, writer: AbstractStreamWriter, conn: aiohttp.connector.Connection, content_length: int | None = None
+    ) -> None:
+        departure = _departure.get()
+        if departure.may_leave is None:
+            return await super().write_bytes(writer, conn, content_length)
+        if not departure.may_leave():
+            if conn.protocol is not None:
+                conn.protocol.set_exception(_HeldBack())  # as aiohttp itself ends a request that it could not write
+            return None
+        await super().write_bytes(writer, conn, content_length)
+        # Both event loops, asyncio's and uvloop's, write at once to a socket that takes it. aiohttp's traces of a sent
+        # chunk are no such place: they are called before the write.
+        crashpoint("deliver.posting")
+        return None
+
+
 def _usable(protocol: ResponseHandler, *, fresh: bool) -> bool:
     """Whether the peer still listens and has said nothing unasked.
 
@@ -193,7 +237,9 @@ class _Transport(AiohttpTransport):
     def __init__(self, *, total: float, limit: int, keepalive: float, max_response: int) -> None:
         def session() -> aiohttp.ClientSession:
             connector = _Connector(limit=limit, keepalive=keepalive, ssl_context=self.ssl_context)
-            return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+            return aiohttp.ClientSession(
+                connector=connector, request_class=_Request, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+            )
 
         super().__init__(client=session)  # called within the event loop, at the first request
         self._total = total
@@ -207,11 +253,13 @@ class _Transport(AiohttpTransport):
         if any(_FORBIDDEN.search(name) or _FORBIDDEN.search(value) for name, value in request.headers.raw):
             raise NeverLeft(f"{host}: a header holds a control character")
         deadline = asyncio.get_running_loop().time() + total
-        departure = _Departure()
+        departure = _Departure(request.extensions.get("may_leave"))
         token = _departure.set(departure)
         try:
             async with asyncio.timeout_at(deadline):
                 response = await super().handle_async_request(request)
+        except _HeldBack:
+            raise NeverLeft(f"{host}: held back at the last moment before the write") from None
         except Exception as fault:  # noqa: BLE001  aiohttp lets errors of many trees through; the moment alone decides
             outcome: type[SendError] = InDoubt if departure.left else NeverLeft
             # Without the cause: aiohttp's errors carry the request's headers, and so a token.

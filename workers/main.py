@@ -4,15 +4,12 @@ import asyncio
 import logging
 import signal
 from contextlib import AsyncExitStack
-from typing import Any
 from uuid import uuid4
 
-import saq
 import structlog
 import uvloop
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import UndefinedTable
-from saq.types import Context
 
 from app import db, http, log, metrics, place, process
 from app import settings as settings_of_environment
@@ -21,25 +18,16 @@ from app.errors import ConfigurationError, DatabaseUnavailable
 from app.migrate import require
 from app.settings import Settings
 from app.vault import Vault
-from app.wake import DRAIN, jobs_queue
-from workers import wake
 from workers.answer import Turns
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
+from workers.listening import answer_wake_ups
 
 logger = structlog.get_logger(__name__)
 
-# Wake-ups that may be awaited at once: each waits for the turns that it started, at no cost but memory.
-JOBS_AT_ONCE = 500
 # How long SAQ may take to let go of its jobs when the worker stops (seconds): they hold nothing.
-JOBS_GRACE = 1
-
-
-class Worker(saq.Worker[Context]):
-    """SAQ's worker, whose process answers signals itself."""
-
-    SIGNALS = []  # noqa: RUF012  as SAQ declares it
+JOBS_GRACE = 0.0
 
 
 def run() -> None:
@@ -90,7 +78,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         lag = asyncio.create_task(metrics.watch_loop())
         stack.callback(lag.cancel)
         process.settle_memory()
-        await _answer_wake_ups(url, lanes, stop)
+        await answer_wake_ups(url, lanes, stop, grace=JOBS_GRACE)
         logger.info("worker stopping")
 
 
@@ -106,38 +94,3 @@ async def _directory(stack: AsyncExitStack, pool: db.Pool, settings: Settings, s
             logger.warning("waiting for the database", error=error)
             await asyncio.sleep(1.0)
     return None
-
-
-async def _answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event) -> None:
-    """SAQ's part, until `stop`. Whatever goes wrong in it costs a second a message, never a message."""
-
-    async def enter(context: Context) -> None:
-        context["lanes"] = lanes  # type: ignore[typeddict-unknown-key]  # SAQ's way to hand jobs what they need
-
-    functions: Any = [(DRAIN, wake.drain)]
-    stopping = asyncio.create_task(stop.wait())
-    while not stop.is_set():
-        queue = jobs_queue(url, max_size=12)
-        queue.heard = lanes.ring  # lanes are claimed while SAQ still takes its job; the job shows who is answered
-        worker = Worker(
-            queue,
-            functions,
-            concurrency=JOBS_AT_ONCE,
-            startup=enter,
-            shutdown_grace_period_s=JOBS_GRACE,
-            # `schedule` looks for jobs whose notification was lost; the lanes' own loop would find their lanes anyway.
-            timers={"schedule": 1, "sweep": 60, "worker_info": 10, "abort": 2},
-        )
-        try:
-            await queue.connect()
-            # SAQ's worker takes a cancellation for an orderly stop, so it is stopped in its own way.
-            running = asyncio.create_task(worker.start(), name="saq")
-            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            await worker.stop()
-            await running
-        except Exception as error:  # noqa: BLE001  nothing that SAQ does may end the worker
-            logger.warning("no wake-ups for now", error=error)
-        finally:
-            await queue.disconnect()
-            await queue.pool.close()
-        await asyncio.wait({stopping}, timeout=1.0)

@@ -3,7 +3,7 @@
 A provider knows wire formats and codes; it knows no table, no tenant's business and no retry policy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import httpx
@@ -12,6 +12,9 @@ from msgspec import Struct
 from app.directory import Channel
 from app.errors import Unknown
 from app.messages import Identity, Item, Key
+
+# What Meta allows to one person: a message in so many seconds (its page on throughput, "pair rate limits").
+PAIR_SECONDS = 6.0
 
 
 class Accepted(Struct, frozen=True):
@@ -47,13 +50,18 @@ class Provider(Protocol):
         timeout: float,
         *,
         refused: int = 0,
+        pair_seconds: float = PAIR_SECONDS,
+        may_leave: Callable[[], bool] | None = None,
     ) -> Accepted:
         """Hand one text of at most 4,000 UTF-16 units to the provider; `refused`: how often it has said "not now".
 
+        `pair_seconds` between two messages to one person are what its own limit allows; waits for it follow from that.
+        `may_leave` is asked at the last moment, with nothing awaited between it and the write: no, and it never left.
+
         Raises:
-            Refused: it answered and did not take it; `then` says what may be done.
+            Refused: it answered and did not take it; `then` says what may be done, `scope` whom its wait binds.
             NeverLeft: nothing reached it.
-            InDoubt: it may have arrived.
+            InDoubt: it may have arrived; `after` is how long it wants nothing from this channel all the same.
         """
         ...
 

@@ -1,12 +1,13 @@
 """Meta's WhatsApp Cloud API: whose signature a webhook bears, and handing a text over.
 
-`cloud_webhook.py` reads the bodies, `cloud_codes.py` says what error codes mean. Formats: docs/wire-cloud.md.
+`cloud_webhook.py` reads the bodies, `cloud_codes.py` says what error codes mean, `cloud_waits.py` how long a header asks
+to be left alone. Formats: docs/wire-cloud.md.
 """
 
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import httpx
@@ -14,8 +15,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from app import http
-from app.channels import Accepted, cloud_webhook
+from app.channels import PAIR_SECONDS, Accepted, cloud_webhook
 from app.channels.cloud_codes import refusal
+from app.channels.cloud_waits import retry_after
 from app.directory import Channel
 from app.errors import InDoubt
 from app.messages import Identity, Item, Key
@@ -76,8 +78,15 @@ class CloudAPI:
         timeout: float,
         *,
         refused: int = 0,
+        pair_seconds: float = PAIR_SECONDS,
+        may_leave: Callable[[], bool] | None = None,
     ) -> Accepted:
-        """`POST /{phone_number_id}/messages`. Previews are off: they fetch URLs that the assistant chose."""
+        """`POST /{phone_number_id}/messages`. Previews are off: they fetch URLs that the assistant chose.
+
+        An answer without a Graph error is in doubt, a 429 too: Meta's API refuses by `error.code`, so a bare 429 comes
+        from something between us and it, which need not know what became of a request it has passed on. What such
+        an answer can say for certain is how long to keep away, and that is minded.
+        """
         recipient = {"to": f"+{to.value}"} if to.kind == "wa_id" else {"recipient": to.value}
         answer = await http.post(
             client,
@@ -94,9 +103,10 @@ class CloudAPI:
                 }
             ),
             timeout=timeout,
+            may_leave=may_leave,
         )
         if answer.status >= 500:
-            raise InDoubt(f"HTTP {answer.status}")
+            raise InDoubt(f"HTTP {answer.status}", after=retry_after(answer.headers))
         if answer.status < 300:
             try:
                 wamid = _sent.decode(answer.body).messages[0].id
@@ -108,5 +118,12 @@ class CloudAPI:
         try:
             error = _failure.decode(answer.body).error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise InDoubt(f"HTTP {answer.status} without a Graph error") from None
-        raise refusal(error.code, error.message, refused + 1)
+            raise InDoubt(f"HTTP {answer.status} without a Graph error", after=retry_after(answer.headers)) from None
+        raise refusal(
+            error.code,
+            error.message,
+            refused + 1,
+            status=answer.status,
+            headers=answer.headers,
+            pair_seconds=pair_seconds,
+        )

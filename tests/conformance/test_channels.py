@@ -5,7 +5,7 @@ A new transport joins by a line in `TRANSPORTS` and a sandbox face that speaks i
 
 import socket
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
@@ -57,10 +57,27 @@ class Room:
         self.sandbox.faults.queue("send", [Fault(kind=kind, **more)])  # type: ignore[arg-type]
 
     async def send(
-        self, to: Identity = PERSON, *, text: str = TEXT, attempt: int = 1, refused: int = 0, timeout: float = 1.0
+        self,
+        to: Identity = PERSON,
+        *,
+        text: str = TEXT,
+        attempt: int = 1,
+        refused: int = 0,
+        timeout: float = 1.0,
+        pair_seconds: float = 6.0,
+        may_leave: Callable[[], bool] | None = None,
     ) -> Accepted:
-        key = Key(CHUNK, attempt)
-        return await self.transport.send_text(self.client, self.channel, to, text, key, timeout, refused=refused)
+        return await self.transport.send_text(
+            self.client,
+            self.channel,
+            to,
+            text,
+            Key(CHUNK, attempt),
+            timeout,
+            refused=refused,
+            pair_seconds=pair_seconds,
+            may_leave=may_leave,
+        )
 
     async def fate(self, **more: Any) -> SendError | Accepted:
         try:
@@ -214,6 +231,41 @@ async def test_waits_grow_and_stay_bounded(room: Room) -> None:
             assert isinstance(fate, Refused)
             waits.append(fate.after)
         assert waits == sorted(waits) and waits[-1] <= 1200 and waits[-1] > waits[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "scope"),
+    [(131056, "chunk"), (131016, "chunk"), (131026, "chunk"), (130429, "channel"), (4, "tenant"), (80007, "tenant")],
+)
+async def test_a_refusal_says_whom_its_wait_binds(room: Room, code: int, scope: str) -> None:
+    """One person, the number, or all of the tenant's numbers."""
+    room.fails("graph_error", code=code, status=400)
+    fate = await room.fate()
+    assert isinstance(fate, Refused) and fate.scope == scope
+
+
+async def test_retry_after_binds_the_number_at_least_so_long(room: Room) -> None:
+    """A 429 stops all that is sent from it, for no shorter than it asks and than the code's own wait."""
+    for seconds, refused, after in ((3, 0, 3), (3, 3, 8), (100_000, 0, 3600)):
+        room.fails("http_429", seconds=seconds)
+        fate = await room.fate(refused=refused)
+        assert isinstance(fate, Refused)
+        assert (fate.then, fate.scope, fate.after) == ("again", "channel", after)
+
+
+async def test_the_pairs_wait_scales_with_the_pairs_limit(room: Room) -> None:
+    """Who is allowed a message in 60 ms waits a hundredth of the time."""
+    room.fails("graph_error", code=131056)
+    fate = await room.fate(refused=1, pair_seconds=0.06)
+    assert isinstance(fate, Refused) and fate.after == pytest.approx(0.16)
+
+
+async def test_what_may_not_leave_any_more_never_left(room: Room) -> None:
+    """The last question before the write: a no leaves nothing at the provider, a yes is an ordinary send."""
+    assert isinstance(await room.fate(may_leave=lambda: False), NeverLeft)
+    assert room.lines == []
+    assert isinstance(await room.fate(may_leave=lambda: True), Accepted)
+    assert len(room.lines) == 1
 
 
 async def test_a_wrong_token_holds_the_channel_and_is_not_told(room: Room) -> None:

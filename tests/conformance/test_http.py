@@ -5,10 +5,13 @@ Each fault names the error it must give and how many requests the provider may h
 
 import asyncio
 import gzip
+import os
 import select
+import signal
 import socket
 import ssl
 import struct
+import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -144,6 +147,11 @@ async def make(**options: float) -> AsyncIterator[httpx.AsyncClient]:
 
 async def send(client: httpx.AsyncClient, url: str, content: bytes = b'{"text":"x"}', **more: float) -> http.Answer:
     return await http.post(client, url, headers=HEADERS, content=content, timeout=more.get("timeout"))
+
+
+async def post(client: httpx.AsyncClient, url: str, gate: Callable[[], bool], **more: float) -> http.Answer:
+    timeout = more.get("timeout")
+    return await http.post(client, url, headers=HEADERS, content=b'{"text":"x"}', timeout=timeout, may_leave=gate)
 
 
 async def hold(line: Line) -> None:
@@ -488,6 +496,171 @@ async def test_without_time_or_client_nothing_leaves() -> None:
         with pytest.raises(NeverLeft):
             await send(client, provider.url)
         assert not provider.lines
+
+
+# ── the last check before the write ───────────────────────────────────────────────────────────────────────────────
+
+
+class Gate:
+    """A `may_leave` that says what it is told to, and remembers each question."""
+
+    def __init__(self, *says: bool) -> None:
+        self.says = list(says)
+        self.asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.says.pop(0)
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_what_may_not_leave_any_more_leaves_no_byte(used: bool) -> None:
+    """A no at the last moment: the connection is there, fresh or kept alive, and nothing is written to it."""
+    ended = asyncio.Event()
+    bytes_seen: list[bytes] = []
+
+    async def script(line: Line) -> None:
+        if used:
+            await line.request()
+            await line.say(OK)
+        bytes_seen.append(await asyncio.get_running_loop().sock_recv(line.sock, 65536))
+        ended.set()
+
+    async with Provider(script) as provider, make() as client:
+        if used:
+            await send(client, provider.url)
+        gate = Gate(False)
+        with pytest.raises(NeverLeft, match="held back") as caught:
+            await post(client, provider.url, gate)
+        await asyncio.wait_for(ended.wait(), 2)
+        assert (bytes_seen, gate.asked, len(provider.lines)) == ([b""], 1, 1)
+        assert TOKEN not in repr((traceback.format_exception(caught.value), caught.value.__cause__))
+
+
+async def test_the_next_request_after_a_no_is_an_ordinary_one() -> None:
+    """Neither its connection nor its answer has anything to do with the one that was held back."""
+
+    async def script(line: Line) -> None:
+        while True:
+            await line.request()
+            await line.say(OK)
+
+    async with Provider(script) as provider, make() as client:
+        for says, seen in ((True, 1), (False, 1), (True, 2), (True, 3)):
+            gate = Gate(says)
+            if says:
+                assert (await post(client, provider.url, gate)).body == b"ok"
+            else:
+                with pytest.raises(NeverLeft):
+                    await post(client, provider.url, gate)
+            assert (len(provider.seen), gate.asked) == (seen, 1)
+
+
+async def test_the_question_comes_after_the_wait_for_a_connection() -> None:
+    """While every connection is in use nobody is asked: the answer would be old by the time of the write."""
+    answer = asyncio.Event()
+
+    async def script(line: Line) -> None:
+        while True:
+            await line.request()
+            await answer.wait()
+            await line.say(OK)
+
+    async with Provider(script) as provider, make(limit=1) as client:
+        first = asyncio.create_task(send(client, provider.url))
+        while not provider.seen:
+            await asyncio.sleep(0)
+        gate = Gate(True)
+        second = asyncio.create_task(post(client, provider.url, gate))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert gate.asked == 0
+        answer.set()
+        await asyncio.gather(first, second)
+        assert (gate.asked, len(provider.seen), len(provider.lines)) == (1, 2, 1)
+
+
+async def test_nobody_is_asked_where_there_is_no_connection() -> None:
+    """A refused connection never left by itself."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    gate = Gate(True)
+    async with make() as client:
+        with pytest.raises(NeverLeft):
+            await post(client, url, gate)
+    assert gate.asked == 0
+
+
+async def test_the_question_and_the_write_are_one_step() -> None:
+    """No other task gets a turn between them: by the time one runs, the bytes are at the provider's socket."""
+    unread: list[bool] = []
+
+    async with Provider(answering(OK, None)) as provider, make() as client:
+
+        def gate() -> bool:
+            asyncio.get_running_loop().call_soon(look)
+            return True
+
+        def look() -> None:
+            poll = select.poll()
+            poll.register(provider.lines[0].sock, select.POLLIN)
+            unread.append(bool(poll.poll(0)))
+
+        await send(client, provider.url)  # the connection is kept, and nothing reads from it any more
+        with pytest.raises(InDoubt):
+            await post(client, provider.url, gate, timeout=0.3)
+        assert (unread, len(provider.lines)) == ([True], 1)
+
+
+@pytest.mark.parametrize("fault", ["FIN, nothing read", "RST, whole POST read", "no answer", "FIN in the body"])
+async def test_what_was_let_go_is_in_doubt_as_ever(fault: str) -> None:
+    """After a yes the faults mean what they mean without a question."""
+    script, seen = IN_DOUBT[fault]
+    async with Provider(script) as provider, make() as client:
+        gate = Gate(True)
+        with pytest.raises(InDoubt):
+            await post(client, provider.url, gate, timeout=0.4)
+        assert (len(provider.seen), gate.asked) == (seen, 1)
+
+
+SENDER = """
+import asyncio, sys, uvloop
+from app import http
+
+async def main():
+    async with http.client(total=5.0) as client:
+        await http.post(client, sys.argv[2], headers={}, content=b"x" * 2000)  # nobody is asked: no crash point
+        await http.post(client, sys.argv[2], headers={}, content=b"y" * 2000, may_leave=lambda: True)
+
+with asyncio.Runner(loop_factory={"asyncio": None, "uvloop": uvloop.new_event_loop}[sys.argv[1]]) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_the_crash_point_in_mid_post_is_after_the_write(loop: str) -> None:
+    """A process killed at `deliver.posting` has handed its whole request to the socket, and has read no answer."""
+    bodies: list[bytes] = []
+    hung_up = asyncio.Event()
+
+    async def script(line: Line) -> None:
+        bodies.append(await line.request())
+        await line.say(OK)
+        bodies.append(await line.request())
+        await line.gone()
+        hung_up.set()
+
+    async with Provider(script) as provider:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SENDER, loop, provider.url, env={**os.environ, "CRASHPOINT": "deliver.posting:1"}
+        )
+        try:
+            assert await asyncio.wait_for(child.wait(), 20) == -signal.SIGKILL
+            await asyncio.wait_for(hung_up.wait(), 2)
+        finally:
+            if child.returncode is None:
+                child.kill()
+        assert bodies == [b"x" * 2000, b"y" * 2000]
 
 
 # ── writing, cancelling, and answers that are answers ─────────────────────────────────────────────────────────────

@@ -143,7 +143,7 @@ async def test_a_frozen_database_is_not_waited_for(server: Server, tmp_path: Pat
     bodies = webhooks(20)
     async with process(server) as web:
         assert (await web.post(bodies[0])).status_code == 200
-        web.execute("UPDATE endpoints SET disturbed_at = '2000-01-01'")
+        web.execute("UPDATE disturbances SET at = '2000-01-01'")
         with server.frozen():
             for _ in range(3):
                 await refused_in_time(web, bodies)
@@ -158,7 +158,7 @@ async def test_a_frozen_database_is_not_waited_for(server: Server, tmp_path: Pat
         await redelivered(web, bodies)
         stored_once(web, bodies)
         async with asyncio.timeout(5):
-            while web.one("SELECT count(*) FROM endpoints WHERE slug = 'meta' AND disturbed_at < '2001-01-01'"):
+            while web.one("SELECT count(*) FROM disturbances WHERE at < '2001-01-01'"):
                 await asyncio.sleep(0.05)  # it is written by a task of the process, at most once a second
         assert (await web.http.post("/webhooks/nobody", content=b"{}")).status_code == 404
 

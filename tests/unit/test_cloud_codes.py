@@ -3,16 +3,22 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app import http
 from app.channels import Accepted
 from app.channels.cloud import CloudAPI
 from app.channels.cloud_codes import refusal
+from app.channels.cloud_waits import LONGEST, regain_access, retry_after
 from app.directory import Channel
 from app.errors import InDoubt, NeverLeft, Refused
 from app.messages import Identity, Key
@@ -63,10 +69,168 @@ def test_waits_grow_with_each_attempt() -> None:
         assert _after(code, 40) <= 300
 
 
-def _after(code: int, attempt: int) -> float:
-    refused = refusal(code, "", attempt)
+def test_a_full_number_is_not_stopped_for_long() -> None:
+    """130429 stops all that is sent from it: its waits do not grow as those of one chunk may."""
+    assert [_after(130429, n) for n in (1, 2, 3, 4, 5, 40)] == [1, 2, 4, 8, 16, 16]
+
+
+def test_the_pairs_wait_follows_from_what_the_pair_is_allowed() -> None:
+    """Four to the n where one message in 6 s is allowed; a hundredth where a hundredth is."""
+    assert [_after(131056, n, pair_seconds=0.06) for n in (1, 2, 3)] == pytest.approx([0.04, 0.16, 0.64])
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "headers", "scope"),
+    [
+        (131016, 400, {}, "chunk"),
+        (190, 401, {}, "chunk"),
+        (131026, 400, {}, "chunk"),
+        (131056, 400, {}, "chunk"),
+        (131056, 429, {"Retry-After": "3"}, "chunk"),  # one person too often: nobody else has to wait for it
+        (130429, 400, {}, "channel"),
+        (130429, 429, {}, "channel"),
+        (131016, 429, {}, "channel"),
+        (131016, 400, {"Retry-After": "3"}, "channel"),
+        (131026, 429, {"Retry-After": "3"}, "channel"),
+        (4, 400, {}, "tenant"),
+        (80007, 429, {"Retry-After": "3"}, "tenant"),
+    ],
+)
+def test_a_wait_binds_whom_it_was_meant_for(code: int, status: int, headers: dict[str, str], scope: str) -> None:
+    """One person, the number, or all of a tenant's numbers: by the code, else a 429 and a `Retry-After` mean the number."""
+    refused = _refused(code, status=status, headers=httpx.Headers(headers))
+    assert refused.scope == scope
+
+
+@pytest.mark.parametrize("code", [*HOLD, *AGAIN, *DEAD])
+@pytest.mark.parametrize("asked", [1, 700, 3000])
+def test_no_wait_is_shorter_than_retry_after(code: int, asked: int) -> None:
+    """Whatever our own reading of the code: a dead chunk, too, leaves the number alone for as long."""
+    own = _refused(code).after
+    refused = _refused(code, headers=httpx.Headers({"Retry-After": str(asked)}))
+    assert refused.after == max(own, asked)
+
+
+@pytest.mark.parametrize("code", UNKNOWN)
+def test_what_is_in_doubt_tells_retry_after_too(code: int) -> None:
+    """Whether it arrived is one thing, when the number may send again another."""
+    doubt = refusal(code, "", 1, status=400, headers=httpx.Headers({"Retry-After": "7"}))
+    assert isinstance(doubt, InDoubt) and doubt.after == 7
+
+
+NOW = datetime(2026, 5, 1, 10, 0, 0, tzinfo=UTC)
+SOON = NOW + timedelta(seconds=90)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("5", 5),
+        ("007", 7),
+        ("3600", 3600),
+        ("3601", LONGEST),
+        ("9" * 5000, LONGEST),
+        (" 12 ", 12),
+        ("Fri, 01 May 2026 10:01:30 GMT", 90),  # RFC 9110, 5.6.7: the form to send
+        ("Friday, 01-May-26 10:01:30 GMT", 90),  # the two to understand
+        ("Fri May  1 10:01:30 2026", 90),
+        ("Fri, 01 May 2026 09:00:00 GMT", 0),  # over already
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST),
+        ("Fri, 01 Foo 2026 10:01:30 GMT", 0),
+        ("Fri, 41 May 2026 10:01:30 GMT", 0),
+        ("-5", 0),
+        ("+5", 0),
+        ("1.5", 0),
+        ("1e3", 0),
+        ("٥", 0),
+        ("5 s", 0),
+        ("soon", 0),
+        ("", 0),
+    ],
+)
+def test_retry_after_is_read_as_http_has_it(value: str, seconds: float) -> None:
+    """A number of seconds or a date, counted from the answer's own `Date`; an hour at most; nonsense asks for nothing."""
+    headers = httpx.Headers({b"Retry-After": value.encode(), b"Date": format_datetime(NOW, usegmt=True).encode()})
+    assert retry_after(headers) == seconds
+
+
+def test_a_date_counts_from_our_clock_where_the_answer_has_none() -> None:
+    """Without `Date`, or with one that is none."""
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=120), usegmt=True)
+    for more in ({}, {"Date": "today"}):
+        assert 110 < retry_after(httpx.Headers({"Retry-After": later, **more})) <= 120
+
+
+def test_of_two_retry_afters_the_longer_counts() -> None:
+    """Something between us and the provider may add its own."""
+    assert retry_after(httpx.Headers([("Retry-After", "5"), ("Retry-After", "9"), ("Retry-After", "x")])) == 9
+    assert retry_after(httpx.Headers()) == 0
+
+
+def _usage(*minutes: Any) -> str:
+    kinds = [
+        {
+            "type": "whatsapp",
+            "call_count": 100,
+            "total_cputime": 2,
+            "total_time": 3,
+            "estimated_time_to_regain_access": m,
+        }
+        for m in minutes
+    ]
+    return json.dumps({"123456": kinds})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (_usage(2), 120),
+        (_usage(0, 5, 1), 300),
+        (_usage(0.5), 30),
+        (_usage(10**9), LONGEST),
+        ('{"1":[{"estimated_time_to_regain_access":1}],"2":[{"estimated_time_to_regain_access":4}]}', 240),
+        (_usage(0), None),
+        (_usage(-3), None),
+        (_usage("2"), None),
+        (_usage(None), None),
+        ('{"1":[{"type":"whatsapp"}]}', None),
+        ('{"1":[]}', None),
+        ("{}", None),
+        ("[]", None),
+        ('{"1":[{"estimated_time_to_regain_access":1e999}]}', None),
+        ('{"1":[{"estimated_time_to_regain_access":2', None),
+        ("[" * 5000, None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("code", [4, 80007])
+def test_the_accounts_wait_is_what_meta_estimates(code: int, value: str, seconds: float | None) -> None:
+    """The longest of its estimates, at most an hour; where there is none, or none that parses, a minute that doubles."""
+    headers = httpx.Headers({"X-Business-Use-Case-Usage": value, "X-App-Usage": '{"call_count":100}'})
+    assert regain_access(headers) == seconds
+    assert [_refused(code, n, headers=headers).after for n in (1, 2)] == (
+        [60, 120] if seconds is None else [seconds] * 2
+    )
+
+
+@given(st.binary(max_size=200), st.binary(max_size=40))
+def test_no_header_can_break_an_answer(value: bytes, date: bytes) -> None:
+    """Whatever stands in them, a wait between nothing and an hour comes out."""
+    headers = httpx.Headers([(b"Retry-After", value), (b"Date", date), (b"X-Business-Use-Case-Usage", value)])
+    assert 0 <= retry_after(headers) <= LONGEST
+    estimate = regain_access(headers)
+    assert estimate is None or 0 < estimate <= LONGEST
+
+
+def _refused(code: int, attempt: int = 1, **more: Any) -> Refused:
+    refused = refusal(code, "", attempt, **more)
     assert isinstance(refused, Refused)
-    return refused.after
+    return refused
+
+
+def _after(code: int, attempt: int, **more: Any) -> float:
+    return _refused(code, attempt, **more).after
 
 
 def graph_error(code: Any, **more: Any) -> bytes:
@@ -75,18 +239,19 @@ def graph_error(code: Any, **more: Any) -> bytes:
 
 
 class Provider:
-    """Answers every POST with `status` and `body`; `asked` is what it was last sent."""
+    """Answers every POST with `status`, `body` and the headers `says`; `asked` is what it was last sent."""
 
     def __init__(self) -> None:
         self.status = 200
         self.body = b""
+        self.says: dict[str, str] = {}
         self.asked: Any = None
         self.headers: dict[str, str] = {}
         self.path = ""
 
     async def handle(self, request: web.Request) -> web.Response:
         self.asked, self.path, self.headers = await request.json(), request.path, dict(request.headers)
-        return web.Response(status=self.status, body=self.body)
+        return web.Response(status=self.status, body=self.body, headers=self.says)
 
 
 Send = Callable[..., Any]
@@ -202,6 +367,29 @@ async def test_the_code_counts_and_not_the_http_status(status: int, code: int, t
         with pytest.raises(Refused) as refused:
             await send(url)
     assert (refused.value.code, refused.value.then) == (code, then)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (503, b""),
+        (503, graph_error(130429)),
+        (429, b"slow down"),
+        (429, graph_error(131000)),
+        (429, graph_error(130429)),
+        (400, graph_error(131026)),
+    ],
+)
+async def test_retry_after_is_minded_whatever_the_answer(status: int, body: bytes) -> None:
+    """In doubt or refused: the number is left alone for as long as it was asked to be."""
+    provider = Provider()
+    provider.status, provider.body, provider.says = status, body, {"Retry-After": "17"}
+    async with serving(provider) as url:
+        with pytest.raises((InDoubt, Refused)) as told:
+            await send(url)
+    assert isinstance(told.value, InDoubt | Refused)
+    assert told.value.after == 17
+    assert getattr(told.value, "scope", "channel") == "channel"
 
 
 async def test_nobody_there_means_that_it_never_left() -> None:
