@@ -268,8 +268,8 @@ def _without_effect(tables: Tables) -> Iterator[str]:
                 yield f"{place}.assistant.fallback: does nothing yet."
         if tenant.translation is not None and tenant.translation.provider != "none":
             yield f"{place}.translation: does nothing yet: citations stay as they are."
-        if tenant.limits is not None:
-            yield f"{place}.limits: does nothing yet: nothing is limited."
+        if tenant.limits is not None and tenant.limits.messages_per_contact_per_day:
+            yield f"{place}.limits.messages_per_contact_per_day: does nothing yet: nobody is limited by the day."
         for name, channel in tenant.channels.items():
             if channel.late in ("apologise", "notice"):
                 yield f'{place}.channels.{name}.late: "{channel.late}" does nothing yet: it is like "store".'

@@ -333,6 +333,7 @@ def _fresh(turn: Turn, no: int, id: UUID, body: str) -> Chunk:
         due_in=0.0,
         opens_in=0.0,
         refusals=0,
+        again=False,
         doubts=0,
         doubt_for=0.0,
         quiet_for=0.0,

@@ -1,7 +1,7 @@
-"""How many tries beyond the first a channel gets: a fifth of its first ones, and a few a minute whatever happens.
+"""How many tries beyond the first a channel gets: a fifth of its first ones, and one a second whatever happens.
 
 A provider that is refusing or unreachable is not helped by the same requests over and over. Retries are attempts
-after a refusal or one that never left; what resolves a doubt is not counted. In the worker's memory alone: each
+after a refusal; what follows a send that never left, or resolves a doubt, is not counted. In the worker's memory alone: each
 worker has a budget of its own, and forgets it with its end. It keeps no lane waiting by itself: it says how long.
 docs/decisions/0017-retry-budget.md says why.
 """
@@ -51,7 +51,7 @@ class Budget:
     """
 
     def __init__(
-        self, *, share: float = 0.2, floor_per_minute: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self, *, share: float = 0.2, floor_per_minute: float = 60.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if share < 0.0 or floor_per_minute < 1.0:
             raise ValueError("a budget needs a share of 0 or more, and a floor of at least one retry a minute")
@@ -82,6 +82,15 @@ class Budget:
             if self._room(firsts, retries):
                 return past + MEMORY - self._clock()
         raise AssertionError("with all forgotten, the floor alone lets one retry pass")
+
+    def give_back(self, channel: UUID) -> None:
+        """A retry that was let go was not made after all: its number was held, its lane lost."""
+        recent, _ = self._look(channel)
+        for counted in recent.seconds:
+            if counted[2]:  # of the oldest, so that none which was made is forgotten before its time
+                counted[2] -= 1
+                recent.retries -= 1
+                return
 
     def _room(self, firsts: int, retries: int) -> bool:
         return retries + 1 <= self._share * firsts + self._floor + 1e-9  # 0.1 + 0.2 is a little more than 0.3

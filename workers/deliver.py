@@ -88,9 +88,12 @@ class Delivery:
                     return await self._abandon(lane, seq, "left to a person")
                 if (wait := max(opens_in, chunk.due_in)) > 0:
                     return Release(claim=lane.claim, done_seq=None, again_in=wait)
-                if state == "ready" and n > 0 and (wait := self._budget.may_retry(lane.channel.id)) > 0:
-                    return Release(claim=lane.claim, done_seq=None, again_in=wait)
+                retry = state == "ready" and chunk.again
+                if retry and (wait := self._budget.may_retry(lane.channel.id)) > 0:
+                    return Release(claim=lane.claim, done_seq=None, again_in=jittered(wait))
                 permission = await self._intend(lane, chunk.id, n + 1)
+                if retry and permission.fence != "ok":
+                    self._budget.give_back(lane.channel.id)
                 if permission.fence == "paused":
                     return await self._abandon(lane, seq, "left to a person")
                 if permission.fence == "held":

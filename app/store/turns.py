@@ -31,6 +31,8 @@ class Chunk(Struct, frozen=True, kw_only=True):
     """Until its gate opens by time alone (0: it is open)."""
     refusals: int
     """How many of its attempts were refused as "not now"."""
+    again: bool
+    """Its last attempt was refused: the next is a retry in the eyes of the provider, which one that never left is not."""
     doubts: int
     """How many of its attempts ended in doubt."""
     doubt_for: float
@@ -159,6 +161,8 @@ SELECT json_build_object(
                         THEN greatest(0, extract(epoch FROM c.accepted_at - qasid_now()) + %(order_wait)s) ELSE 0 END,
        'refusals', (SELECT count(*) FROM attempts a
                     WHERE (a.tenant_id, a.chunk_id, a.state) = (c.tenant_id, c.id, 'refused')),
+       'again', EXISTS (SELECT FROM attempts a
+                        WHERE (a.tenant_id, a.chunk_id, a.n) = (c.tenant_id, c.id, c.attempt) AND a.state IN ('refused', 'held')),
        'doubts', (SELECT count(*) FROM attempts a
                   WHERE (a.tenant_id, a.chunk_id) = (c.tenant_id, c.id) AND a.state IN ('sending', 'in_doubt')),
        'doubt_for', coalesce(extract(epoch FROM qasid_now() - c.in_doubt_at), 0),

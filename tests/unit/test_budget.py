@@ -39,10 +39,10 @@ steps = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@example([(0.9, 0, 20), (59.2, 0, 20)], 0.2, 10.0, 0.0)  # less than a minute apart, in seconds that are 60 apart
-@given(steps, st.floats(0.0, 1.0), st.floats(1.0, 20.0), st.floats(0.0, 1e6))
+@example([(0.9, 0, 20), (59.2, 0, 20)], 0.2, 10.0, 0.0, 0.0)  # less than a minute apart, in seconds that are 60 apart
+@given(steps, st.floats(0.0, 1.0), st.floats(1.0, 20.0), st.floats(0.0, 1e6), st.floats(0.0, 3.0))
 def test_retries_stay_within_their_share_over_any_minute(
-    steps: list[tuple[float, int, int]], share: float, floor: float, start: float
+    steps: list[tuple[float, int, int]], share: float, floor: float, start: float, moment: float
 ) -> None:
     """In any 60 s: at most the share of the first attempts of those and of what is remembered before, and the floor."""
     clock = Clock(start)
@@ -54,9 +54,13 @@ def test_retries_stay_within_their_share_over_any_minute(
         for _ in range(tries):
             budget.first(ONE)
             firsts.append(clock.at)
-        for _ in range(wanted):
+        for number in range(wanted):
             if budget.may_retry(ONE) == 0.0:
-                retries.append(clock.at)
+                clock.at += moment
+                if number % 3 == 2:
+                    budget.give_back(ONE)
+                else:
+                    retries.append(clock.at - moment)
     for end in retries:  # a minute with the most retries ends at one of them
         allowed = share * between(firsts, end - WINDOW - MEMORY, end) + floor
         assert between(retries, end - WINDOW, end) <= allowed + 1e-6
@@ -67,7 +71,7 @@ def test_retries_stay_within_their_share_over_any_minute(
 def test_who_waits_as_long_as_told_may_retry(steps: list[tuple[float, int, int]], start: float) -> None:
     """The wait is finite, at most a minute and a second, and holds even if no first attempt comes meanwhile."""
     clock = Clock(start)
-    budget = Budget(clock=clock)
+    budget = Budget(clock=clock, floor_per_minute=10.0)
     for later, tries, wanted in steps:
         clock.at += later
         for _ in range(tries):
@@ -84,7 +88,7 @@ def test_who_waits_as_long_as_told_may_retry(steps: list[tuple[float, int, int]]
 def test_a_fifth_of_the_first_attempts_and_the_floor() -> None:
     """With 100 first attempts 20 retries, and the ten that every number has."""
     clock = Clock()
-    budget = Budget(clock=clock)
+    budget = Budget(clock=clock, floor_per_minute=10.0)
     for _ in range(100):
         budget.first(ONE)
     assert [budget.may_retry(ONE) == 0.0 for _ in range(32)] == [True] * 30 + [False] * 2
@@ -93,7 +97,7 @@ def test_a_fifth_of_the_first_attempts_and_the_floor() -> None:
 def test_a_quiet_number_can_retry_but_not_for_ever() -> None:
     """Ten a minute without any first attempt; the eleventh when the first of them is a minute old."""
     clock = Clock()
-    budget = Budget(clock=clock)
+    budget = Budget(clock=clock, floor_per_minute=10.0)
     assert [budget.may_retry(ONE) for _ in range(10)] == [0.0] * 10
     clock.at += 30.0
     assert budget.may_retry(ONE) == MEMORY - 30.0
@@ -102,10 +106,20 @@ def test_a_quiet_number_can_retry_but_not_for_ever() -> None:
     assert budget.may_retry(ONE) == 0.0
 
 
+def test_a_retry_that_was_not_made_is_not_counted() -> None:
+    """Lanes that ask, and then find their number held, leave the budget to those that come after the hold."""
+    budget = Budget(clock=Clock(), floor_per_minute=10.0)
+    for _ in range(100):
+        assert budget.may_retry(ONE) == 0.0
+        budget.give_back(ONE)
+    assert [budget.may_retry(ONE) == 0.0 for _ in range(11)] == [True] * 10 + [False]
+    budget.give_back(OTHER)  # of nothing, nothing
+
+
 def test_one_channel_does_not_spend_anothers_budget() -> None:
     """Each number has its own."""
     clock = Clock()
-    budget = Budget(clock=clock)
+    budget = Budget(clock=clock, floor_per_minute=10.0)
     while budget.may_retry(ONE) == 0.0:
         pass
     for _ in range(50):
@@ -116,7 +130,7 @@ def test_one_channel_does_not_spend_anothers_budget() -> None:
 def test_silent_channels_are_forgotten() -> None:
     """What is remembered is bounded by the channels of the last minute, however many there ever were."""
     clock = Clock()
-    budget = Budget(clock=clock)
+    budget = Budget(clock=clock, floor_per_minute=10.0)
     for number in range(1000):
         (budget.first if number % 2 else budget.may_retry)(UUID(int=number))
         clock.at += 1.0

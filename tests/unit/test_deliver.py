@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from app.settings import Settings
+from app.store.chunks import Permission
 from app.store.lanes import Claim
 from app.store.turns import Chunk
 from workers.deliver import MOST_DOUBTS, Delivery, Lane
@@ -25,9 +26,9 @@ class Asked:
         self.calls.append("abandon")
         return ["parked"]
 
-    async def intend(self, *_: Any) -> str:
+    async def intend(self, *_: Any) -> Permission:
         self.calls.append("intend")
-        return "lost"
+        return Permission("lost")
 
 
 class Watch:
@@ -56,10 +57,11 @@ def doubted(attempt: int) -> Chunk:
         due_in=0.0,
         opens_in=0.0,
         refusals=0,
+        again=False,
         doubts=attempt,
         doubt_for=60.0,
         quiet_for=60.0,
-        others_heard=True,
+        flowing=True,
     )
 
 
@@ -73,5 +75,5 @@ async def test_a_text_is_sent_again_after_silence_but_not_for_ever(attempt: int,
     delivery = Delivery(commits, nobody, nobody, nobody, Settings())
     claim = Claim(tenant_id=uuid4(), conversation_id=uuid4(), channel_id=uuid4(), token=1, attempts=1)
     seams: Any = {"tenant": Tenant(), "channel": None, "to": None, "watch": Watch()}
-    await delivery.entry(Lane(claim=claim, correlation="c", **seams), None, [doubted(attempt)])
+    await delivery.entry(Lane(claim=claim, manual=False, correlation="c", **seams), None, [doubted(attempt)])
     assert commits.calls == asked
