@@ -24,7 +24,7 @@ class Reported(Struct, frozen=True):
 class Effect(Struct, frozen=True):
     """What a status did. `known`: its key names a chunk of this channel. `moved`: it moved its attempt.
 
-    `woke`: the lane that became due by it. `failed`: the conversation whose chunk it ended.
+    `woke`: the lane that became due by it. `failed`: the conversation whose chunk it ended, once for each chunk.
     """
 
     known: bool
@@ -106,7 +106,9 @@ stalled AS (
 SELECT m.ord IS NOT NULL AS known,
        m.ord IS NOT NULL AND status_rank(m.attempt_state) < CASE i.rank WHEN 0 THEN 4 ELSE i.rank END AS moved,
        CASE WHEN l.woke THEN l.conversation_id END AS woke,
-       CASE WHEN c.state = 'failed' AND i.rank = 0 THEN c.conversation_id END AS failed
+       CASE WHEN c.state = 'failed' AND i.rank = 0
+                 AND row_number() OVER (PARTITION BY m.tenant_id, m.chunk_id, i.rank = 0 ORDER BY i.ord) = 1
+            THEN c.conversation_id END AS failed
 FROM input i
 LEFT JOIN matched m USING (ord)
 LEFT JOIN lane l ON (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id)

@@ -206,20 +206,24 @@ class _Cutter:
             self._fence_edges.add(tail.start(), end)
 
     def _isolates(self) -> _Spans:
-        """Outer bidi isolates, U+2066 to U+2068 until U+2069; a paragraph's end closes what is open (UAX #9, P2)."""
-        spans, start, depth = _Spans(), 0, 0
+        """The outermost bidi isolates that fit, U+2066 to U+2068 until U+2069; a paragraph's end closes what is open (UAX #9, P2)."""
+        spans = _Spans()
+        opened: list[int] = []
         if not any(isolate in self._text for isolate in "\u2066\u2067\u2068"):
             return spans
         for match in _ISOLATE.finditer(self._text):
             match match.group():
                 case "\n":
-                    depth = 0
+                    opened.clear()
                 case "\u2069":
-                    if depth == 1 and self._units(match.end()) - self._units(start) <= self._limit:
+                    start = opened.pop() if opened else None
+                    if start is not None and self._units(match.end()) - self._units(start) <= self._limit:
+                        while spans.starts and spans.starts[-1] > start:  # those within it are kept with it
+                            spans.starts.pop()
+                            spans.ends.pop()
                         spans.add(start, match.end())
-                    depth = max(0, depth - 1)
                 case _:
-                    start, depth = (match.start() if depth == 0 else start), depth + 1
+                    opened.append(match.start())
         return spans
 
     def _list_markers(self) -> _Spans:

@@ -9,6 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from app.text.chunks import split, utf16_units
+from tests.corpora import naughty_strings
 
 FAMILY, FLAG, SKIN, KEYCAP = "👨‍👩‍👧‍👦", "🇸🇦", "👍🏽", "1️⃣"
 GRAPHEMES = [FAMILY, FLAG, SKIN, KEYCAP, "e\u0301", "نِّ", "كُ", "ہے", "ক্ষ", "한", "\r\n", "𝔘", "ﷺ", "\u0600١"]
@@ -121,6 +122,84 @@ def test_no_url_markup_or_isolate_is_torn(pieces: list[tuple[str, str]], limit: 
         for end, (piece, blank) in zip(ends, pieces, strict=True):
             begin = end - len(blank) - len(piece)
             assert not begin < cut < begin + len(piece), f"{piece!r} was torn"
+
+
+letters = st.sampled_from("ابتجدسعلمنهويےہکڤ")
+tashkeel = st.lists(st.sampled_from("\u064b\u064c\u064e\u064f\u0650\u0651\u0652\u0670\u06e1\u06e5\u0655"), max_size=3)
+voweled = st.lists(st.tuples(letters, tashkeel.map("".join)).map("".join), min_size=1, max_size=30).map("".join)
+
+
+@given(st.lists(voweled, min_size=1, max_size=12), st.sampled_from(["", " ", "\u200c", "\u0640"]), st.integers(4, 60))
+@settings(max_examples=100, deadline=None)
+def test_no_letter_is_parted_from_its_tashkeel(words: list[str], between: str, limit: int) -> None:
+    """A mark never opens a chunk: on the phone it would stand on nothing, and the letter before would lose its vowel."""
+    text = between.join(words)
+    chunks = split(text, limit)
+    assert "".join(chunks) == text
+    assert not any(regex.match(r"\p{M}", chunk) for chunk in chunks)
+
+
+clusters = st.sampled_from(
+    [*(g for g in GRAPHEMES if g != "\r\n"), "ا", "x", "q" + "\u0301" * 9, "👩🏽\u200d❤️\u200d💋\u200d👨🏿"]
+)
+
+
+@given(st.lists(clusters, min_size=1, max_size=60).map("".join))
+@settings(max_examples=200, deadline=None)
+def test_the_longest_grapheme_is_limit_enough(text: str) -> None:
+    """At that limit every cut falls between graphemes; a unit below it the cutter still comes to its end, and cuts hard."""
+    limit = longest(r"\X", text)
+    chunks = split(text, limit)
+    seams = {found.end() for found in regex.finditer(r"\X", text)}
+    assert "".join(chunks) == text
+    assert set(cuts(chunks)) <= seams
+    assert all(1 <= utf16_units(chunk) <= limit for chunk in chunks)
+    assume(limit > 2)
+    below = split(text, limit - 1)
+    assert INVISIBLE.sub("", "".join(below)) == INVISIBLE.sub("", text)
+    assert all(1 <= utf16_units(chunk) <= limit - 1 for chunk in below)
+
+
+isolates = st.recursive(
+    st.sampled_from(["نص", "text", "a b", FAMILY, "(1/3)"]),
+    lambda inner: st.tuples(st.sampled_from("\u2066\u2067\u2068"), st.lists(inner, min_size=1, max_size=4)).map(
+        lambda found: found[0] + " ".join(found[1]) + "\u2069"
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.lists(isolates, min_size=2, max_size=12), st.integers(20, 120))
+@example(["\u2067" + "كلمة " * 20 + "\u2068an inner one\u2069" + " كلمة" * 20 + "\u2069", "x"], 40)
+@settings(max_examples=200, deadline=None)
+def test_no_isolate_that_fits_is_torn_however_deep(pieces: list[str], limit: int) -> None:
+    """A cut inside one that fits into a chunk would leave the rest of the line in the wrong direction."""
+    text = " ".join(pieces)
+    assume(is_whole(text, limit))
+    chunks = split(text, limit)
+    assert "".join(chunks) == text
+    opened: list[int] = []
+    for at, letter in enumerate(text):
+        if letter in "\u2066\u2067\u2068":
+            opened.append(at)
+        elif letter == "\u2069":
+            start = opened.pop()
+            if utf16_units(text[start : at + 1]) + 2 <= limit:  # with the blanks beside it
+                assert not any(start < cut <= at for cut in cuts(chunks)), text[start : at + 1]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 64, 700, 4000])
+def test_naughty_strings_are_cut_by_the_same_rules(limit: int) -> None:
+    """Each fits, shows something, loses nothing visible, has no half of a pair, and is cut the same way twice."""
+    for name, text in naughty_strings().items():
+        chunks = split(text, limit)
+        for chunk in chunks:
+            assert utf16_units(chunk) <= limit or (limit == 1 and len(chunk) == 1), name
+            assert INVISIBLE.sub("", chunk), name
+            chunk.encode("utf-16-le")
+        assert INVISIBLE.sub("", "".join(chunks)) == INVISIBLE.sub("", text), name
+        assert not is_whole(text, limit) or "".join(chunks) == text, name
+        assert split(text, limit) == chunks, name
 
 
 @given(st.lists(st.sampled_from(["قال", "word", "كُتُبٌ", "ہے۔", "end."]), min_size=1, max_size=400), st.integers(20, 300))

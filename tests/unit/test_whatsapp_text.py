@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.text.whatsapp import from_markdown
+from tests.corpora import naughty_strings
 
 MARKUP = {
     "bold": ("**bold** __too__", "*bold* *too*"),
@@ -169,6 +170,28 @@ def test_the_result_can_be_stored_and_sent(text: str) -> None:
     result.encode()
     assert result == from_markdown(text)
     assert result == result.strip("\n")
+
+
+# What Markdown may read as markup, as an escape, an entity, a list, the end of a line.
+SPEAKS = regex.compile(r"[*_~`\[\]|<&\\\t\r\n]|^\s*(?:[-+#>=]|\d+[.)])|^ {4}")
+
+
+def test_naughty_strings_without_markup_come_out_as_they_went_in() -> None:
+    """Zalgo, emoji families, bidi marks, ligatures, control characters, BOM: no one asked for them to be changed."""
+    plain = {name: text for name, text in naughty_strings().items() if not SPEAKS.search(text)}
+    assert len(plain) > 200
+    for name, text in plain.items():
+        assert from_markdown(text) == text.strip(), name
+
+
+def test_naughty_strings_with_markup_lose_no_letter() -> None:
+    """Whatever they do to Markdown, letters, marks and format characters stay, in their order; the result is storable."""
+    letters = regex.compile(r"[^\p{L}\p{M}\p{Cf}]")
+    for name, text in naughty_strings().items():
+        result = from_markdown(text)
+        result.encode()
+        if "|" not in text and not regex.search(r"&#?\w+;", text):  # a table repeats its header; an entity is a letter
+            assert letters.sub("", result) == letters.sub("", text), name
 
 
 def test_a_lone_surrogate_is_replaced_and_a_pair_joined() -> None:
