@@ -1,6 +1,6 @@
 """The command `qasid`. Each command imports what it needs when it runs, and fails with one line, never a traceback.
 
-Exit codes: 0 done; 2 something a person wrote is wrong; 1 any other error of ours.
+Groups of commands lie in app/commands. Exit codes: 0 done; 2 something a person wrote is wrong; 1 any other error of ours.
 """
 
 import asyncio
@@ -9,19 +9,14 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from app.errors import ConfigurationError, DatabaseUnavailable, QasidError
+from app.commands import dead, users
+from app.errors import ConfigurationError, QasidError
 from app.settings import Settings, load
-
-if TYPE_CHECKING:
-    from app.db import Connection
-
-T = TypeVar("T")
 
 # Connections that one web process holds at once: half-sent requests of a few hundred clients leave room for the others.
 BACKPRESSURE = 4096
@@ -174,100 +169,8 @@ def demo(with_parent: bool, once: bool) -> None:
     raise SystemExit(run(load(), once=once))
 
 
-@main.group()
-def user() -> None:
-    """Operators who may log in."""
-
-
-_generate = click.option("--generate", is_flag=True, help="Make a password and print it, this once.")
-_from_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
-
-
-@user.command("add")
-@click.argument("name")
-@_generate
-@_from_stdin
-def user_add(name: str, generate: bool, password_stdin: bool) -> None:
-    """Add the operator NAME."""
-    from app import passwords
-    from app.store import operators
-
-    if not 1 <= len(name) <= 100 or not name.isprintable() or name != name.strip():
-        raise ConfigurationError("An operator's name has 1 to 100 printable characters, no space around them.")
-    password = _password(generate, password_stdin)
-    hashed = passwords.hashed(password)
-    if not asyncio.run(_installation(lambda conn: operators.add(conn, name, hashed))):
-        raise ConfigurationError(f"There is an operator {name!r} already: `qasid user password` changes the password.")
-    click.echo(f"{name} may log in." + (f" Password: {password}" if generate else ""))
-
-
-@user.command("password")
-@click.argument("name")
-@_generate
-@_from_stdin
-def user_password(name: str, generate: bool, password_stdin: bool) -> None:
-    """Change the password of NAME and end their sessions."""
-    from app import passwords
-    from app.store import operators
-
-    password = _password(generate, password_stdin)
-    hashed = passwords.hashed(password)
-    if not asyncio.run(_installation(lambda conn: operators.set_password(conn, name, hashed))):
-        raise ConfigurationError(f"There is no operator {name!r}.")
-    click.echo(f"{name} has a new password." + (f" Password: {password}" if generate else ""))
-
-
-@user.command("list")
-def user_list() -> None:
-    """List the operators."""
-    from app.store import operators
-
-    for operator in asyncio.run(_installation(operators.every)):
-        click.echo(f"{operator.created_at:%Y-%m-%d}  {operator.name}")
-
-
-@user.command("remove")
-@click.argument("name")
-def user_remove(name: str) -> None:
-    """Remove NAME and end their sessions."""
-    from app.store import operators
-
-    if not asyncio.run(_installation(lambda conn: operators.remove(conn, name))):
-        raise ConfigurationError(f"There is no operator {name!r}.")
-    click.echo(f"{name} may no longer log in.")
-
-
-def _password(generate: bool, from_stdin: bool) -> str:
-    from app import passwords
-
-    if generate and from_stdin:
-        raise ConfigurationError("Take --generate or --password-stdin, not both.")
-    if generate:
-        return passwords.generated()
-    if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
-    if not sys.stdin.isatty():
-        raise ConfigurationError("There is no terminal to ask for the password: take --password-stdin or --generate.")
-    return str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
-
-
-async def _installation(work: "Callable[[Connection], Awaitable[T]]") -> T:
-    """Do `work` in one transaction as qasid_app, for the installation."""
-    import psycopg
-
-    from app import db, place
-    from app.migrate import require
-
-    url = place.database_url(load())
-    require(url)
-    await db.wait_for(url, timeout=3.0)
-    try:
-        async with db.pool(url, "qasid_app", name="cli", max_size=1) as pool, db.acting(pool) as conn:
-            return await work(conn)
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege) as error:
-        raise ConfigurationError("The database has no schema of Qasid yet: run `qasid migrate`.") from error
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}".rstrip()) from error
+for command in (users.user, dead.dead, dead.replay):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

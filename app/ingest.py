@@ -16,6 +16,7 @@ from psycopg.errors import DeadlockDetected
 
 from app import db, metrics
 from app.batches import Batches
+from app.crashpoints import crashpoint
 from app.db import Connection, Pool
 from app.directory import Channel, Directory, Endpoint
 from app.errors import DatabaseUnavailable
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 LATER, LATER_AT_MOST = 0.005, 0.1
 # How many conversations a process remembers: about 100 bytes each.
 MOST_KNOWN = 500_000
+# Why an item that can be read goes to quarantine.
+NO_CHANNEL = "no channel of this endpoint has this address"
 
 
 class _Arrival(Struct, frozen=True):
@@ -71,22 +74,19 @@ class Ingest:
             DatabaseUnavailable: at least one item has no final verdict; the provider must send the webhook again.
         """
         if len(items) == 1:
-            await self._one(directory, endpoint, items[0], correlation, arrived)
+            await self.take_one(directory, endpoint, items[0], correlation, arrived)
             return
         ends = await asyncio.gather(
-            *(self._one(directory, endpoint, item, correlation, arrived) for item in items), return_exceptions=True
+            *(self.take_one(directory, endpoint, item, correlation, arrived) for item in items), return_exceptions=True
         )
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
 
-    async def drain(self) -> None:
-        """Return once nothing waits any more."""
-        await self._batches.drain()
-
-    async def _one(
+    async def take_one(
         self, directory: Directory, endpoint: Endpoint, item: Item, correlation: str, arrived: float
-    ) -> None:
+    ) -> inbox.Verdict:
+        """The same for one item: its final verdict (a status that is kept is 'stored', applied or not)."""
         channel = None
         if not isinstance(item, Stray):
             channel = directory.channel_at(endpoint.id, item.address)
@@ -94,7 +94,7 @@ class Ingest:
                 item = self._unplaced(directory, endpoint, item)
             elif isinstance(item, Status):
                 await self._statuses.submit(channel, item)
-                return
+                return "stored"
         arrival = _Arrival(endpoint, item, correlation, arrived, directory.digest_key, channel)
         wait = LATER
         while True:
@@ -106,7 +106,11 @@ class Ingest:
             elif verdict == "gone" and arrival.person:
                 self._known.pop(arrival.person, None)
             else:
-                return
+                return verdict
+
+    async def drain(self) -> None:
+        """Return once nothing waits any more."""
+        await self._batches.drain()
 
     def _unplaced(self, directory: Directory, endpoint: Endpoint, item: Message | Status) -> Stray:
         if directory.channels_elsewhere(item.address):
@@ -116,7 +120,7 @@ class Ingest:
             log.error("item for a channel of another endpoint", alert="foreign_channel", endpoint=endpoint.slug)
         else:
             log.warning("item for an address that no channel has", endpoint=endpoint.slug)
-        return Stray(reason="no channel of this endpoint has this address", raw=item.raw, address=item.address)
+        return Stray(reason=NO_CHANNEL, raw=item.raw, address=item.address, part=_part(item))
 
     async def _write(self, rows: Sequence[_Arrival]) -> list[inbox.Outcome]:
         try:
@@ -132,7 +136,9 @@ class Ingest:
         messages = [row for row in rows if row.channel is not None]
         await self._meet(conn, messages)
         placed = [self._placed(row, began) for row in messages]
+        crashpoint("ingest.writing")
         outcomes = await inbox.ingest(conn, placed) if placed else []
+        crashpoint("ingest.committed")
         if woke := {(p.tenant_id, p.conversation_id) for p, o in zip(placed, outcomes, strict=True) if o.woke}:
             self._bell.ring(woke)
         # Last: a batch that is refused for a message is halved and written again, and each writing of a stray counts.
@@ -199,7 +205,14 @@ def digest(key: bytes, provider_id: str) -> bytes:
 
 
 def _kept(endpoint: Endpoint, item: Message | Stray, reason: str) -> quarantine.Kept:
-    return quarantine.Kept(endpoint.id, hashlib.sha256(item.raw).digest(), reason, item.raw)
+    part = item.part if isinstance(item, Stray) else _part(item)
+    return quarantine.Kept(endpoint.id, hashlib.sha256(item.raw).digest(), reason, item.raw, item.address, part)
+
+
+def _part(item: Message | Status) -> str:
+    if isinstance(item, Status):
+        return "status"
+    return "echo" if item.direction == "echo" else "message"
 
 
 def _reason(item: Message | Stray) -> str:

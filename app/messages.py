@@ -91,6 +91,8 @@ class Stray(Struct, frozen=True, kw_only=True):
     raw: bytes
     address: str | None = None
     """The address that it named, if it could be read that far."""
+    part: str | None = None
+    """What `raw` is: a `message`, `echo`, `status` or `error`, or the level of the webhook at which it was cut out."""
 
 
 Item = Message | Status | Stray

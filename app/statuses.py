@@ -73,7 +73,8 @@ class Statuses:
         """PostgreSQL would not have this status, alone as it stands now: keep it raw."""
         reason = f"the database refuses it: {type(error).__name__}"
         log.warning("status quarantined", reason=reason)
-        kept = quarantine.Kept(row.endpoint_id, hashlib.sha256(row.status.raw).digest(), reason, row.status.raw)
+        raw = row.status.raw
+        kept = quarantine.Kept(row.endpoint_id, hashlib.sha256(raw).digest(), reason, raw, row.status.address, "status")
         async with db.connection(self._pool) as conn:
             await quarantine.keep(conn, [kept])
         metrics.item("quarantined")

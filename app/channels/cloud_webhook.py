@@ -56,7 +56,7 @@ def items(body: bytes) -> list[Item]:
         found = [item for group in groups for part in group for item in part]
     else:
         found = list(islice(_loosely(body), MOST_ITEMS + 1))
-    return found if len(found) <= MOST_ITEMS else [Stray(reason=f"more than {MOST_ITEMS} items", raw=body)]
+    return found if len(found) <= MOST_ITEMS else [Stray(reason=f"more than {MOST_ITEMS} items", raw=body, part="body")]
 
 
 def _loosely(body: bytes) -> Iterator[Item]:
@@ -67,12 +67,13 @@ def _loosely(body: bytes) -> Iterator[Item]:
         mended = _ESCAPE.sub(lambda half: rb"\ufffd" if half[1] else half[0], body)
         if mended != body:  # half an emoji in one person's name must not hold up all the others
             for item in items(mended):
-                yield Stray(reason=item.reason, raw=body) if item.raw == mended and isinstance(item, Stray) else item
+                whole = isinstance(item, Stray) and item.raw == mended
+                yield msgspec.structs.replace(item, raw=body) if whole else item
         else:
             yield _stray("body", body, error)
         return
     if not envelope.entry:
-        yield Stray(reason="no item in the body", raw=body)
+        yield Stray(reason="no item in the body", raw=body, part="body")
     for entry_raw in envelope.entry:
         try:
             entry = _loose_entry.decode(entry_raw)
@@ -80,7 +81,7 @@ def _loosely(body: bytes) -> Iterator[Item]:
             yield _stray("entry", bytes(entry_raw), error)
             continue
         if not entry.changes:
-            yield Stray(reason="entry without a change", raw=bytes(entry_raw))
+            yield Stray(reason="entry without a change", raw=bytes(entry_raw), part="entry")
         for change_raw in entry.changes:
             try:
                 change = _loose_change.decode(change_raw)
@@ -89,7 +90,7 @@ def _loosely(body: bytes) -> Iterator[Item]:
             except UNREADABLE as error:
                 yield _stray("change", bytes(change_raw), error)
                 continue
-            yield from found or [Stray(reason="change without an item", raw=bytes(change_raw))]
+            yield from found or [Stray(reason="change without an item", raw=bytes(change_raw), part="change")]
 
 
 def _sifted(raw: Raw) -> tuple[wire.Value, list[Item]]:
@@ -119,7 +120,10 @@ def _of(value: wire.Value) -> list[Item]:
         *(_read("message", raw, address, lambda raw: _to_message(raw, value, "in")) for raw in value.messages),
         *(_read("echo", raw, address, lambda raw: _to_message(raw, value, "echo")) for raw in value.message_echoes),
         *(_read("status", raw, address, lambda raw: _to_status(raw, value)) for raw in value.statuses),
-        *(Stray(reason="the provider reports an error", raw=bytes(raw), address=address) for raw in value.errors),
+        *(
+            Stray(reason="the provider reports an error", raw=bytes(raw), address=address, part="error")
+            for raw in value.errors
+        ),
     ]
 
 
@@ -131,10 +135,10 @@ def _read(what: str, raw: Raw, address: str, read: Callable[[bytes], Item]) -> I
         return _stray(what, bytes(raw), error, address)
 
 
-def _stray(what: str, raw: bytes, error: Exception, address: str | None = None) -> Stray:
+def _stray(part: str, raw: bytes, error: Exception, address: str | None = None) -> Stray:
     # msgspec names the place and the type that it expected, and quotes nothing; the other two may quote bytes.
     said = str(error) if isinstance(error, msgspec.ValidationError | Unreadable) else type(error).__name__
-    return Stray(reason=f"{what}: {said}"[:300], raw=raw, address=address)
+    return Stray(reason=f"{part}: {said}"[:300], raw=raw, address=address, part=part)
 
 
 def _to_message(raw: bytes, value: wire.Value, direction: Direction) -> Message:

@@ -1,5 +1,6 @@
 """The command `qasid`: what people type, what it says, how it ends."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -7,11 +8,13 @@ import sys
 from pathlib import Path
 
 import click
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
 from app import cli, passwords
 from app.settings import Settings
+from tests import receiving
 from tests.conftest import Database
 
 KEY = "11" * 32
@@ -128,3 +131,143 @@ def test_a_process_ends_with_its_parent() -> None:
         assert started.stdout.readline() == b"ready\n"
         started.kill()
         assert started.stdout.read() == b""  # the pipe ends when the child, who holds it too, has ended
+
+
+# --- dead letters ---
+
+ROWS = """
+INSERT INTO contacts (tenant_id) SELECT id FROM tenants;
+INSERT INTO identities SELECT tenant_id, 'wa_id', '15550002222', id FROM contacts;
+INSERT INTO conversations (tenant_id, channel_id, contact_id)
+  SELECT c.tenant_id, h.id, c.id FROM contacts c JOIN channels h USING (tenant_id) WHERE h.slug = 'main';
+INSERT INTO lanes (tenant_id, conversation_id, channel_id, head_seq, done_seq)
+  SELECT tenant_id, id, channel_id, 1, 1 FROM conversations;
+INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, sent_at, correlation, body)
+  SELECT tenant_id, uuidv7(), conversation_id, channel_id, 'in', 'text', now(), 'c', 'a private question' FROM lanes;
+INSERT INTO outbox (tenant_id, conversation_id, seq, kind, message_id)
+  SELECT tenant_id, conversation_id, 1, 'answer', id FROM messages;
+INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq) SELECT tenant_id, conversation_id, 1, 1 FROM lanes;
+INSERT INTO usage (tenant_id, turn_id, outcome, messages, chunks)
+  SELECT t.tenant_id, t.id, CASE n.slug WHEN 'noor' THEN 'answered' ELSE 'failed' END, 1, 1
+  FROM turns t JOIN tenants n ON n.id = t.tenant_id;
+INSERT INTO chunks (tenant_id, conversation_id, channel_id, turn_id, seq, no, body, state, attempt, code, reason)
+  SELECT t.tenant_id, l.conversation_id, l.channel_id, t.id, 1, 1, E'a private\\nanswer\\x1b[2J \\u200fسلام', 'parked', 1, 131026,
+         'cannot reach +1 555 000 2222'
+  FROM turns t JOIN lanes l USING (tenant_id, conversation_id) JOIN tenants n ON n.id = t.tenant_id WHERE n.slug = 'noor';
+INSERT INTO attempts (tenant_id, chunk_id, n, token, state, endpoint_id)
+  SELECT c.tenant_id, c.id, 1, 1, 'in_doubt', e.id FROM chunks c, endpoints e WHERE e.slug = 'meta';
+INSERT INTO quarantine (endpoint_id, digest, reason, raw, address, part)
+  SELECT id, 'x', 'message: unknown type', '{"type":"hologram","from":"15550002222"}', '1001', 'message'
+  FROM endpoints WHERE slug = 'meta';
+"""
+
+
+@pytest.fixture
+def dead(database: Database, tmp_path: Path) -> dict[str, str]:
+    """A tenant with a parked chunk, another with a failed turn, an unreadable item; settings that lead there."""
+    asyncio.run(receiving.configure(database.url, tmp_path))
+    with psycopg.connect(database.superuser_url, autocommit=True) as conn:
+        conn.execute(ROWS)
+    return {"QASID_DATABASE_URL": database.url, "QASID_SECRET_KEY": receiving.KEY}
+
+
+def listed(at: dict[str, str], *words: str) -> dict[str, str]:
+    """The lines of `qasid dead` by the kind of letter, each without its heading."""
+    shown = qasid("dead", *words, **at)
+    assert shown.exit_code == 0, shown.output
+    return {
+        kind: line
+        for line in shown.output.splitlines()
+        for kind in ("chunk", "turn", "quarantine")
+        if f" {kind} " in line
+    }
+
+
+def id_in(line: str) -> str:
+    """What stands last."""
+    return line.rsplit(" ", 1)[1]
+
+
+def test_dead_letters_are_listed_without_what_people_wrote(dead: dict[str, str]) -> None:
+    """One line each: how old, whose, what, why, and the id that `replay` takes; --text shows the words and numbers too."""
+    found = listed(dead)
+    assert set(found) == {"chunk", "turn", "quarantine"}
+    assert "chunk parked" in found["chunk"]
+    assert "131026 cannot reach *** (may have arrived)" in found["chunk"]
+    assert ("noor" in found["chunk"], "amal" in found["turn"], "noor" in found["quarantine"]) == (True, True, True)
+    options: list[tuple[str, ...]] = [(), ("--limit", "2"), ("--tenant", "noor"), ("--kind", "turn"), ("--since", "1h")]
+    for words in options:
+        output = qasid("dead", *words, **dead).output
+        assert "private" not in output
+        assert "5550002222" not in output.replace(" ", "")
+    shown = qasid("dead", "--text", **dead).output
+    for said in ("a private question", "15550002222", "    a private\n    answer\\u001b[2J", "سلام", "hologram"):
+        assert said in shown
+    assert "\x1b" not in shown
+
+
+def test_the_list_is_narrowed_as_asked(dead: dict[str, str], database: Database) -> None:
+    """By tenant, kind, age and number; what is wrong with an option is said, with code 2."""
+    assert set(listed(dead, "--tenant", "noor")) == {"chunk", "quarantine"}
+    assert set(listed(dead, "--tenant", "amal")) == {"turn"}
+    assert set(listed(dead, "--kind", "quarantine")) == {"quarantine"}
+    assert len(listed(dead, "--limit", "1")) == 1
+    assert "There are more" in qasid("dead", "--limit", "1", **dead).output
+    with psycopg.connect(database.superuser_url, autocommit=True) as conn:
+        conn.execute("UPDATE quarantine SET last_at = now() - interval '3 days'")
+    assert "3 d" in listed(dead)["quarantine"]
+    assert set(listed(dead, "--since", "2d")) == {"chunk", "turn"}
+    assert set(listed(dead, "--since", "2020-01-01")) == {"chunk", "turn", "quarantine"}
+    for words in (("--tenant", "nobody"), ("--since", "soon"), ("--kind", "fish"), ("--limit", "0")):
+        refused = qasid("dead", *words, **dead)
+        assert (refused.exit_code, words[1] in refused.output) == (2, True), refused.output
+
+
+def test_a_replay_says_what_it_did(dead: dict[str, str]) -> None:
+    """By id, twice, again; a parked chunk may have arrived."""
+    found = listed(dead)
+    chunk, turn, item = (id_in(found[kind]) for kind in ("chunk", "turn", "quarantine"))
+    done = qasid("replay", chunk, turn, **dead)
+    assert done.exit_code == 0, done.output
+    assert "To replay: 1 chunk, 1 turn." in done.output
+    assert f"chunk {chunk}  as chunk " in done.output
+    assert "it may have arrived before" in done.output
+    assert f"turn {turn}  as entry 2" in done.output
+    assert "private" not in done.output
+    assert set(listed(dead)) == {"quarantine"}
+    twice = qasid("replay", chunk, item, **dead)
+    assert (twice.exit_code, twice.output.count("\n")) == (2, 1)
+    assert "already replayed as chunk" in twice.output
+    assert "--again" in twice.output
+    assert qasid("replay", chunk, "--again", **dead).exit_code == 0
+    stays = qasid("replay", item, **dead)
+    assert stays.exit_code == 1
+    assert "stays: message: " in stays.output
+    assert set(listed(dead)) == {"quarantine"}
+
+
+def test_all_are_replayed_with_a_count_first(dead: dict[str, str]) -> None:
+    """Each with its number; what stays makes the code 1, nothing left to do is 0."""
+    nothing = qasid("replay", "--all", "--since", "0s", **dead)
+    assert (nothing.exit_code, nothing.output) == (0, "No dead letters.\n")
+    some = qasid("replay", "--all", "--tenant", "amal", **dead)
+    assert some.exit_code == 0, some.output
+    lines = qasid("replay", "--all", **dead)
+    assert lines.exit_code == 1
+    assert "To replay: 1 chunk, 1 item in quarantine." in lines.output
+    assert ("1/2  quarantine" in lines.output, "2/2  chunk" in lines.output) == (True, True)
+    assert "1 of them stayed as they were." in lines.output
+    assert qasid("replay", "--all", "--kind", "chunk", **dead).output == "No dead letters.\n"
+
+
+def test_a_replay_that_makes_no_sense_is_refused_whole(dead: dict[str, str]) -> None:
+    """An unknown id, no id, ids and --all: code 2, and nothing of it is done."""
+    chunk, unknown = id_in(listed(dead)["chunk"]), "01900000-0000-7000-8000-000000000000"
+    refused = qasid("replay", chunk, unknown, **dead)
+    assert (refused.exit_code, refused.output.count("\n")) == (2, 1)
+    assert refused.output.startswith("qasid: Nothing was replayed. ")
+    assert unknown in refused.output
+    wrong: list[tuple[str, ...]] = [(), (chunk, "--all"), ("x",), (chunk, "--kind", "chunk"), ("--all", "--again")]
+    for words in wrong:
+        assert qasid("replay", *words, **dead).exit_code == 2, words
+    assert set(listed(dead)) == {"chunk", "turn", "quarantine"}
