@@ -51,6 +51,18 @@ sandbox *ARGS:
 bench *ARGS:
     @exec python -m tests.bench "$@"
 
+# The fault test: `just chaos --run A --size full`, `just chaos --mutants`; docs/guarantees.md says what it shows.
+chaos *ARGS:
+    @exec python -m tests.chaos "$@"
+
+# What failed, was parked or set aside. `just replay ID…` makes it new.
+dead *ARGS:
+    @exec qasid dead "$@"
+
+# Replay dead letters.
+replay *ARGS:
+    @exec qasid replay "$@"
+
 # Operators: `just user add NAME`, `password NAME`, `list`, `remove NAME`.
 user *ARGS:
     @exec qasid user "$@"

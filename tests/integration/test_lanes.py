@@ -273,7 +273,8 @@ async def sent_by_hand(here: Ground, lane: UUID, *bodies: str) -> list[UUID]:
     )
     for no, (id, body) in enumerate(zip(ids, bodies, strict=True), 1):
         await here.act(
-            f"INSERT INTO chunks (tenant_id, conversation_id, seq, id, channel_id, no, body) SELECT {key}, %s, channel_id, %s, %s {of}",
+            "INSERT INTO chunks (tenant_id, conversation_id, seq, id, channel_id, no, body) "
+            f"SELECT {key}, %s, channel_id, %s, %s {of}",
             *(id, no, body, here.tenant, lane),
         )
     return ids
