@@ -25,7 +25,8 @@ from app import db, log, metrics, place, process
 from app import settings as settings_of_environment
 from app.channels import provider
 from app.directory import Watch
-from app.doors import Doors, place as place_of
+from app.doors import Doors
+from app.doors import place as place_of
 from app.errors import DatabaseUnavailable, QasidError
 from app.ingest import Ingest
 from app.settings import Settings
@@ -65,7 +66,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
     # The door stops waiting at its deadline; a flush is left behind a little later, so that it may still end in time
     # for a redelivery to find its rows.
     patience = 2 * settings.ack_deadline_seconds
-    statuses = Statuses(courier, bell, patience=patience, late=settings.in_doubt_seconds / 2)
+    statuses = Statuses(courier, bell, patience=patience)
     ingest = Ingest(courier, statuses, bell, patience=patience)
     doors = Doors(courier, place_of(settings.host, settings.port))
     door = webhooks.Webhooks(lambda: configuration.watch, ingest, doors, deadline=settings.ack_deadline_seconds)

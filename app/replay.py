@@ -184,7 +184,7 @@ class Replays:
         self._stack.push_async_callback(queue.pool.close)
         self._stack.push_async_callback(queue.disconnect)
         bell = await self._stack.enter_async_context(Bell(queue))
-        statuses = Statuses(pool, bell, patience=PATIENCE, late=self._settings.in_doubt_seconds / 2)
+        statuses = Statuses(pool, bell, patience=PATIENCE)
         ingest = Ingest(pool, statuses, bell, patience=PATIENCE)
         self._stack.push_async_callback(statuses.drain)
         self._stack.push_async_callback(ingest.drain)

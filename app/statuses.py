@@ -21,10 +21,8 @@ log = structlog.get_logger(__name__)
 class Statuses:
     """`submit` a status of a channel; await it to know that it is kept, and applied where it was right."""
 
-    def __init__(self, pool: Pool, bell: Bell, *, patience: float, late: float) -> None:
-        """`patience`, `late`: seconds, of one flush, and after which a first status of a send counts as held up."""
+    def __init__(self, pool: Pool, bell: Bell, *, patience: float) -> None:
         self._pool = pool
-        self._late = late
         self._bell = bell
         self._batches: Batches[store.Reported, store.Effect] = Batches(
             "statuses", self._write, refuse=self._refuse, weigh=lambda row: len(row.status.raw), patience=patience
@@ -63,7 +61,7 @@ class Statuses:
     async def _write(self, rows: Sequence[store.Reported]) -> list[store.Effect]:
         async with db.connection(self._pool) as conn:
             crashpoint("statuses.writing")
-            effects = await store.apply(conn, rows, self._late)
+            effects = await store.apply(conn, rows)
         self._bell.ring(
             {(row.tenant_id, effect.woke) for row, effect in zip(rows, effects, strict=True) if effect.woke}
         )

@@ -4,14 +4,16 @@ A lost or doubled wake-up harms nobody: workers look for due lanes on their own 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from saq.job import Job, Status
 from saq.queue.postgres import PostgresQueue
 
 from app import db, metrics
@@ -29,22 +31,47 @@ GATHER, GATHER_AT_MOST = 0.01, 0.1
 MANY = 16
 # SAQ's UI shows finished jobs for this long (seconds).
 KEEP = 60
+# While wake-ups fail they fail at every message: that is said once in this time (seconds). The metrics count each.
+SELDOM = 10.0
 
+# A job may take as long as the turns that it started; its retry would find nothing to do.
+LIMITS: dict[str, Any] = {"timeout": 0, "retries": 1, "ttl": KEEP}
+# What SAQ counts with, or writes into columns of 8 bytes.
+_COUNTS = "timeout heartbeat retries ttl scheduled attempts completed queued started touched priority".split()
 
 # What SAQ raises while the database is away, or its tables are not what it expects.
 UNREACHABLE = (psycopg.Error, PoolTimeout, OSError, ValueError)
 
 
+class Seldom:
+    """Tells whether it is time to say again what keeps happening."""
+
+    def __init__(self) -> None:
+        self._quiet_until = 0.0
+
+    def due(self) -> bool:
+        """True at the first call, and at the first one of each `SELDOM` seconds after it."""
+        if (now := time.monotonic()) < self._quiet_until:
+            return False
+        self._quiet_until = now + SELDOM
+        return True
+
+
 class Wakes(PostgresQueue):
     """SAQ's queue over tables that our migrations made: it never creates or alters anything."""
 
-    heard: Callable[[], None] | None = None
-    """Called when SAQ looks for jobs, which it does at each notification: earlier than a job can begin."""
+    def deserialize(
+        self, payload: dict[str, Any] | str | bytes | None, status: Status | str | None = None
+    ) -> Job | None:
+        """The job that a row tells of, or None: of what is no wake-up, SAQ's page shows nothing and no worker does any.
 
-    async def _dequeue(self) -> None:
-        if self.heard is not None:
-            self.heard()
-        await super()._dequeue()
+        SAQ's own raises, and then neither the page nor any worker gets past that row.
+        """
+        try:
+            job = super().deserialize(payload, status)
+        except Exception:  # noqa: BLE001  anything may stand there: no JSON, no object, too deep, a field too many
+            return None
+        return job if job is not None and _is_wake_up(job) else None
 
     async def init_db(self) -> None:
         """Check that the tables are those of this SAQ.
@@ -57,8 +84,40 @@ class Wakes(PostgresQueue):
         if found != (SCHEMA_VERSION,):
             raise ValueError(f"SAQ's tables are at version {found and found[0]}, this build wants {SCHEMA_VERSION}")
 
+    async def mend(self, failure: Exception) -> None:
+        """After an outage, throw out the connections that it left dead: each would fail once more. Never fails itself."""
+        if not isinstance(failure, psycopg.OperationalError):
+            return
+        try:
+            await self.pool.check()
+        except Exception as error:  # noqa: BLE001  the pool is closed, or there is still no server
+            log.debug("connections cannot be checked", error=error)
 
-def jobs_queue(url: str, *, max_size: int = 4) -> Wakes:
+
+def _is_wake_up(job: Job) -> bool:
+    """Whether SAQ can work on it without stumbling over a field."""
+    counts = [getattr(job, name) for name in _COUNTS]
+    return (
+        job.function == DRAIN
+        and isinstance(job.kwargs or {}, dict)
+        and isinstance(job.key, str)
+        and job.key.isprintable()  # PostgreSQL refuses NUL and lone surrogates
+        and all(isinstance(count, int) and abs(count) < 2**53 for count in counts)
+        and job.retry_backoff is False
+        and job.retry_delay == 0
+    )
+
+
+Q = TypeVar("Q", bound=Wakes)
+
+
+@overload
+def jobs_queue(url: str, *, max_size: int = 4) -> Wakes: ...
+@overload
+def jobs_queue(url: str, kind: type[Q], *, max_size: int = 4) -> Q: ...
+
+
+def jobs_queue(url: str, kind: type[Wakes] = Wakes, *, max_size: int = 4) -> Wakes:
     """The queue of wake-ups over a pool of its own, closed until `connect()`.
 
     Commits return before the disk has them: what is lost with a crash is made again from the lanes.
@@ -74,17 +133,19 @@ def jobs_queue(url: str, *, max_size: int = 4) -> Wakes:
         name="saq",
         timeout=30.0,  # in a rush its jobs wait for each other: late is fine, an error would only look like one
         max_waiting=1000,
+        reconnect_timeout=5.0,  # then it begins anew at whoever asks: its pauses double, and an outage may be long
     )
-    return Wakes(pool=pool, name=QUEUE, min_size=1, max_size=max_size, manage_pool_lifecycle=True)
+    return kind(pool=pool, name=QUEUE, min_size=1, max_size=max_size, manage_pool_lifecycle=True)
 
 
 class Bell:
     """Gathers the lanes that woke and rings for all of them with one job."""
 
-    def __init__(self, queue: PostgresQueue) -> None:
+    def __init__(self, queue: Wakes) -> None:
         self._queue = queue
         self._woke: set[LaneId] = set()
         self._ringer: asyncio.Task[None] | None = None
+        self._lost = Seldom()
 
     def ring(self, lanes: Iterable[LaneId]) -> None:
         """Tell the workers, soon, that these lanes are due. Never waits, never fails."""
@@ -113,10 +174,12 @@ class Bell:
                         DRAIN, lanes=[f"{tenant}/{conversation}" for tenant, conversation in sorted(woke)], **LIMITS
                     )
                     metrics.wake_up("rung", len(woke))
-                except UNREACHABLE as error:
+                except Exception as error:  # noqa: BLE001  nobody waits for this task: what it raised would go unheard
                     # The workers' own loop finds these lanes within a second.
                     metrics.wake_up("lost", len(woke))
-                    log.warning("wake-up lost", lanes=len(woke), error=error)
+                    if self._lost.due():
+                        log.warning("wake-up lost", lanes=len(woke), error=error)
+                    await self._queue.mend(error)
                 await asyncio.sleep(GATHER_AT_MOST if len(woke) >= MANY else GATHER)
         finally:
             self._ringer = None
@@ -124,9 +187,6 @@ class Bell:
     async def _connect(self) -> None:
         try:
             await self._queue.connect()
-        except UNREACHABLE as error:
-            log.warning("no wake-ups for now", error=error)
-
-
-# A job may take as long as the turns that it started; its retry would find nothing to do.
-LIMITS: dict[str, Any] = {"timeout": 0, "retries": 1, "ttl": KEEP}
+        except Exception as error:  # noqa: BLE001  as above
+            if self._lost.due():
+                log.warning("no wake-ups for now", error=error)

@@ -210,9 +210,9 @@ class Ground(Struct, frozen=True):
             ),
         )
 
-    async def told(self, *reported: Reported, late: float = 3600.0) -> list[Effect]:
+    async def told(self, *reported: Reported) -> list[Effect]:
         """Apply statuses in one batch."""
-        return await statuses.apply(self.conn, reported, late)
+        return await statuses.apply(self.conn, reported)
 
 
 @asynccontextmanager

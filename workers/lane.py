@@ -37,6 +37,8 @@ LOOK_AHEAD = 60.0
 BEATS_PER_ROUND = 3
 # An error leaves a lane waiting 1, 2, 4 … seconds.
 FAILED_AT_MOST = 60.0
+# A suspect that the worker has survived for so long makes room for the next (seconds): what kills does it at once.
+PROBATION = 1.0
 # A web process's place that was not heard of for so long is not waited for any more (seconds).
 DOOR_GONE = 60.0
 
@@ -146,7 +148,7 @@ class Lanes:
                 async with db.connection(self._commits.pool) as conn:
                     alive = await lanes.beat(conn, self._commits.worker, self._lease)
                     beats += 1
-                    if long := list(self._suspected(began - pause)):
+                    if long := list(self._suspected(began - PROBATION)):
                         await lanes.survived(conn, self._commits.worker, long)
                     if alive and beats % BEATS_PER_ROUND == 0:
                         if freed := await lanes.bury(conn):
@@ -209,7 +211,7 @@ class Lanes:
                 share = Counter(tenant for tenant, _ in self._held)
                 full = [tenant for tenant, lanes_held in share.items() if lanes_held >= max(1, self._slots // 2)]
                 most = min(free, AT_ONCE)
-                suspects = 0 if any(held.claim.attempts > lanes.SUSPECT for held in self._held.values()) else 1
+                suspects = not any(self._on_probation())
                 claims = await lanes.claim(conn, worker, most, full, suspects=suspects)
                 if not claims and full:  # nobody else waits
                     claims = await lanes.claim(conn, worker, most, suspects=suspects)
@@ -224,6 +226,13 @@ class Lanes:
     def _begin(self, claim: Claim) -> None:
         task = asyncio.create_task(self._attend(claim), name=f"lane {claim.conversation_id}")
         self._held[claim.lane] = _Held(claim, task, time.monotonic())
+        if claim.attempts > lanes.SUSPECT:
+            asyncio.get_running_loop().call_later(PROBATION, self.ring)
+
+    def _on_probation(self) -> Iterator[LaneId]:
+        """Suspects that may yet kill this worker."""
+        since = time.monotonic() - PROBATION
+        return (lane for lane, held in self._held.items() if held.claim.attempts > lanes.SUSPECT and held.since > since)
 
     def _suspected(self, since: float) -> Iterator[LaneId]:
         """Lanes that were claimed before without progress, and are worked on since then or longer."""
@@ -252,7 +261,7 @@ class Lanes:
             crowded = len(self._held) >= self._slots
             if (held := self._held.get(claim.lane)) and held.claim is claim:
                 del self._held[claim.lane]
-            if crowded or due_in == 0:
+            if crowded or due_in == 0 or claim.attempts > lanes.SUSPECT:
                 self.ring()
             elif due_in is not None and due_in < LOOK_AHEAD:
                 asyncio.get_running_loop().call_later(due_in, self.ring)

@@ -30,6 +30,7 @@ class _Registration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     any_message_id: bool = False
     redelivery: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     tries: int = 60
+    status_urls: tuple[str, ...] = ()
 
 
 class _Say(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -136,7 +136,9 @@ class GraphFace:
         )
         sandbox.ledger.add(arrival)
         if arrival.accepted and number is not None:
-            sandbox.statuses.follow(number, arrival, fault, version=_version(request.match_info["version"]))
+            version = _version(request.match_info["version"])
+            if not sandbox.statuses.follow(number, arrival, fault, version=version):
+                sandbox.ledger.silenced(arrival)
         contact = {"input": named, "user_id": named} if asked.recipient else {"input": named, "wa_id": recipient}
         messages = [] if fault.kind == "without_id" else [{"id": arrival.provider_id}]
         answer = msgspec.json.encode({"messaging_product": "whatsapp", "contacts": [contact], "messages": messages})

@@ -36,9 +36,14 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Line(Arrival, frozen=True, kw_only=True, gc=False):
-    """An arrival as it stands now: `responded` says that the whole answer was handed to the socket."""
+    """An arrival as it stands now.
+
+    `responded` says that the whole answer was handed to the socket, `silent` that it was accepted and no status of it
+    will ever come.
+    """
 
     responded: bool
+    silent: bool
 
 
 class Read(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -115,6 +120,7 @@ class Ledger:
         self.reads: list[Read] = []
         self.deliveries: deque[Delivery] = deque(maxlen=500_000)
         self._answered: set[int] = set()
+        self._silent: set[int] = set()
         self._inbound: dict[str, set[str]] = defaultdict(set)
         self.tally.clear()
 
@@ -128,6 +134,10 @@ class Ledger:
     def answered(self, arrival: Arrival) -> None:
         """The answer to this request was handed to the socket."""
         self._answered.add(arrival.seq)
+
+    def silenced(self, arrival: Arrival) -> None:
+        """No status of this message will ever come."""
+        self._silent.add(arrival.seq)
 
     def read(self, read: Read) -> None:
         self.reads.append(read)
@@ -154,7 +164,11 @@ class Ledger:
                 continue
             if accepted is not None and arrival.accepted != accepted:
                 continue
-            yield Line(**msgspec.structs.asdict(arrival), responded=arrival.seq in self._answered)
+            yield Line(
+                **msgspec.structs.asdict(arrival),
+                responded=arrival.seq in self._answered,
+                silent=arrival.seq in self._silent,
+            )
 
     async def wait(
         self, recipient: str, count: int, timeout: float = 10.0, *, phone_number_id: str | None = None

@@ -42,7 +42,8 @@ class Number(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     `token` None: any bearer token will do. `any_message_id`: take read receipts for messages that did not come from
     here (a bench that posts its own webhooks). `redelivery`: seconds before each further try of a webhook that was
-    not answered 200, the last one repeated; `tries` bounds them all.
+    not answered 200, the last one repeated; `tries` bounds them all. `status_urls`: where statuses go instead of
+    `webhook_url`, to each in turn, and redelivered likewise: the processes of one endpoint without a balancer.
     """
 
     phone_number_id: str
@@ -55,6 +56,7 @@ class Number(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     any_message_id: bool = False
     redelivery: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     tries: int = 60
+    status_urls: tuple[str, ...] = ()
 
 
 def now() -> float:

@@ -70,7 +70,8 @@ class Sandbox:
 
     def register(self, number: Number) -> None:
         """Play this number from now on, in place of what had its id. Raises NotLoopback."""
-        check_loopback(number.webhook_url)
+        for url in (number.webhook_url, *number.status_urls):
+            check_loopback(url)
         self.numbers[number.phone_number_id] = number
 
     async def say(self, *spoken: people.Spoken, copies: int = 1, url: str | None = None) -> Said:
@@ -94,7 +95,8 @@ class Sandbox:
 
     async def post(self, parcel: Shipment) -> Delivery:
         """Post any bytes as a signed webhook; the ids in it become known, if it can be read. Raises NotLoopback."""
-        check_loopback(parcel.url)
+        for url in (parcel.url, *parcel.others):
+            check_loopback(url)
         for address, message_id in _inbound_ids(parcel.body):
             self.ledger.said(address, message_id)
         return await self.courier.post(parcel)

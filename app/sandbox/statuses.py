@@ -45,6 +45,7 @@ class _Destination:
         self.pending: list[tuple[Number, Status]] = []
         self.in_flight = 0
         self.failed = False
+        self.posted = 0
         self.paused: asyncio.TimerHandle | None = None
 
 
@@ -61,18 +62,21 @@ class Statuses:
         self._timer: asyncio.TimerHandle | None = None
         self._stopped_until = 0.0
 
-    def follow(self, number: Number, arrival: Arrival, fault: Fault, *, version: int) -> None:
-        """Begin the ladder of a message just accepted. `version` is the Graph API's, 23 for v23.0."""
+    def follow(self, number: Number, arrival: Arrival, fault: Fault, *, version: int) -> bool:
+        """Begin the ladder of a message just accepted; False: no status of it will ever come.
+
+        `version` is the Graph API's, 23 for v23.0.
+        """
         if fault.kind == "silent":
-            return
+            return False
         ladder, wrong = number.ladder, self._faults.statuses
         # Named by the message, not by its random id: the same run goes wrong in the same places.
         name = (arrival.recipient, arrival.text, str(arrival.attempt))
         if wrong.drop and self._faults.unit("drop", *name) < wrong.drop:
-            return
+            return False
         if fault.kind == "status_failed":
             self._push(ladder.sent or 0.0, number, arrival, "failed", version, fault.code or 131026)
-            return
+            return True
         names = [
             step
             for step, delay in (("sent", ladder.sent), ("delivered", ladder.delivered), ("read", ladder.read))
@@ -90,6 +94,7 @@ class Statuses:
         for step, delay in zip(names, delays, strict=True):
             for copy in range(copies):
                 self._push(delay * (1 + copy / 2) + wrong.delay, number, arrival, step, version, None)
+        return bool(names)
 
     def stop(self, seconds: float) -> None:
         """Hold every status back for `seconds` from now; then they all come. 0 ends a stop."""
@@ -164,8 +169,19 @@ class Statuses:
         for number, status in batch:
             by_number.setdefault(number.phone_number_id, (number, []))[1].append(status)
         body = envelope((number, "messages", {"statuses": statuses}) for number, statuses in by_number.values())
+        urls = batch[0][0].status_urls or (batch[0][0].webhook_url,)
+        turn = destination.posted % len(urls)
+        destination.posted += 1
+        parcel = shipment(
+            batch[0][0],
+            body,
+            kind="statuses",
+            ids=tuple(status.id for _, status in batch),
+            url=urls[turn],
+            others=urls[turn + 1 :] + urls[:turn],
+        )
         try:
-            delivery = await self._courier.first_try(shipment(batch[0][0], body, kind="statuses"))
+            delivery = await self._courier.first_try(parcel)
             destination.failed = delivery.status != 200
         finally:
             destination.in_flight -= 1

@@ -21,7 +21,10 @@ _encoder = msgspec.json.Encoder()
 
 
 class Shipment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One webhook: where to, its bytes, and how often it is tried. `kind` and `ids` are for the ledger."""
+    """One webhook: where to, its bytes, and how often it is tried. `kind` and `ids` are for the ledger.
+
+    `others` take turns with `url` at its redeliveries.
+    """
 
     url: str
     app_secret: str
@@ -30,9 +33,22 @@ class Shipment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ids: tuple[str, ...] = ()
     redelivery: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     tries: int = 60
+    others: tuple[str, ...] = ()
+
+    def target(self, tries: int) -> str:
+        """The URL of try number `tries`, counted from 1."""
+        return (self.url, *self.others)[(tries - 1) % (1 + len(self.others))]
 
 
-def shipment(number: Number, body: bytes, *, kind: str, ids: tuple[str, ...] = (), url: str | None = None) -> Shipment:
+def shipment(
+    number: Number,
+    body: bytes,
+    *,
+    kind: str,
+    ids: tuple[str, ...] = (),
+    url: str | None = None,
+    others: tuple[str, ...] = (),
+) -> Shipment:
     """A webhook for `number`, to its own URL unless another is given."""
     return Shipment(
         url=url or number.webhook_url,
@@ -42,6 +58,7 @@ def shipment(number: Number, body: bytes, *, kind: str, ids: tuple[str, ...] = (
         ids=ids,
         redelivery=number.redelivery,
         tries=number.tries,
+        others=others,
     )
 
 
@@ -125,10 +142,10 @@ class Courier:
 
     async def _try(self, shipment: Shipment, tries: int) -> Delivery:
         began, status, error = time.perf_counter(), None, None
-        started = now()
+        started, url = now(), shipment.target(tries)
         try:
             async with self._session.post(
-                check_loopback(shipment.url),
+                check_loopback(url),
                 data=shipment.body,
                 headers=signed(shipment.app_secret, shipment.body),
                 allow_redirects=False,
@@ -140,7 +157,7 @@ class Courier:
         delivery = Delivery(
             t=started,
             kind=shipment.kind,
-            url=shipment.url,
+            url=url,
             ids=shipment.ids,
             tries=tries,
             status=status,

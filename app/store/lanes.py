@@ -43,7 +43,7 @@ class Release(Struct, frozen=True, kw_only=True):
 
 Fence = Literal["ok", "lost", "changed", "paused"]
 
-# Claims without progress after which a lane is worked on apart from others of its kind; as in CLAIM and its index.
+# Claims without progress after which a lane is tried apart from the many; as in CLAIM and its index.
 SUSPECT = 3
 
 REGISTER = """
@@ -71,8 +71,9 @@ UPDATE lanes l SET owner = NULL, run_at = qasid_now() FROM gone g
 WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id) AND l.owner = g.owner
 """
 
-# A lane that was claimed three times without progress may be what kills its worker: only one such is worked on by a worker
-# at a time, so that each is blamed for no other's deaths. run_at is cleared: whatever sets it while the lane is owned (a new message, a status, an operator) is seen at release.
+# A lane that was claimed three times without progress may be what kills its worker: the fourth time it is tried with a few
+# others of its kind, after that with none, so that it is blamed for no other's deaths.
+# run_at is cleared: whatever sets it while the lane is owned (a new message, a status, an operator) is seen at release.
 CLAIM = """
 WITH me AS MATERIALIZED (SELECT FROM workers WHERE id = %(worker)s AND alive_until > qasid_now()),
 sound AS MATERIALIZED (
@@ -80,11 +81,16 @@ sound AS MATERIALIZED (
   WHERE owner IS NULL AND run_at <= qasid_now() AND attempts < 3 AND NOT tenant_id = ANY(%(full)b::uuid[])
     AND EXISTS (SELECT FROM me)
   ORDER BY run_at LIMIT %(n)s FOR NO KEY UPDATE SKIP LOCKED),
-suspect AS MATERIALIZED (
+alone AS MATERIALIZED (
   SELECT tenant_id, conversation_id FROM lanes
-  WHERE owner IS NULL AND run_at <= qasid_now() AND attempts >= 3 AND EXISTS (SELECT FROM me)
-  ORDER BY run_at LIMIT %(suspects)s FOR NO KEY UPDATE SKIP LOCKED),
-due AS (SELECT * FROM sound UNION ALL SELECT * FROM suspect)
+  WHERE owner IS NULL AND run_at <= qasid_now() AND attempts > 3 AND %(suspects)s AND EXISTS (SELECT FROM me)
+  ORDER BY run_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED),
+few AS MATERIALIZED (
+  SELECT tenant_id, conversation_id FROM lanes
+  WHERE owner IS NULL AND run_at <= qasid_now() AND attempts = 3 AND %(suspects)s AND EXISTS (SELECT FROM me)
+    AND NOT EXISTS (SELECT FROM alone)
+  ORDER BY run_at LIMIT 8 FOR NO KEY UPDATE SKIP LOCKED),
+due AS (SELECT * FROM sound UNION ALL SELECT * FROM few UNION ALL SELECT * FROM alone)
 UPDATE lanes l SET owner = %(worker)s, token = l.token + 1, run_at = NULL, attempts = l.attempts + 1
 FROM due WHERE (l.tenant_id, l.conversation_id) = (due.tenant_id, due.conversation_id)
 RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts
@@ -169,11 +175,11 @@ async def bury(conn: Connection) -> int:
 
 
 async def claim(
-    conn: Connection, worker: UUID, most: int, full: Sequence[UUID] = (), *, suspects: int = 1
+    conn: Connection, worker: UUID, most: int, full: Sequence[UUID] = (), *, suspects: bool = True
 ) -> list[Claim]:
     """Take up to `most` lanes that are due, those due longest first, none of the tenants in `full`.
 
-    Besides them up to `suspects` of those that were claimed `SUSPECT` times without progress.
+    With `suspects` besides them one, or a few, of those that were claimed `SUSPECT` times or more without progress.
     """
     async with conn.cursor(row_factory=class_row(Claim)) as cursor:
         await cursor.execute(CLAIM, {"worker": worker, "n": most, "full": list(full), "suspects": suspects})

@@ -37,8 +37,7 @@ class Effect(Struct, frozen=True):
 # or later, and is final. A batch is reduced to one row per attempt first (0: it failed before it was
 # delivered; else the furthest), since an UPDATE that finds two source rows for one target keeps an arbitrary one.
 # Locks: lanes (sorted) → chunks → attempts. Whether a lane waits is read from the locked row: a message may have come for
-# it since this statement began. A first status that comes late says that statuses were held up until now: others that were
-# held up with it may still be on their way, so silence begins anew.
+# it since this statement began.
 APPLY = """
 WITH input AS MATERIALIZED (
   SELECT t.*, CASE status WHEN 'sent' THEN 3 WHEN 'delivered' THEN 4 WHEN 'read' THEN 5 WHEN 'played' THEN 6 ELSE 0 END AS rank
@@ -48,8 +47,7 @@ WITH input AS MATERIALIZED (
        WITH ORDINALITY AS t(tenant_id, channel_id, digest, provider_id, chunk_id, attempt, status, at, code, reason, raw, ord)),
 matched AS MATERIALIZED (
   SELECT i.ord, i.tenant_id, i.chunk_id, i.attempt, i.rank, i.provider_id, i.code, i.reason, c.conversation_id,
-         a.state AS attempt_state, c.state AS chunk_state, a.endpoint_id,
-         a.heard_at IS NULL AND a.begun_at < qasid_now() - %(late)s * interval '1 second' AS late
+         a.state AS attempt_state, c.state AS chunk_state
   FROM input i
   JOIN attempts a ON (a.tenant_id, a.chunk_id, a.n) = (i.tenant_id, i.chunk_id, i.attempt)
   JOIN chunks c ON (c.tenant_id, c.id) = (i.tenant_id, i.chunk_id) AND c.channel_id = i.channel_id),
@@ -99,10 +97,7 @@ attempt AS (
       code = coalesce(b.code, a.code), reason = coalesce(b.reason, a.reason)
   FROM best b CROSS JOIN (SELECT count(*) FROM chunk) AS chunks_first
   WHERE (a.tenant_id, a.chunk_id, a.n) = (b.tenant_id, b.chunk_id, b.attempt)
-    AND (a.heard_at IS NULL OR b.rank > status_rank(a.state) OR (b.failed AND status_rank(a.state) < 4))),
-stalled AS (
-  INSERT INTO disturbances AS d (endpoint_id, at) SELECT DISTINCT endpoint_id, qasid_now() FROM matched WHERE late ORDER BY 1
-  ON CONFLICT (endpoint_id) DO UPDATE SET at = greatest(d.at, excluded.at))
+    AND (a.heard_at IS NULL OR b.rank > status_rank(a.state) OR (b.failed AND status_rank(a.state) < 4)))
 SELECT m.ord IS NOT NULL AS known,
        m.ord IS NOT NULL AND status_rank(m.attempt_state) < CASE i.rank WHEN 0 THEN 4 ELSE i.rank END AS moved,
        CASE WHEN l.woke THEN l.conversation_id END AS woke,
@@ -117,11 +112,8 @@ ORDER BY i.ord
 """
 
 
-async def apply(conn: Connection, rows: Sequence[Reported], late: float) -> list[Effect]:
-    """Keep each status, and let each move what it may move. One effect per row, in order.
-
-    `late`: seconds after its send from which a first status counts as held up.
-    """
+async def apply(conn: Connection, rows: Sequence[Reported]) -> list[Effect]:
+    """Keep each status, and let each move what it may move. One effect per row, in order."""
     status = [r.status for r in rows]
     parameters: dict[str, Any] = {
         "tenant_id": [r.tenant_id for r in rows],
@@ -135,7 +127,6 @@ async def apply(conn: Connection, rows: Sequence[Reported], late: float) -> list
         "code": [s.code for s in status],
         "reason": [s.reason for s in status],
         "raw": [s.raw.decode() for s in status],
-        "late": late,
     }
     async with conn.cursor(row_factory=class_row(Effect)) as cursor:
         await cursor.execute(APPLY, parameters)

@@ -40,7 +40,7 @@ class Chunk(Struct, frozen=True, kw_only=True):
     quiet_for: float
     """How long statuses have been able to come since then; 0 while a door is missing."""
     flowing: bool
-    """Of what this endpoint's provider took last, nine in ten have been heard of: silence means something."""
+    """Of what this endpoint's provider took last, nine in ten have been heard of in time: silence means something."""
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -169,9 +169,11 @@ SELECT json_build_object(
        'quiet_for', CASE WHEN c.state = 'in_doubt' AND (SELECT bool_and(alive_until > qasid_now()) FROM doors)
                          THEN extract(epoch FROM qasid_now() - greatest(c.in_doubt_at, l.disturbed_at)) ELSE 0 END,
        'flowing', c.state = 'in_doubt' AND (
-          SELECT 10 * count(*) FILTER (WHERE heard_at IS NULL) <= count(*)
-          FROM (SELECT heard_at FROM attempts a
-                WHERE a.endpoint_id = l.endpoint_id AND a.begun_at < qasid_now() - %(patience)s / 2 * interval '1 second'
+          SELECT 10 * count(*) FILTER (WHERE heard_at IS NULL OR (heard_at - begun_at > half AND heard_at > qasid_now() - 2 * half))
+                 <= count(*)
+          FROM (SELECT a.heard_at, a.begun_at, half FROM attempts a
+                CROSS JOIN (SELECT %(patience)s / 2 * interval '1 second' AS half) AS echo
+                WHERE a.endpoint_id = l.endpoint_id AND a.begun_at < qasid_now() - half
                   AND a.state IN ('accepted', 'sent', 'delivered', 'read', 'played', 'failed')
                 ORDER BY a.begun_at DESC LIMIT 20) AS last_taken)) ORDER BY c.seq, c.no)
      FROM (SELECT * FROM chunks c

@@ -206,7 +206,7 @@ class _Cutter:
             self._fence_edges.add(tail.start(), end)
 
     def _isolates(self) -> _Spans:
-        """The outermost bidi isolates that fit, U+2066 to U+2068 until U+2069; a paragraph's end closes what is open (UAX #9, P2)."""
+        """The outermost bidi isolates that fit, U+2066..8 until U+2069; a paragraph's end closes what is open (UAX #9, P2)."""
         spans = _Spans()
         opened: list[int] = []
         if not any(isolate in self._text for isolate in "\u2066\u2067\u2068"):

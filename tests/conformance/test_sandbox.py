@@ -308,6 +308,26 @@ async def test_a_message_can_fail_after_it_was_accepted(world: World) -> None:
     (status,) = world.webhook.statuses
     assert (status["status"], status["errors"][0]["code"]) == ("failed", 131047)
     assert (status["biz_opaque_callback_data"], world.sandbox.statuses.waiting) == ("1:1", 0)
+    assert [line.silent for line in world.sandbox.ledger.lines()] == [True, False]
+
+
+async def test_statuses_take_turns_between_the_processes_of_an_endpoint(world: World) -> None:
+    """To each of `status_urls` in turn; what one did not answer 200 goes to the next; the ledger knows whose they were."""
+    async with listening() as other:
+        slow = Ladder(sent=0.0, delivered=0.1, read=0.2)
+        world.register(ladder=slow, status_urls=(world.webhook.url, other.url))
+        _, answer = await world.send("turns", "t:1")
+        assert await world.sandbox.ledger.tally.reach("acknowledged", 3, 5.0)
+        wamid = answer["messages"][0]["id"]
+        assert [(d.url, d.ids) for d in world.sandbox.ledger.deliveries] == [
+            (url, (wamid,)) for url in (world.webhook.url, other.url, world.webhook.url)
+        ]
+        other.answers = [503]  # its turn comes next
+        world.register(ladder=Ladder(sent=0.0, delivered=None, read=None), status_urls=(world.webhook.url, other.url))
+        await world.send("again", "t:2")
+        assert await world.sandbox.ledger.tally.reach("acknowledged", 4, 5.0)
+        assert (len(other.bodies), other.statuses[-1]["status"]) == (2, "delivered")
+        assert [d.status for d in world.sandbox.ledger.deliveries][-2:] == [503, 200]
 
 
 # --- faults at the socket ------------------------------------------------------------------------------------------

@@ -354,14 +354,13 @@ async def test_silence_means_something_only_while_statuses_flow(here: Ground) ->
     await here.pass_time(16)
     assert not (await here.open(it.claim)).chunks[0].flowing
     await neighbour.told("sent")
-    assert (await here.open(it.claim)).chunks[0].flowing
     for _ in range(8):
         await (await in_state(here, "accepted")).told("sent")
     await in_state(here, "accepted")
-    await here.pass_time(32)
+    await here.pass_time(60)
     assert (await here.open(it.claim)).chunks[0].flowing, "one of ten may be lost for good"
     await in_state(here, "accepted")
-    await here.pass_time(48)
+    await here.pass_time(80)
     assert not (await here.open(it.claim)).chunks[0].flowing
 
 
@@ -414,17 +413,23 @@ async def test_a_door_that_is_gone_for_good_is_buried(here: Ground) -> None:
     assert 5 < (await here.open(it.claim)).chunks[0].quiet_for < 8
 
 
-async def test_a_first_status_that_was_held_up_lets_silence_begin_anew(here: Ground) -> None:
-    """Statuses stood still until it came: others that stood still with it may come a moment later."""
-    await here.door()
+async def test_statuses_that_were_held_up_let_silence_wait_for_the_rest(here: Ground) -> None:
+    """They stood still until now: others that stood still with them may come a moment later; one of many is no sign."""
     late, it = await in_state(here, "accepted"), await in_state(here, "in_doubt")
-    await here.pass_time(20)
-    assert (await here.open(it.claim)).chunks[0].quiet_for > 19
-    await here.told(here.status(late.id, "sent"), late=15)
-    assert (await here.open(it.claim)).chunks[0].quiet_for < 1
-    await here.pass_time(30)
-    await here.told(here.status(late.id, "delivered"), late=15)
-    assert (await here.open(it.claim)).chunks[0].quiet_for > 9, "only the first one says when statuses flow"
+    await here.pass_time(40)
+    assert not (await here.open(it.claim)).chunks[0].flowing, "unheard"
+    await late.told("sent")
+    assert not (await here.open(it.claim)).chunks[0].flowing, "heard just now, and late"
+    await here.pass_time(69)
+    assert not (await here.open(it.claim)).chunks[0].flowing
+    await here.pass_time(71)
+    assert (await here.open(it.claim)).chunks[0].flowing, "what stood still with it has had its time"
+    late = await in_state(here, "accepted")
+    for _ in range(9):
+        await (await in_state(here, "accepted")).told("sent")
+    await here.pass_time(90)
+    await late.told("sent")
+    assert (await here.open(it.claim)).chunks[0].flowing, "the others were in time"
 
 
 async def test_a_refusal_that_comes_late_ends_the_doubt(here: Ground) -> None:

@@ -211,15 +211,22 @@ async def suspected(here: Ground, attempts: int = 3) -> UUID:
     return lane
 
 
-async def test_suspects_are_claimed_one_at_a_time(here: Ground) -> None:
+async def test_suspects_are_claimed_a_few_at_a_time_and_then_alone(here: Ground) -> None:
     """What may kill its worker is kept apart from others of its kind, so that none is blamed for another."""
-    suspects = {await suspected(here) for _ in range(3)}
+    few = {await suspected(here) for _ in range(10)}
+    guilty = {await suspected(here, attempts=4) for _ in range(2)}
     sound = {await suspected(here, attempts=2)}
     worker = await here.worker()
-    first = {claim.conversation_id for claim in await here.claim(worker)}
-    assert sound < first and len(first & suspects) == 1
-    assert not await lanes.claim(here.conn, worker, 100, suspects=0)
-    assert len(suspects & {claim.conversation_id for claim in await here.claim(await here.worker())}) == 1
+
+    async def claimed(**more: Any) -> set[UUID]:
+        return {claim.conversation_id for claim in await lanes.claim(here.conn, worker, 100, **more)}
+
+    assert await claimed(suspects=False) == sound
+    alone = [await claimed(), await claimed()]
+    assert [len(one) for one in alone] == [1, 1] and alone[0] | alone[1] == guilty
+    group = await claimed()
+    assert len(group) == 8 and group < few
+    assert await claimed() == few - group
 
 
 async def test_a_worker_that_lives_on_clears_what_it_works_on(here: Ground) -> None:

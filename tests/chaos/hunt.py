@@ -1,0 +1,314 @@
+"""Looks whether planted bugs are found: one small run for each, stopped as soon as an invariant that may find it is broken.
+
+The same runs without a bug come first: what they find is a mistake of the rig, not a bug found.
+"""
+
+import asyncio
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import msgspec
+import psycopg
+from msgspec import Struct
+
+from app.sandbox.faults import StatusFaults
+from tests.chaos import checker, evidence, manners, mutants, recipients, runs, workload
+from tests.chaos.evidence import Evidence, Fault
+from tests.chaos.fleet import ROOT, Fleet
+from tests.chaos.member import RigFailed
+from tests.chaos.monkey import Monkey
+from tests.chaos.mutants import MUTANTS, Mutant
+from tests.chaos.provider import Provider, simulated
+from tests.chaos.readings import Violation
+from tests.chaos.runs import Run
+from tests.chaos.schedule import PAUSE_SECONDS, Row, Schedule
+from tests.chaos.workload import Shape
+
+Say = Callable[[str], None]
+
+LOOK_SECONDS = 1.5
+SETTLED_SECONDS = 2.5  # what is younger than this may not yet be in rows, ledger and events alike
+# Rules that hold at every moment. The others are asked when all is at rest.
+AT_ANY_TIME: tuple[checker.Check, ...] = (
+    checker.stored_once,
+    recipients.sent_once,
+    recipients.in_turn,
+    manners.waits_as_told,
+    checker.every_lane_waits_for_something,
+    checker.no_reply_to_ourselves,
+    checker.owners_only,
+    manners.webhooks_answered,
+)
+_MACHINE = "tests/integration/test_state_machine.py"
+_MACHINE_SECONDS = 400
+_FAULTY = StatusFaults(triple=0.1, reorder=0.2)
+
+
+class Scene(Struct, frozen=True, kw_only=True):
+    """A small run. `rest`: seconds after load and faults in which it must come to rest."""
+
+    what: str
+    run: Run
+    shape: Shape
+    schedule: Schedule | None = None
+    mute: tuple[float, float] | None = None  # statuses stop: when, for how long
+    rest: float = 40.0
+
+
+def _run(what: str) -> Run:
+    return Run(name="A", what=what, statuses=_FAULTY)
+
+
+def _scene(what: str, shape: Shape, *rows: Row, lost: float = 0.0, rest: float = 40.0) -> Scene:
+    schedule = Schedule(rows=rows, lost_commits=lost) if rows else None
+    return Scene(what=what, run=_run(what), shape=shape, schedule=schedule, rest=rest)
+
+
+def _row(kind: str, at: float, lasts: float = 0.0, every: float | None = None) -> Row:
+    again = (every, every) if every else None
+    return msgspec.convert(
+        {"kind": kind, "first": (at, at), "every": again, "lasts": (lasts, lasts)}, Row, from_attributes=False
+    )
+
+
+SCENES = {
+    "busy": _scene("the provider's faults alone", Shape(inbound=450, conversations=180, busiest=8, seconds=8)),
+    "frozen": _scene(
+        "the database stands still for 7 s",
+        Shape(inbound=240, conversations=200, busiest=3, seconds=9, parts={1: 1.0}),
+        _row("freeze", 2.0, 7.0),
+    ),
+    "dying": _scene(
+        "kills, and one commit in twenty goes unheard",
+        Shape(inbound=400, conversations=300, busiest=3, seconds=12, parts={1: 0.7, 2: 0.3}),
+        _row("kill", 3.0, every=3.0),
+        lost=0.05,
+    ),
+    "slow": _scene(
+        "far from the database, and a worker stands still for two leases and a half",
+        Shape(inbound=700, conversations=600, busiest=2, seconds=24, parts={1: 1.0}),
+        _row("latency", 0.0, 26.0),
+        _row("pause", 4.0, PAUSE_SECONDS + 6.0),
+    ),
+    "dark": _scene(
+        "no database for 8 s, and web processes that start meanwhile",
+        Shape(inbound=150, conversations=100, busiest=2, seconds=12, parts={1: 1.0}),
+        _row("restart", 1.0, 8.0),
+        _row("kill", 1.5, every=0.7),
+    ),
+    "mute": Scene(
+        what="statuses stop for 8 s",
+        run=_run("statuses stop"),
+        shape=Shape(inbound=250, conversations=200, busiest=3, seconds=10, parts={1: 0.6, 2: 0.4}),
+        mute=(3.0, 8.0),
+    ),
+}
+
+
+class Catch(Struct, frozen=True, kw_only=True):
+    """What a hunt brought: by which invariant (0: the state machine), after how many seconds, and what it says."""
+
+    by: int
+    seconds: float
+    what: str
+
+
+class _Hunt:
+    """One run of a scene against one tree."""
+
+    def __init__(self, scene: Scene, seed: int, fleet: Fleet, provider: Provider) -> None:
+        self._scene, self._seed, self._fleet, self._provider = scene, seed, fleet, provider
+        self._monkey = Monkey(fleet, seed, schedule=scene.schedule) if scene.schedule else None
+        self._drained: float | None = None
+
+    async def play(self) -> None:
+        """Load, faults, and the wait for rest."""
+        planned = workload.items(self._seed, self._scene.shape)
+        async with asyncio.TaskGroup() as together:
+            together.create_task(self._provider.traffic(workload.webhooks(self._seed, planned)))
+            if self._monkey:
+                together.create_task(self._monkey.run(self._scene.shape.seconds))
+            if self._scene.mute:
+                together.create_task(self._fall_silent(*self._scene.mute))
+        began, quiet = time.monotonic(), 0
+        while time.monotonic() < began + self._scene.rest and quiet < 2:
+            left = await evidence.behind(self._fleet.superuser_url)
+            quiet = quiet + 1 if left is not None and left[:2] == (0, 0) and self._provider.quiet else 0
+            await asyncio.sleep(0.4)
+        if quiet == 2:
+            self._drained = time.monotonic() - began
+
+    async def _fall_silent(self, after: float, seconds: float) -> None:
+        await asyncio.sleep(after)
+        self._provider.sandbox.statuses.stop(seconds)
+
+    async def look(self, by: Collection[int], *, over: bool) -> Violation | None:
+        """The first violation of one of these invariants. `over`: the run is, so every rule can be asked."""
+        try:
+            seen = await self._seen(over=over)
+        except (psycopg.Error, OSError, TimeoutError):
+            if over:
+                raise
+            return None  # the database is away
+        rules = [rule for _, _, rule in checker.CHECKS] if over else AT_ANY_TIME
+        return next((found for rule in rules for found in rule(seen) if found.invariant in by), None)
+
+    async def _seen(self, *, over: bool) -> Evidence:
+        """Ledger first, rows after it: what the ledger says must be in the rows by then."""
+        sandbox = self._provider.sandbox
+        until = time.time() - (0.0 if over else SETTLED_SECONDS)
+        deliveries = list(sandbox.ledger.deliveries)
+        sends = [line for line in sandbox.ledger.lines() if line.t < until]
+        heard = {id for d in deliveries if d.kind == "inbound" and d.status == 200 for id in d.ids}
+        self._provider.collect()
+        async with asyncio.timeout(60.0 if over else 3.0):
+            found = await evidence.rows(self._fleet.superuser_url)
+        webs = {url: web.name for url, web in zip(self._fleet.webhook_urls, self._fleet.webs, strict=True)}
+        return Evidence(
+            run=self._scene.run.name,
+            policy="resend",
+            seed=self._seed,
+            planned=[item for item in self._provider.planned if over or item.token in heard],
+            deliveries=deliveries,
+            sends=sends,
+            asked=self._provider.asked,
+            faults=[msgspec.convert(e, Fault, from_attributes=True) for e in self._monkey.events]
+            if self._monkey
+            else (),
+            logged=evidence.logged(self._fleet.folder, re.compile(rf"q{self._seed}ct\d\dz")) if over else (),
+            webs=webs,
+            drained_in=self._drained,
+            **found,
+        )
+
+
+async def hunted(scene: Scene, seed: int, source: Path, folder: Path, by: Collection[int]) -> Catch | None:
+    """Play a scene with the tree `source`; what breaks one of the invariants `by` first. Raises RigFailed."""
+    secret = secrets.token_hex(16)
+    async with simulated(scene.run, seed, secret) as provider, Fleet(folder, source=source) as fleet:
+        sandbox = provider.sandbox
+        toml = runs.configuration(seed, "resend", assistant_url=sandbox.assistant_url, graph_url=sandbox.graph_url)
+        await fleet.configure(toml, {"CHAOS_SECRET": secret})
+        await fleet.start()
+        provider.open(fleet.webhook_urls)
+        hunt = _Hunt(scene, seed, fleet, provider)
+        began = time.monotonic()
+        playing = asyncio.create_task(hunt.play())
+        try:
+            found, over = None, False
+            while found is None and not over:
+                over = bool((await asyncio.wait({playing}, timeout=LOOK_SECONDS))[0])
+                if over:
+                    playing.result()
+                found = await hunt.look(by, over=over)
+        finally:
+            playing.cancel()
+            with suppress(asyncio.CancelledError, Exception):  # what failed in it was told above, or no longer matters
+                await playing
+        if found is None:
+            return None
+        return Catch(by=found.invariant, seconds=time.monotonic() - began, what=found.what)
+
+
+async def simulated_time(tree: Path) -> Catch | None:
+    """Run the state machine of FAULTS.md 6 in this tree. Raises RigFailed if it ends neither well nor with a finding."""
+    test = tree / _MACHINE
+    # What the smallest example is does not matter here, and looking for it takes minutes.
+    test.write_text(test.read_text().replace("machine(EXAMPLES)", "machine(EXAMPLES, shrink=False)"))
+    began = time.monotonic()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", _MACHINE),
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(_MACHINE_SECONDS):
+            said = (await process.communicate())[0].decode(errors="replace")
+    except BaseException:
+        with suppress(ProcessLookupError):
+            process.kill()
+        raise
+    if process.returncode == 0:
+        return None
+    told = [line.removeprefix("E").strip() for line in said.splitlines() if line.startswith("E ")]
+    if process.returncode != 1 or not told:
+        raise RigFailed(f"the state machine: {said[-2000:]}")
+    return Catch(by=0, seconds=time.monotonic() - began, what=told[0].removeprefix("AssertionError: "))
+
+
+async def hunt_all(names: Collection[str], seed: int, folder: Path, say: Say) -> list[tuple[Mutant, Catch | None]]:
+    """Each mutant of these names (none: all), and first each scene that they need, without a bug.
+
+    Raises RigFailed: a scene finds something where no bug was planted, or a run could not be played.
+    """
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    for name in dict.fromkeys(mutant.scene for mutant in chosen):
+        if catch := await _one(name, None, seed, folder):
+            raise RigFailed(f"without a bug, the scene {name} finds {catch.by}: {catch.what}")
+        say(f"{name}: without a bug nothing is found")
+    found = []
+    for mutant in chosen:
+        catch = await _one(mutant.scene, mutant, seed, folder)
+        found.append((mutant, catch))
+        say(f"{mutant.name}: {f'{catch.seconds:.0f} s, {catch.by}: {catch.what}' if catch else 'SURVIVES'}")
+    return found
+
+
+async def _one(name: str, mutant: Mutant | None, seed: int, folder: Path) -> Catch | None:
+    tree = folder / "tree"
+    shutil.rmtree(tree, ignore_errors=True)
+    await asyncio.to_thread(mutants.copied, tree)
+    if mutant is not None:
+        mutants.plant(mutant, tree)
+    if name == "machine":
+        # Without a bug it is a test of the suite, and takes minutes.
+        return await simulated_time(tree) if mutant is not None else None
+    by = mutant.by if mutant else range(13)
+    return await hunted(SCENES[name], seed, tree, folder / "run", by)
+
+
+def table(found: list[tuple[Mutant, Catch | None]]) -> str:
+    """In Markdown, as docs/mutants.md has it."""
+    lines = ["| mutant | what is planted | found by | after | what it says |", "|---|---|---|---|---|"]
+    for mutant, catch in found:
+        how = (
+            "**survives** | | "
+            if catch is None
+            else f"{_by(mutant, catch)} | {catch.seconds:.0f} s | {_line(catch.what)}"
+        )
+        lines.append(f"| `{mutant.name}` | {mutant.breaks} | {how} |")
+    return "\n".join(lines)
+
+
+def _by(mutant: Mutant, catch: Catch) -> str:
+    return "state machine" if mutant.scene == "machine" else f"{catch.by}, scene {mutant.scene}"
+
+
+def _line(text: str) -> str:
+    """Names that change from run to run are left out."""
+    plain = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "…", text)
+    return " ".join(plain.replace("|", "/").split())[:160]
+
+
+def main(names: Collection[str], seed: int, folder: Path | None) -> int:
+    """The count of mutants that survive. Prints the table."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        click.echo(f"[{time.monotonic() - began:6.1f}] {text}", err=True)
+
+    place = folder or ROOT / ".qasid" / "chaos" / "mutants"
+    place.mkdir(parents=True, exist_ok=True)
+    found = asyncio.run(hunt_all(names, seed, place, say))
+    click.echo(table(found))
+    return sum(catch is None for _, catch in found)

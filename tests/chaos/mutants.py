@@ -1,0 +1,455 @@
+"""The bugs that are planted on purpose (FAULTS.md 5): what each breaks, its text, and what may find it.
+
+It plants; tests/chaos/hunt.py looks whether they are found. docs/mutants.md is this list with its last findings.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from tests.chaos.fleet import ROOT
+
+# What a tree needs so that the processes, and the state machine, run from it.
+PARTS = ("app", "workers", "migrations", "tests")
+Scene = Literal["busy", "frozen", "dying", "slow", "dark", "mute", "machine"]
+
+
+class Patch(Struct, frozen=True):
+    """`old` stands exactly once in `file`, and becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Mutant(Struct, frozen=True, kw_only=True):
+    """A bug. `scene`: the run that finds it (tests/chaos/hunt.py); `by`: the invariants that may, in `machine` none."""
+
+    name: str
+    breaks: str
+    scene: Scene
+    by: tuple[int, ...] = ()
+    patches: tuple[Patch, ...]
+
+
+def copied(to: Path, source: Path = ROOT) -> None:
+    """A tree of its own, the same as `source`."""
+    for part in PARTS:
+        shutil.copytree(source / part, to / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(source / "pyproject.toml", to)
+
+
+def plant(mutant: Mutant, tree: Path) -> None:
+    """Raises LookupError: a text does not stand exactly once in its file, so this is not the bug that is meant."""
+    for patch in mutant.patches:
+        file = tree / patch.file
+        text = file.read_text(encoding="utf-8")
+        if (times := text.count(patch.old)) != 1:
+            raise LookupError(f"{mutant.name}: its text stands {times} times in {patch.file}:\n{patch.old}")
+        file.write_text(text.replace(patch.old, patch.new), encoding="utf-8")
+
+
+_FENCE = "CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'\n"
+_FENCES = (
+    Patch("app/store/chunks.py", _FENCE, "CASE WHEN %(worker)s::uuid IS NULL THEN 'lost'\n"),
+    Patch("app/store/turns.py", _FENCE, "CASE WHEN %(worker)s::uuid IS NULL THEN 'lost'\n"),
+)
+_DELIVER, _DOOR = "workers/deliver.py", "app/web/webhooks.py"
+
+MUTANTS = (
+    # --- on the way in ---
+    Mutant(
+        name="no-unique-key",
+        breaks="ingest takes each delivery of a message for a new one",
+        scene="busy",
+        by=(1, 3),
+        patches=(
+            Patch(
+                "app/store/inbox.py",
+                """  INSERT INTO seen (tenant_id, channel_id, digest, message_id)
+  SELECT DISTINCT ON (tenant_id, channel_id, digest) tenant_id, channel_id, digest, id
+  FROM input JOIN free USING (tenant_id, conversation_id)
+  ORDER BY tenant_id, channel_id, digest, ord
+  ON CONFLICT DO NOTHING RETURNING message_id),
+""",
+                "  SELECT id AS message_id FROM input JOIN free USING (tenant_id, conversation_id)),\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="200-before-commit",
+        breaks="the door answers before the flush has been committed",
+        scene="frozen",
+        by=(1,),
+        patches=(
+            Patch(
+                _DOOR,
+                "                await self._ingest.take(directory, endpoint, items, correlation, arrived)\n",
+                "                self._promised = asyncio.create_task(\n"
+                "                    self._ingest.take(directory, endpoint, items, correlation, arrived)\n"
+                "                )\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="200-at-the-deadline",
+        breaks="wait_for(…), then 'return True': the door answers 200 when its deadline has cancelled the ingest",
+        scene="frozen",
+        by=(1,),
+        patches=(
+            Patch(
+                _DOOR,
+                "            self._doors.note(endpoint.id)\n",
+                "            if isinstance(error, TimeoutError):\n"
+                '                return 200, b"", "stored"\n'
+                "            self._doors.note(endpoint.id)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="404-when-a-look-up-fails",
+        breaks="an endpoint that could not be looked up is taken for one that does not exist",
+        scene="dark",
+        by=(11,),
+        patches=(
+            Patch(
+                _DOOR,
+                '_Answered(503, b"Not ready: the configuration could not be read yet.", "unavailable")',
+                '_Answered(404, b"No such endpoint.", "unknown")',
+            ),
+            Patch(
+                _DOOR,
+                '_Answered(503, b"Not ready: the configuration cannot be read.", "unavailable")',
+                '_Answered(404, b"No such endpoint.", "unknown")',
+            ),
+        ),
+    ),
+    Mutant(
+        name="flush-drops-strays",
+        breaks="a flush drops the items that it cannot place, and they are answered 200",
+        scene="busy",
+        by=(1,),
+        patches=(
+            Patch(
+                "app/ingest.py",
+                "            await quarantine.keep(conn, [_kept(row.endpoint, row.item, _reason(row.item)) "
+                "for row in strays])\n",
+                '            log.debug("dropped", rows=len(strays))\n',
+            ),
+        ),
+    ),
+    Mutant(
+        name="flush-drops-what-comes-later",
+        breaks="a message whose lane is held at that instant is not written in a later flush, and is answered 200",
+        scene="busy",
+        by=(1,),
+        patches=(
+            Patch(
+                "app/ingest.py",
+                '            if verdict == "later":\n'
+                "                await asyncio.sleep(wait)\n"
+                "                wait = min(2 * wait, LATER_AT_MOST)\n"
+                '            elif verdict == "gone" and arrival.person:\n',
+                '            if verdict == "gone" and arrival.person:\n',
+            ),
+        ),
+    ),
+    Mutant(
+        name="echo-answered",
+        breaks="what the business wrote itself gets an entry in the lane",
+        scene="busy",
+        by=(9,),
+        patches=(
+            Patch(
+                "app/messages.py",
+                '        return self.direction == "in" and self.kind in ANSWERED\n',
+                "        return self.kind in ANSWERED\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="status-goes-back",
+        breaks="a chunk takes the state of the last status that came",
+        scene="busy",
+        by=(8,),
+        patches=(
+            Patch(
+                "app/store/statuses.py",
+                "    AND CASE WHEN b.rank > 0 THEN b.rank > status_rank(c.state)\n",
+                "    AND CASE WHEN b.rank > 0 THEN true\n",
+            ),
+        ),
+    ),
+    # --- on the way out ---
+    Mutant(
+        name="resend-on-timeout",
+        breaks="an answer that was lost counts as never left, and is sent again at once",
+        scene="busy",
+        by=(3,),
+        patches=(
+            Patch(
+                _DELIVER,
+                '            return fact(attempt="in_doubt", chunk="in_doubt", reason=_plain(error), '
+                "due_in=error.after, holds=holds)\n",
+                '            return fact(attempt="never_left", chunk="ready", reason=_plain(error), holds=holds)\n',
+            ),
+        ),
+    ),
+    Mutant(
+        name="silence-at-once",
+        breaks="what is in doubt is sent again without waiting for a status",
+        scene="busy",
+        by=(3,),
+        patches=(
+            Patch(
+                _DELIVER,
+                "        patience = self._settings.in_doubt_seconds\n",
+                "        patience = 0.0 * self._settings.in_doubt_seconds\n",
+            ),
+            Patch(_DELIVER, "        if quiet <= 0 and chunk.flowing:\n", "        if quiet <= 0:\n"),
+        ),
+    ),
+    Mutant(
+        name="intent-after-post",
+        breaks="the intent is committed when the POST is over",
+        scene="busy",
+        by=(3, 10),
+        patches=(
+            Patch(
+                _DELIVER,
+                "    async def send(self, lane: Lane, chunk: Chunk, n: int) -> str:\n",
+                "    async def send(self, lane: Lane, chunk: Chunk, n: int, fact: Fact | None = None) -> str:\n",
+            ),
+            Patch(
+                _DELIVER,
+                "        fact = await self._attempt(lane, key, chunk)\n",
+                "        fact = fact or await self._attempt(lane, key, chunk)\n",
+            ),
+            Patch(
+                _DELIVER,
+                "                permission = await self._intend(lane, chunk.id, n + 1)\n",
+                "                fact = await self._attempt(lane, Key(chunk.id, n + 1), chunk)\n"
+                "                permission = await self._intend(lane, chunk.id, n + 1)\n",
+            ),
+            Patch(
+                _DELIVER,
+                "                state = await self.send(lane, chunk, n + 1)\n",
+                "                state = await self.send(lane, chunk, n + 1, fact)\n",
+            ),
+            Patch("workers/answer.py", "        send = bool(pieces) and gate_open\n", "        send = False\n"),
+        ),
+    ),
+    Mutant(
+        name="retry-after-ignored",
+        breaks="nobody reads Retry-After",
+        scene="busy",
+        by=(7,),
+        patches=(
+            Patch(
+                "app/channels/cloud_waits.py",
+                "    return max((min(max(wait, 0.0), LONGEST) for wait in waits), default=0.0)\n",
+                "    return 0.0 * max((min(max(wait, 0.0), LONGEST) for wait in waits), default=0.0)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="only-the-lane-waits",
+        breaks="Retry-After binds the lane that was refused, not the number",
+        scene="busy",
+        by=(7,),
+        patches=(
+            Patch(
+                _DELIVER,
+                '                holds=error.scope if error.scope != "chunk" and error.after else None,\n',
+                "                holds=None,\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="chunks-concurrently",
+        breaks="the parts of an answer are sent beside each other",
+        scene="busy",
+        by=(2, 3),
+        patches=(
+            Patch(
+                _DELIVER,
+                "        seq = chunks[-1].seq\n        opens_in = ",
+                '        if len(chunks) > 1 and all(chunk.state == "ready" for chunk in chunks):\n'
+                "            await asyncio.gather(*(self.entry(lane, None, [chunk]) for chunk in chunks))\n"
+                "            return Release(claim=lane.claim, done_seq=None, again_in=0.0)\n"
+                "        seq = chunks[-1].seq\n        opens_in = ",
+            ),
+        ),
+    ),
+    Mutant(
+        name="gate-not-minded",
+        breaks="a part is sent as soon as the one before was accepted, delivered or not",
+        scene="busy",
+        by=(2, 3),
+        patches=(
+            Patch(
+                _DELIVER,
+                "                if (wait := max(opens_in, chunk.due_in)) > 0:\n",
+                "                if (wait := chunk.due_in) > 0:\n",
+            ),
+        ),
+    ),
+    # --- who may ---
+    Mutant(
+        name="fence-open",
+        breaks="neither owner nor token is checked where an intent is committed",
+        scene="slow",
+        by=(10,),
+        patches=_FENCES,
+    ),
+    Mutant(
+        name="may-leave-not-asked",
+        breaks="a worker that stood still for longer than its lease goes on with the POST",
+        scene="slow",
+        by=(3,),
+        patches=(
+            Patch(
+                _DELIVER,
+                "                may_leave=self._lanes.may_send,\n",
+                "                may_leave=None,\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="dead-never-buried",
+        breaks="the lanes of a dead worker stay its own",
+        scene="dying",
+        by=(4,),
+        patches=(
+            Patch(
+                "workers/lane.py",
+                "                        if freed := await lanes.bury(conn):\n",
+                "                        if freed := 0:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="never-disowned",
+        breaks="lanes whose claim or release got no answer stay with a worker that does not know of them",
+        scene="dying",
+        by=(4,),
+        patches=(
+            Patch(
+                "workers/lane.py",
+                "            if self._strays:\n",
+                "            if self._strays and self._stopping:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="release-forgets",
+        breaks="a lane that is given back keeps only the wait that its worker asks for",
+        scene="busy",
+        by=(4,),
+        patches=(
+            Patch(
+                "app/store/lanes.py",
+                "      run_at = least(l.run_at, CASE WHEN h.again_in",
+                "      run_at = least(NULL::timestamptz, CASE WHEN h.again_in",
+            ),
+            Patch(
+                "app/store/lanes.py",
+                "                                    WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN qasid_now() END)\n",
+                "                                    END)\n",
+            ),
+        ),
+    ),
+    # --- what silence says ---
+    Mutant(
+        name="flow-not-asked",
+        breaks="silence counts although the provider sends no statuses at all",
+        scene="mute",
+        by=(3,),
+        patches=(Patch(_DELIVER, "        if quiet <= 0 and chunk.flowing:\n", "        if quiet <= 0:\n"),),
+    ),
+    Mutant(
+        name="late-does-not-disturb",
+        breaks="a status that was held up does not let silence begin anew",
+        scene="machine",
+        patches=(
+            Patch(
+                "app/store/statuses.py",
+                "         a.heard_at IS NULL AND a.begun_at < qasid_now() - %(late)s * interval '1 second' AS late\n",
+                "         a.heard_at IS NULL AND %(late)s::float8 < 0 AS late\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="doors-not-minded",
+        breaks="silence counts although no web process is there to hear",
+        scene="machine",
+        patches=(
+            Patch(
+                "app/store/turns.py",
+                "'quiet_for', CASE WHEN c.state = 'in_doubt' AND (SELECT bool_and(alive_until > qasid_now()) FROM doors)\n",
+                "'quiet_for', CASE WHEN c.state = 'in_doubt'\n",
+            ),
+        ),
+    ),
+    # --- narrow windows, which the state machine walks into ---
+    Mutant(
+        name="fact-without-token",
+        breaks="a fact speaks for whatever attempt has its number, be it another claim's",
+        scene="machine",
+        patches=(
+            Patch(
+                "app/store/chunks.py",
+                "FROM input i JOIN attempts a USING (tenant_id, chunk_id, n, token) ORDER",
+                "FROM input i JOIN attempts a USING (tenant_id, chunk_id, n) ORDER",
+            ),
+            Patch(
+                "app/store/chunks.py",
+                "  WHERE (a.tenant_id, a.chunk_id, a.n, a.token) = (i.tenant_id, i.chunk_id, i.n, i.token)),\n",
+                "  WHERE (a.tenant_id, a.chunk_id, a.n) = (i.tenant_id, i.chunk_id, i.n)),\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="orphan-is-ready",
+        breaks="a send whose worker is gone counts as never begun, not as in doubt",
+        scene="machine",
+        patches=(
+            Patch(
+                "app/store/turns.py",
+                "  UPDATE chunks c SET state = 'in_doubt', in_doubt_at = qasid_now()\n",
+                "  UPDATE chunks c SET state = 'ready', in_doubt_at = NULL\n",
+            ),
+        ),
+    ),
+    Mutant(
+        name="lease-by-the-local-clock",
+        breaks="a worker's lease ends by its own wall clock, others judge it by theirs",
+        scene="machine",
+        patches=(
+            Patch(
+                "app/store/lanes.py",
+                "VALUES (%(worker)s, qasid_now() + %(lease)s * interval '1 second')\n",
+                "VALUES (%(worker)s, to_timestamp(%(lease)s))\n",
+            ),
+            Patch(
+                "app/store/lanes.py",
+                "UPDATE workers SET alive_until = qasid_now() + %(lease)s * interval '1 second'\n",
+                "UPDATE workers SET alive_until = to_timestamp(%(lease)s)\n",
+            ),
+            Patch(
+                "app/store/lanes.py",
+                '    await conn.execute(REGISTER, {"worker": worker, "lease": lease})\n',
+                "    import time\n\n"
+                '    await conn.execute(REGISTER, {"worker": worker, "lease": time.time() + lease})\n',
+            ),
+            Patch(
+                "app/store/lanes.py",
+                '    result = await conn.execute(BEAT, {"worker": worker, "lease": lease})\n',
+                "    import time\n\n"
+                '    result = await conn.execute(BEAT, {"worker": worker, "lease": time.time() + lease})\n',
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,205 @@
+"""Invariants 2 and 3: what the recipients read. Each question answered once, word for word, in order; nothing twice."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+
+from app.sandbox.ledger import Line
+from app.sandbox.scripts import parts
+from tests.chaos import runs
+from tests.chaos.evidence import Evidence
+from tests.chaos.readings import (
+    MARK,
+    Part,
+    Violation,
+    addresses,
+    calls_about,
+    chunk_of,
+    first_heard,
+    gave_up,
+    may_be_short,
+    membership,
+    tokens_in,
+    transcripts,
+    worker_hit,
+)
+
+# An attempt that ended so was taken or refused for certain; all else leaves doubt.
+_SLACK = 0.05  # seconds; clocks of database and rig tick in other grains
+_CERTAIN = frozenset({"ok", "slow", "close_idle", "silent", "http_429"})
+
+
+def answered_wholly(evidence: Evidence) -> Iterator[Violation]:
+    """2: each answerable inbound has exactly one reply set; the recipient's transcript equals the AI's expected text.
+
+    Blanks count as one. What came twice as the same chunk is invariant 3's, and is read once here. A turn may answer
+    several messages, each token's parts in a row. With a parked chunk the rest of its turn may be missing. The failure
+    text stands for a turn only if the assistant failed at every try.
+    """
+    texts = {item.token: item for item in evidence.planned if item.kind == "text"}
+    excused = may_be_short(evidence)
+    got: dict[str, list[Part]] = defaultdict(list)
+    for address, transcript in transcripts(evidence).items():
+        for first, second in pairwise([None, *transcript]):
+            assert second is not None
+            if second.token not in texts or (texts[second.token].number, texts[second.token].person) != address:
+                what = f"a text that nobody here asked for: {second.token}#{second.i}/{second.n}"
+                yield Violation(invariant=2, what=what, tokens=(second.token,), chunks=(second.chunk,))
+                continue
+            goes_on = first is not None and first.token == second.token and first.i + 1 == second.i
+            if not goes_on and second.i != 1 and second.token not in excused:
+                what = f"part {second.i} does not follow part {second.i - 1}"
+                yield Violation(invariant=2, what=what, tokens=(second.token,), chunks=(second.chunk,))
+            got[second.token].append(second)
+    for token, item in texts.items():
+        expected = [" ".join(part.split()) for part in parts(token, item.parts)]
+        found = [part.text for part in got[token]]
+        if found == expected or (token in excused and " ".join(expected).startswith(" ".join(found))):
+            continue
+        if Counter(found) == Counter(expected) or set(found) < set(expected):
+            numbers = [part.i for part in got[token]]
+            what = f"expected parts 1 to {item.parts}, once and in order; the recipient got {numbers or 'none'}"
+        else:
+            what = "the recipient got other words than the assistant said"
+        yield Violation(invariant=2, what=what, tokens=(token,))
+    yield from _failure_texts(evidence)
+
+
+def _failure_texts(evidence: Evidence) -> Iterator[Violation]:
+    """The failure text comes once for each turn whose assistant failed at every try, and for no other."""
+    calls = calls_about(evidence)
+    people = addresses(evidence)
+    wanted: Counter[tuple[str, str]] = Counter()
+    members = membership(evidence)
+    for turn in evidence.turns:
+        if turn.outcome not in ("failed", "parked"):
+            continue
+        tokens = tuple(sorted(members[turn.id]))
+        tries = [asked.outcome for asked in calls.get(tokens, ())]
+        if turn.outcome == "parked" or sum(outcome not in ("ok", "slow") for outcome in tries) < runs.ASSISTANT_TRIES:
+            what = f"a turn ended {turn.outcome} though the assistant said: {', '.join(tries) or 'nothing'}"
+            yield Violation(invariant=2, what=what, tokens=tokens)
+        wanted[people[turn.conversation]] += 1
+    seen: set[tuple[str, str]] = set()
+    got: Counter[tuple[str, str]] = Counter()
+    for send in evidence.sends:
+        if (
+            send.accepted
+            and send.text.strip() == runs.FAILURE
+            and (chunk := chunk_of(send), send.recipient) not in seen
+        ):
+            seen.add((chunk, send.recipient))
+            got[send.phone_number_id, send.recipient] += 1
+    for address in wanted.keys() | got.keys():
+        if wanted[address] != got[address] and not gave_up(evidence, address):
+            what = f"{got[address]} failure texts to one recipient, {wanted[address]} turns failed"
+            yield Violation(invariant=2, what=what)
+
+
+def sent_once(evidence: Evidence) -> Iterator[Violation]:
+    """3: each chunk once in the recipient's view, counted by chunk and by `token#i/N`.
+
+    A, P, E and `park`: no duplicate at all. B and C with `resend`: a duplicate's earlier send was accepted, its fact
+    was not committed (the answer was lost, or a fault hit the worker or the database before), and no status of it was
+    acknowledged before the later one. Parked is only what was in doubt in earnest, without a status; with `resend`,
+    nothing.
+    """
+    heard = first_heard(evidence)
+    accepted: dict[str, list[Line]] = defaultdict(list)
+    carriers: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for send in evidence.sends:
+        if send.accepted:
+            accepted[chunk_of(send)].append(send)
+            for token, i, _ in MARK.findall(send.text):
+                carriers[token, int(i)].add(chunk_of(send))
+    for (token, i), chunks in carriers.items():
+        if len(chunks) > 1:
+            what = f"part {i} stands in {len(chunks)} chunks"
+            yield Violation(invariant=3, what=what, tokens=(token,), chunks=tuple(sorted(chunks)))
+    for chunk, lines in accepted.items():
+        for earlier, later in pairwise(lines):
+            why = _no_excuse(evidence, earlier, later, heard)
+            if why:
+                yield Violation(
+                    invariant=3,
+                    what=f"sent twice: {earlier.key} ({earlier.outcome}) and {later.key}, {why}",
+                    tokens=tokens_in(earlier.text),
+                    chunks=(chunk,),
+                    at=later.t,
+                )
+    yield from _parked(evidence, heard)
+
+
+def in_turn(evidence: Evidence) -> Iterator[Violation]:
+    """3: a part leaves when the one before it was delivered, or its bounded wait was over: phones may show them as they come.
+
+    By the ledger: not before a status of the one before was on its way to us, or that wait had passed since it was
+    accepted.
+    """
+    told: dict[str, float] = {}
+    for d in evidence.deliveries:
+        if d.kind == "statuses":
+            for id in d.ids:
+                told[id] = min(told.get(id, float("inf")), d.t)
+    lanes: dict[tuple[str, str], list[Line]] = defaultdict(list)
+    for send in evidence.sends:
+        lanes[send.phone_number_id, send.recipient].append(send)
+    for lines in lanes.values():
+        begun: set[str] = set()
+        before: list[Line] = []  # what was accepted of the chunk before
+        for line in lines:
+            if chunk_of(line) not in begun and before and chunk_of(before[0]) != chunk_of(line):
+                wait = before[-1].t + runs.ORDER_WAIT - _SLACK
+                if line.t < min(wait, *(told.get(each.provider_id, wait) for each in before)):
+                    yield Violation(
+                        invariant=3,
+                        what=f"a part left {line.t - before[-1].t:.2f} s after the one before, which was not delivered",
+                        tokens=tokens_in(line.text),
+                        chunks=(chunk_of(line), chunk_of(before[0])),
+                        at=line.t,
+                    )
+            begun.add(chunk_of(line))
+            if line.accepted:
+                before = [*before, line] if before and chunk_of(before[0]) == chunk_of(line) else [line]
+
+
+def _no_excuse(evidence: Evidence, earlier: Line, later: Line, heard: dict[str, float]) -> str:
+    """Why this duplicate may not be; empty: it lies in the set that is allowed."""
+    if evidence.run not in ("B", "C"):
+        return f"and in run {evidence.run} none may be"
+    if evidence.policy == "park":
+        return "though the policy is park"
+    if heard.get(earlier.provider_id, float("inf")) < later.t:
+        return "though a status of the first was acknowledged before"
+    if evidence.run == "B" and not earlier.silent:
+        return "though the first would have had statuses"
+    if earlier.responded and not worker_hit(evidence, earlier.t):
+        return "though the answer to the first had reached an undisturbed worker"
+    return ""
+
+
+def _parked(evidence: Evidence, heard: dict[str, float]) -> Iterator[Violation]:
+    attempts = defaultdict(list)
+    for attempt in evidence.attempts:
+        attempts[attempt.chunk].append(attempt)
+    sends = {send.key: send for send in evidence.sends if send.key}
+    for chunk in evidence.chunks:
+        if chunk.state == "failed":
+            yield Violation(invariant=3, what=f"given up: {chunk.reason}", chunks=(chunk.id,))
+        if chunk.state != "parked":
+            continue
+        last = max(attempts[chunk.id], key=lambda attempt: attempt.n, default=None)
+        send = sends.get(f"{chunk.id}:{last.n}") if last else None
+        if evidence.policy != "park":
+            yield Violation(invariant=3, what="parked, though the policy is resend", chunks=(chunk.id,))
+        elif last is None:
+            yield Violation(invariant=3, what="parked without an attempt", chunks=(chunk.id,))
+        elif send is None:
+            if not worker_hit(evidence, last.began, unheard=True):
+                what = "parked, though nothing of it reached the provider and nobody was disturbed"
+                yield Violation(invariant=3, what=what, chunks=(chunk.id,))
+        elif send.provider_id in heard:
+            yield Violation(invariant=3, what="parked, though it had a status", chunks=(chunk.id,))
+        elif send.responded and send.outcome in _CERTAIN and not worker_hit(evidence, send.t):
+            what = "parked, though its answer had reached an undisturbed worker"
+            yield Violation(invariant=3, what=what, chunks=(chunk.id,))
