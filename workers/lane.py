@@ -56,7 +56,7 @@ class _Held(Struct, frozen=True):
 class Lanes:
     """An async context manager: entering registers the worker, leaving drains it and ends its lease."""
 
-    def __init__(self, commits: Commits, settings: Settings, *, grace: float = 25.0) -> None:
+    def __init__(self, commits: Commits, settings: Settings, *, grace: float = 20.0) -> None:
         """`grace`: seconds that the turns at work get to end when the worker stops."""
         self._commits = commits
         self._slots = settings.worker_lanes

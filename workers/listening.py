@@ -40,18 +40,21 @@ class Worker(saq.Worker[Context]):
             return True
 
 
-async def answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event, *, grace: float = 0) -> None:
+async def answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event, *, grace: float = 0) -> asyncio.Task[None]:
     """SAQ's part, until `stop`. Whatever goes wrong in it costs a second a message, never a message.
 
     `grace`: seconds that SAQ's jobs get to end by themselves; they hold nothing. After `LET_GO` seconds SAQ is left to
-    end behind us: a server that does not answer must not keep the lanes from being drained.
+    end behind us, in the task that is returned: a server that does not answer must not keep the lanes from being
+    drained. It is not cut off: psycopg's pool, cancelled while it closes, leaves an end that nobody asks for.
     """
     listening = asyncio.create_task(_listen(url, lanes, stop, grace), name="wake-ups")
     try:
         await stop.wait()
-        await asyncio.wait({listening}, timeout=LET_GO)
-    finally:
+    except asyncio.CancelledError:
         listening.cancel()
+        raise
+    await asyncio.wait({listening}, timeout=LET_GO)
+    return listening
 
 
 async def _listen(url: str, lanes: Lanes, stop: asyncio.Event, grace: float) -> None:

@@ -28,6 +28,8 @@ logger = structlog.get_logger(__name__)
 
 # How long SAQ may take to let go of its jobs when the worker stops (seconds): they hold nothing.
 JOBS_GRACE = 0.0
+# How long its connections may take to close when all else has ended (seconds).
+SAQ_ENDS = 5.0
 
 
 def run() -> None:
@@ -74,12 +76,20 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, providers, settings)
         lanes.serve(Turns(commits, delivery, directory, assistants).work)
+        behind: list[asyncio.Task[None]] = []
+        stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)
         lag = asyncio.create_task(metrics.watch_loop())
         stack.callback(lag.cancel)
         process.settle_memory()
-        await answer_wake_ups(url, lanes, stop, grace=JOBS_GRACE)
+        behind.append(await answer_wake_ups(url, lanes, stop, grace=JOBS_GRACE))
         logger.info("worker stopping")
+
+
+async def _let_end(behind: list[asyncio.Task[None]]) -> None:
+    """What the drain of the lanes did not wait for."""
+    if behind:
+        await asyncio.wait(behind, timeout=SAQ_ENDS)
 
 
 async def _directory(stack: AsyncExitStack, pool: db.Pool, settings: Settings, stop: asyncio.Event) -> Watch | None:
