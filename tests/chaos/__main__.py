@@ -23,7 +23,7 @@ VIOLATED, RIG_FAILED = 1, 2
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--run", "name", type=click.Choice(sorted(runs.RUNS)), default="A", show_default=True)
-@click.option("--size", type=click.Choice(list(runs.SIZES)), default="smoke", show_default=True)
+@click.option("--size", type=click.Choice(list(runs.SIZES)), default="full", show_default=True)
 @click.option("--seed", type=click.IntRange(0), help="Of everything that is drawn; printed first. Unset: by chance.")
 @click.option("--policy", type=click.Choice(["resend", "park"]), help="Unset: each policy that the run is meant for.")
 @click.option(
