@@ -1,11 +1,12 @@
 """Tells the database through which places statuses come in, and when some may have been missed.
 
-Silence about a message in doubt counts only while every known place hears, so that it is not misread. A place that beats
-again after it was away, and an authentic webhook that was not answered 200, let silence begin anew.
+Silence about a message in doubt counts only while every known place hears, so that it is not misread. It begins anew when
+a place beats again after it was away, and for a message whose status came in a webhook that was not answered 200.
 """
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 # Seconds between two beats, and how long one counts.
 BEAT, LEASE = 1.0, 3.0
+# Chunks that are remembered as missed while the database is away; beyond that all count as missed.
+MOST_MISSED = 10_000
 # How long a farewell may take (seconds): without it the place counts as missing until workers bury it.
 FAREWELL = 1.0
 
@@ -32,18 +35,24 @@ def place(host: str, port: int) -> str:
 
 
 class Doors:
-    """The door of this process; `note` an endpoint whose webhook was not answered 200. An async context manager."""
+    """The door of this process; tell it what was `missed` in a webhook not answered 200. An async context manager."""
 
     def __init__(self, pool: Pool, place: str) -> None:
         self._pool = pool
         self._place = place
-        self._missed: set[UUID] = set()
-        self._began = True
+        self._missed: set[tuple[UUID, UUID]] = set()
+        self._everything = True  # whoever was here before may have missed anything
         self._noted = asyncio.Event()
 
-    def note(self, endpoint_id: UUID) -> None:
-        """Never waits, never fails: it is written as soon as the database takes it."""
-        self._missed.add(endpoint_id)
+    def missed(self, chunks: Iterable[tuple[UUID, UUID]]) -> None:
+        """Statuses of these chunks (tenant, id) have come and could not be taken: they come again.
+
+        Never waits, never fails: it is written as soon as the database takes it.
+        """
+        self._missed.update(chunks)
+        if len(self._missed) > MOST_MISSED:
+            self._missed.clear()
+            self._everything = True
         self._noted.set()
 
     async def __aenter__(self) -> Self:
@@ -72,13 +81,13 @@ class Doors:
                 pass
 
     async def _beat(self) -> None:
-        missed, began = self._missed, self._began
-        self._missed, self._began = set(), False
+        missed, everything = self._missed, self._everything
+        self._missed, self._everything = set(), False
         self._noted.clear()
         try:
             async with db.connection(self._pool) as conn:
-                await endpoints.beat(conn, self._place, LEASE, sorted(missed), everything=began)
+                await endpoints.beat(conn, self._place, LEASE, sorted(missed), everything=everything)
         except (psycopg.Error, DatabaseUnavailable, OSError) as error:
             log.warning("door not beaten", error=error)
             self._missed |= missed
-            self._began |= began
+            self._everything |= everything

@@ -6,12 +6,18 @@ from uuid import UUID
 from app.db import Connection
 
 # One statement, so that a door is never seen alive before what it missed is written. A place that was not alive until now
-# missed whatever came for any endpoint.
+# missed whatever came for any endpoint. A chunk whose row is locked is just being moved: by whom knows more, or too late.
 BEAT = """
 WITH before AS (SELECT alive_until > qasid_now() AS alive FROM doors WHERE place = %(place)s),
+anew AS MATERIALIZED (
+  SELECT c.tenant_id, c.id FROM chunks c
+  JOIN unnest(%(tenant_id)b::uuid[], %(chunk_id)b::uuid[]) AS m(tenant_id, id) USING (tenant_id, id)
+  WHERE c.state = 'in_doubt' ORDER BY c.tenant_id, c.id FOR NO KEY UPDATE OF c SKIP LOCKED),
+doubt AS (
+  UPDATE chunks c SET in_doubt_at = qasid_now() FROM anew a WHERE (c.tenant_id, c.id) = (a.tenant_id, a.id)),
 noted AS (
   INSERT INTO disturbances (endpoint_id, at)
-  SELECT id, qasid_now() FROM endpoints WHERE id = ANY(%(ids)s) OR %(all)s OR (SELECT alive FROM before) IS NOT TRUE ORDER BY id
+  SELECT id, qasid_now() FROM endpoints WHERE %(all)s OR (SELECT alive FROM before) IS NOT TRUE ORDER BY id
   ON CONFLICT (endpoint_id) DO UPDATE SET at = greatest(disturbances.at, excluded.at))
 INSERT INTO doors (place, alive_until) VALUES (%(place)s, qasid_now() + %(lease)s * interval '1 second')
 ON CONFLICT (place) DO UPDATE SET alive_until = excluded.alive_until
@@ -27,9 +33,15 @@ ON CONFLICT (endpoint_id) DO UPDATE SET at = greatest(disturbances.at, excluded.
 """
 
 
-async def beat(conn: Connection, place: str, lease: float, missed: Sequence[UUID], *, everything: bool) -> None:
-    """This place hears statuses for `lease` seconds more; those of `missed` (or of all endpoints) may not have come."""
-    await conn.execute(BEAT, {"place": place, "lease": lease, "ids": sorted(missed), "all": everything})
+async def beat(
+    conn: Connection, place: str, lease: float, missed: Sequence[tuple[UUID, UUID]], *, everything: bool
+) -> None:
+    """This place hears statuses for `lease` seconds more.
+
+    Silence begins anew about the chunks `missed` (tenant, id), whose statuses could not be taken; with `everything`, about all.
+    """
+    chunks = {"tenant_id": [tenant for tenant, _ in missed], "chunk_id": [chunk for _, chunk in missed]}
+    await conn.execute(BEAT, {"place": place, "lease": lease, "all": everything, **chunks})
 
 
 async def close(conn: Connection, place: str) -> None:

@@ -23,7 +23,7 @@ from app.directory import Directory, Endpoint, Watch
 from app.doors import Doors
 from app.errors import DatabaseUnavailable, Unknown
 from app.ingest import Ingest
-from app.messages import Item, Message, Stray
+from app.messages import Item, Message, Status, Stray
 
 log = structlog.get_logger(__name__)
 
@@ -119,7 +119,13 @@ class Webhooks:
             if not whole:
                 return 408, b"The body took too long.", "slow"
             # The provider keeps it and sends it again. What was written meanwhile is recognised by then.
-            self._doors.note(endpoint.id)
+            self._doors.missed(
+                (channel.tenant_id, item.key.chunk_id)
+                for item in items
+                if isinstance(item, Status)
+                and item.key
+                and (channel := directory.channel_at(endpoint.id, item.address))
+            )
             log.warning("webhook not taken", endpoint=endpoint.slug, correlation=correlation, error=error)
             return 503, b"The database cannot take it now. Send it again.", "unavailable"
         took = time.monotonic() - arrived

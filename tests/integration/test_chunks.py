@@ -371,10 +371,26 @@ async def test_silence_counts_from_the_last_disturbance_of_the_endpoint(here: Gr
     await here.pass_time(20)
     chunk = (await here.open(it.claim)).chunks[0]
     assert 19 < chunk.quiet_for < 22 and 19 < chunk.doubt_for < 22
-    await endpoints.beat(here.conn, "here", 3600, [here.endpoint], everything=False)
+    await endpoints.beat(here.conn, "here", 3600, [], everything=True)
     await here.pass_time(25)
     chunk = (await here.open(it.claim)).chunks[0]
     assert 4 < chunk.quiet_for < 7 and 24 < chunk.doubt_for < 27
+
+
+async def test_a_status_that_came_and_could_not_be_taken_lets_only_its_own_doubt_begin_anew(here: Ground) -> None:
+    """It comes again; what others wait for is none the later for it. What is no longer in doubt stays as it is."""
+    await here.door()
+    it, other, settled = (
+        await in_state(here, "in_doubt"),
+        await in_state(here, "in_doubt"),
+        await in_state(here, "sent"),
+    )
+    await here.pass_time(20)
+    missed = [(here.tenant, answer.id) for answer in (it, settled)]
+    await endpoints.beat(here.conn, "here", 3600, missed, everything=False)
+    assert (await here.open(it.claim)).chunks[0].quiet_for < 1
+    assert (await here.open(other.claim)).chunks[0].quiet_for > 19
+    assert await settled.state() == "sent"
 
 
 async def test_silence_counts_only_while_every_door_is_open(here: Ground) -> None:
