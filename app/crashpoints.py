@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-# In the order in which a message passes them. The fault test plants each; docs/guarantees.md lists them.
+# In the order in which a message passes them. The fault test passes each (tests/chaos/crashes.py).
 NAMES = (
     "ingest.writing",
     "ingest.committed",

@@ -17,7 +17,7 @@ import structlog
 from app import db, tasks
 from app.db import Pool
 from app.errors import DatabaseUnavailable
-from app.store import endpoints
+from app.store import doors
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class Doors:
         await tasks.end(self._beating)
         try:
             async with asyncio.timeout(FAREWELL), db.connection(self._pool) as conn:
-                await endpoints.close(conn, self._place)
+                await doors.close(conn, self._place)
         except (psycopg.Error, DatabaseUnavailable, TimeoutError, OSError) as error_:
             log.warning("no farewell of the door", error=error_)
 
@@ -86,7 +86,7 @@ class Doors:
         self._noted.clear()
         try:
             async with db.connection(self._pool) as conn:
-                await endpoints.beat(conn, self._place, LEASE, sorted(missed), everything=everything)
+                await doors.beat(conn, self._place, LEASE, sorted(missed), everything=everything)
         except (psycopg.Error, DatabaseUnavailable, OSError) as error:
             log.warning("door not beaten", error=error)
             self._missed |= missed

@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from app import db
 from app.db import Connection
 from app.messages import Identity, Key, Message, Status
-from app.store import endpoints, inbox, lanes, statuses, turns
+from app.store import doors, inbox, lanes, statuses, turns
 from app.store.inbox import Outcome, Placed
 from app.store.lanes import Claim
 from app.store.statuses import Effect, Reported
@@ -167,13 +167,13 @@ class Ground(Struct, frozen=True):
 
     async def door(self, *, beat: float = 3600.0) -> None:
         """Statuses can come in, for so many seconds."""
-        await endpoints.beat(self.conn, "here", beat, [], everything=False)
+        await doors.beat(self.conn, "here", beat, [], everything=False)
 
     async def open(
-        self, claim: Claim, order_wait: float = 10.0, *, patience: float = 30.0, brake: int = 0
+        self, claim: Claim, order_wait: float = 10.0, *, silence: float = 30.0, brake: int = 0
     ) -> turns.Opening:
         """See `turns.open_lanes`."""
-        [text] = await turns.open_lanes(self.conn, [turns.Open(claim, 20, brake)], order_wait, patience)
+        [text] = await turns.open_lanes(self.conn, [turns.Open(claim, 20, brake)], order_wait, silence)
         return turns.opening(text)
 
     async def settle(

@@ -303,8 +303,7 @@ class World:
 
 
 @pytest.fixture
-async def world(database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(workers.main, "JOBS_GRACE", 0.05)  # nothing hangs on SAQ's jobs; each test ends the sooner
+async def world(database: Any, tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(running(port=0))
         gate = await stack.enter_async_context(Gate(sandbox))

@@ -19,7 +19,7 @@ from app import db, metrics, tasks
 from app.crashpoints import crashpoint
 from app.errors import DatabaseUnavailable
 from app.settings import Settings
-from app.store import endpoints, lanes
+from app.store import doors, lanes
 from app.store.lanes import Claim, LaneId, Release
 from workers.commits import Commits
 
@@ -148,13 +148,13 @@ class Lanes:
                 async with db.connection(self._commits.pool) as conn:
                     alive = await lanes.beat(conn, self._commits.worker, self._lease)
                     beats += 1
-                    if long := list(self._suspected(began - PROBATION)):
+                    if long := list(self._retried(began - PROBATION)):
                         await lanes.survived(conn, self._commits.worker, long)
                     if alive and beats % BEATS_PER_ROUND == 0:
                         if freed := await lanes.bury(conn):
                             log.warning("lanes of a dead worker freed", lanes=freed)
                             self.ring()
-                        await endpoints.bury(conn, DOOR_GONE)
+                        await doors.bury(conn, DOOR_GONE)
                         self._strays = True
             except UNAVAILABLE as error:
                 log.warning("beat failed", error=error)
@@ -234,7 +234,7 @@ class Lanes:
         since = time.monotonic() - PROBATION
         return (lane for lane, held in self._held.items() if held.claim.attempts > lanes.SUSPECT and held.since > since)
 
-    def _suspected(self, since: float) -> Iterator[LaneId]:
+    def _retried(self, since: float) -> Iterator[LaneId]:
         """Lanes that were claimed before without progress, and are worked on since then or longer."""
         return (lane for lane, held in self._held.items() if held.claim.attempts > 1 and held.since < since)
 

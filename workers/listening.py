@@ -40,14 +40,14 @@ class Worker(saq.Worker[Context]):
             return True
 
 
-async def answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event, *, grace: float = 0) -> asyncio.Task[None]:
+async def answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event) -> asyncio.Task[None]:
     """SAQ's part, until `stop`. Whatever goes wrong in it costs a second a message, never a message.
 
-    `grace`: seconds that SAQ's jobs get to end by themselves; they hold nothing. After `LET_GO` seconds SAQ is left to
-    end behind us, in the task that is returned: a server that does not answer must not keep the lanes from being
-    drained. It is not cut off: psycopg's pool, cancelled while it closes, leaves an end that nobody asks for.
+    After `LET_GO` seconds SAQ is left to end behind us, in the task that is returned: a server that does not answer must
+    not keep the lanes from being drained. It is not cut off: psycopg's pool, cancelled while it closes, leaves an end
+    that nobody asks for.
     """
-    listening = asyncio.create_task(_listen(url, lanes, stop, grace), name="wake-ups")
+    listening = asyncio.create_task(_listen(url, lanes, stop), name="wake-ups")
     try:
         await stop.wait()
     except asyncio.CancelledError:
@@ -57,7 +57,7 @@ async def answer_wake_ups(url: str, lanes: Lanes, stop: asyncio.Event, *, grace:
     return listening
 
 
-async def _listen(url: str, lanes: Lanes, stop: asyncio.Event, grace: float) -> None:
+async def _listen(url: str, lanes: Lanes, stop: asyncio.Event) -> None:
     async def enter(context: Context) -> None:
         context["lanes"] = lanes  # type: ignore[typeddict-unknown-key]  # SAQ's way to hand jobs what they need
 
@@ -75,7 +75,7 @@ async def _listen(url: str, lanes: Lanes, stop: asyncio.Event, grace: float) -> 
                 functions,
                 concurrency=JOBS_AT_ONCE,
                 startup=enter,
-                shutdown_grace_period_s=grace,  # type: ignore[arg-type]  # hands it to asyncio.wait_for
+                shutdown_grace_period_s=0,  # its jobs hold nothing
                 # `schedule` looks for jobs whose notification was lost; the lanes' own loop would find their lanes anyway.
                 timers={"schedule": 1, "sweep": STALE, "worker_info": 10, "abort": 2},
             )

@@ -26,8 +26,6 @@ from workers.listening import answer_wake_ups
 
 logger = structlog.get_logger(__name__)
 
-# How long SAQ may take to let go of its jobs when the worker stops (seconds): they hold nothing.
-JOBS_GRACE = 0.0
 # How long its connections may take to close when all else has ended (seconds).
 SAQ_ENDS = 5.0
 
@@ -82,7 +80,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         lag = asyncio.create_task(metrics.watch_loop())
         stack.callback(lag.cancel)
         process.settle_memory()
-        behind.append(await answer_wake_ups(url, lanes, stop, grace=JOBS_GRACE))
+        behind.append(await answer_wake_ups(url, lanes, stop))
         logger.info("worker stopping")
 
 

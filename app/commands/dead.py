@@ -60,7 +60,7 @@ _since = click.option("--since", type=Since(), metavar="WHEN", help="Not older t
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The latest so many.")
 @click.option("--text", is_flag=True, help="Show what people wrote or would have read, and their numbers.")
 def dead(tenant: str | None, kind: "Kind | None", since: float | None, limit: int, text: bool) -> None:
-    """List what failed, was parked or unreadable."""
+    """List what failed, was parked, or is in quarantine."""
 
     async def gather(pool: "Pool", _url: str) -> "list[DeadLetter]":
         return await _every(pool, tenant, kind, since, most=limit + 1, text=text)
@@ -76,8 +76,8 @@ def dead(tenant: str | None, kind: "Kind | None", since: float | None, limit: in
 
 
 @click.command()
-@click.argument("ids", nargs=-1, type=click.UUID, metavar="ID…")
-@click.option("--all", "everything", is_flag=True, help="All that `qasid dead` would list, with the options below.")
+@click.argument("ids", nargs=-1, type=click.UUID, metavar="[ID…]")
+@click.option("--all", "everything", is_flag=True, help="All that were not replayed yet, narrowed by the options below.")
 @_tenant
 @_kind
 @_since

@@ -257,7 +257,10 @@ WHERE l.tenant_id = %(tenant_id)s AND l.done_seq < l.head_seq AND l.run_at <= qa
   AND c.state = 'ready' AND c.due_at > qasid_now() + interval '2 seconds'
 """
 END_HOLDS = """
-UPDATE holds SET until = least(until, qasid_now() + interval '2 seconds') WHERE tenant_id = %(tenant_id)s
+WITH held AS MATERIALIZED (
+  SELECT channel_id FROM holds WHERE tenant_id = %(tenant_id)s ORDER BY channel_id FOR NO KEY UPDATE)
+UPDATE holds w SET until = least(w.until, qasid_now() + interval '2 seconds') FROM held
+WHERE w.tenant_id = %(tenant_id)s AND w.channel_id = held.channel_id
 """
 
 

@@ -129,6 +129,17 @@ begun AS (
                   AND o.kind <> 'answer'))
   FROM lane l WHERE kind = 'answer'
   ON CONFLICT DO NOTHING RETURNING tenant_id, id, conversation_id, first_seq, last_seq),
+-- Only looked at, once for each endpoint, where a chunk is in doubt.
+flow AS MATERIALIZED (
+  SELECT e.endpoint_id, (
+    SELECT 10 * count(*) FILTER (WHERE heard_at IS NULL OR (heard_at - begun_at > half AND heard_at > qasid_now() - 2 * half))
+           <= count(*)
+    FROM (SELECT a.heard_at, a.begun_at, half FROM attempts a
+          CROSS JOIN (SELECT %(silence)s / 2 * interval '1 second' AS half) AS echo
+          WHERE a.endpoint_id = e.endpoint_id AND a.begun_at < qasid_now() - half
+            AND a.state IN ('accepted', 'sent', 'delivered', 'read', 'played', 'failed')
+          ORDER BY a.begun_at DESC LIMIT 20) AS last_taken) AS flowing
+  FROM (SELECT DISTINCT endpoint_id FROM lane) e),
 turn AS MATERIALIZED (
   SELECT * FROM begun
   UNION ALL
@@ -139,12 +150,12 @@ SELECT json_build_object(
   'paused', coalesce(l.paused_until > qasid_now(), false), 'now', qasid_now(),
   'replied', CASE WHEN l.brake > 0 THEN (
      SELECT count(*) FROM (
-       SELECT tenant_id, id FROM turns r
+       SELECT tenant_id, id, begun_at FROM turns r
        WHERE (r.tenant_id, r.conversation_id) = (l.tenant_id, l.conversation_id)
-         AND r.begun_at > qasid_now() - interval '10 minutes'
        ORDER BY r.first_seq DESC LIMIT 10 * l.brake) r
      JOIN usage u ON (u.tenant_id, u.turn_id) = (r.tenant_id, r.id)
-     WHERE u.chunks > 0 AND u.at > qasid_now() - interval '1 minute') ELSE 0 END,
+     WHERE r.begun_at > qasid_now() - interval '10 minutes' AND u.chunks > 0 AND u.at > qasid_now() - interval '1 minute')
+     ELSE 0 END,
   'turn', CASE WHEN t.id IS NOT NULL THEN json_build_object(
      'id', t.id, 'first_seq', t.first_seq, 'last_seq', t.last_seq,
      'settled', EXISTS (SELECT FROM usage u WHERE (u.tenant_id, u.turn_id) = (t.tenant_id, t.id))) END,
@@ -168,14 +179,7 @@ SELECT json_build_object(
        'doubt_for', coalesce(extract(epoch FROM qasid_now() - c.in_doubt_at), 0),
        'quiet_for', CASE WHEN c.state = 'in_doubt' AND (SELECT bool_and(alive_until > qasid_now()) FROM doors)
                          THEN extract(epoch FROM qasid_now() - greatest(c.in_doubt_at, l.disturbed_at)) ELSE 0 END,
-       'flowing', c.state = 'in_doubt' AND (
-          SELECT 10 * count(*) FILTER (WHERE heard_at IS NULL OR (heard_at - begun_at > half AND heard_at > qasid_now() - 2 * half))
-                 <= count(*)
-          FROM (SELECT a.heard_at, a.begun_at, half FROM attempts a
-                CROSS JOIN (SELECT %(patience)s / 2 * interval '1 second' AS half) AS echo
-                WHERE a.endpoint_id = l.endpoint_id AND a.begun_at < qasid_now() - half
-                  AND a.state IN ('accepted', 'sent', 'delivered', 'read', 'played', 'failed')
-                ORDER BY a.begun_at DESC LIMIT 20) AS last_taken)) ORDER BY c.seq, c.no)
+       'flowing', c.state = 'in_doubt' AND (SELECT f.flowing FROM flow f WHERE f.endpoint_id = l.endpoint_id)) ORDER BY c.seq, c.no)
      FROM (SELECT * FROM chunks c
            WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq > l.done_seq
              AND c.seq <= coalesce(t.last_seq, l.done_seq + 1)
@@ -341,10 +345,10 @@ class Settlement(Struct, frozen=True, kw_only=True):
 _opening = msgspec.json.Decoder(Opening)
 
 
-async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float, patience: float) -> list[str]:
+async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float, silence: float) -> list[str]:
     """Begin the next turn of each lane, or find the one that was begun, and load what it needs: see `opening`.
 
-    `order_wait`, `patience`: seconds, of the gate's bounded wait and of silence about a chunk in doubt.
+    `order_wait`, `silence`: seconds, of the gate's bounded wait and of silence about a chunk in doubt.
     """
     result = await conn.execute(
         OPEN,
@@ -355,7 +359,7 @@ async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float, 
             "brake": [r.brake for r in rows],
             "most_members": MOST_MEMBERS,
             "order_wait": order_wait,
-            "patience": patience,
+            "silence": silence,
         },
     )
     return [text for (text,) in await result.fetchall()]

@@ -20,7 +20,7 @@ import psycopg
 from msgspec import Struct
 
 from app.sandbox.faults import StatusFaults
-from tests.chaos import checker, evidence, manners, mutants, recipients, runs, workload
+from tests.chaos import checker, evidence, manners, mutants, recipients, report, runs, workload
 from tests.chaos.evidence import Evidence, Fault
 from tests.chaos.fleet import ROOT, Fleet
 from tests.chaos.member import RigFailed
@@ -29,7 +29,7 @@ from tests.chaos.mutants import MUTANTS, Mutant
 from tests.chaos.provider import Provider, simulated
 from tests.chaos.readings import Violation
 from tests.chaos.runs import Run
-from tests.chaos.schedule import PAUSE_SECONDS, Row, Schedule
+from tests.chaos.schedule import Row, Schedule
 from tests.chaos.workload import Shape
 
 Say = Callable[[str], None]
@@ -60,6 +60,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     shape: Shape
     schedule: Schedule | None = None
     mute: tuple[float, float] | None = None  # statuses stop: when, for how long
+    armed: str = ""  # a crash point of one worker
     rest: float = 40.0
 
 
@@ -80,7 +81,11 @@ def _row(kind: str, at: float, lasts: float = 0.0, every: float | None = None) -
 
 
 SCENES = {
-    "busy": _scene("the provider's faults alone", Shape(inbound=450, conversations=180, busiest=8, seconds=8)),
+    "busy": _scene(
+        "the provider's faults alone",
+        Shape(inbound=450, conversations=250, busiest=4, seconds=8, parts={1: 0.4, 2: 0.4, 3: 0.2}),
+        rest=60.0,
+    ),
     "frozen": _scene(
         "the database stands still for 7 s",
         Shape(inbound=240, conversations=200, busiest=3, seconds=9, parts={1: 1.0}),
@@ -91,12 +96,15 @@ SCENES = {
         Shape(inbound=400, conversations=300, busiest=3, seconds=12, parts={1: 0.7, 2: 0.3}),
         _row("kill", 3.0, every=3.0),
         lost=0.05,
+        rest=30.0,
     ),
-    "slow": _scene(
-        "far from the database, and a worker stands still for two leases and a half",
-        Shape(inbound=700, conversations=600, busiest=2, seconds=24, parts={1: 1.0}),
-        _row("latency", 0.0, 26.0),
-        _row("pause", 4.0, PAUSE_SECONDS + 6.0),
+    "blocked": Scene(
+        what="far from the database; a worker stands still between an intent and its POST, for over two leases",
+        # The provider takes all: what is sent twice is received twice.
+        run=Run(name="A", what="an event loop that is blocked", provider_faults=False),
+        shape=Shape(inbound=450, conversations=400, busiest=2, seconds=22, parts={1: 1.0}),
+        schedule=Schedule(rows=(_row("latency", 0.0, 40.0),), lost_commits=0.0),
+        armed="deliver.intended:12:block=18",
     ),
     "dark": _scene(
         "no database for 8 s, and web processes that start meanwhile",
@@ -119,6 +127,7 @@ class Catch(Struct, frozen=True, kw_only=True):
     by: int
     seconds: float
     what: str
+    history: str = ""
 
 
 class _Hunt:
@@ -136,6 +145,8 @@ class _Hunt:
             together.create_task(self._provider.traffic(workload.webhooks(self._seed, planned)))
             if self._monkey:
                 together.create_task(self._monkey.run(self._scene.shape.seconds))
+            if self._scene.armed:
+                together.create_task(self._fleet.workers[0].arm(self._scene.armed))
             if self._scene.mute:
                 together.create_task(self._fall_silent(*self._scene.mute))
         began, quiet = time.monotonic(), 0
@@ -150,7 +161,7 @@ class _Hunt:
         await asyncio.sleep(after)
         self._provider.sandbox.statuses.stop(seconds)
 
-    async def look(self, by: Collection[int], *, over: bool) -> Violation | None:
+    async def look(self, by: Collection[int], *, over: bool) -> tuple[Violation, Evidence] | None:
         """The first violation of one of these invariants. `over`: the run is, so every rule can be asked."""
         try:
             seen = await self._seen(over=over)
@@ -159,7 +170,7 @@ class _Hunt:
                 raise
             return None  # the database is away
         rules = [rule for _, _, rule in checker.CHECKS] if over else AT_ANY_TIME
-        return next((found for rule in rules for found in rule(seen) if found.invariant in by), None)
+        return next(((found, seen) for rule in rules for found in rule(seen) if found.invariant in by), None)
 
     async def _seen(self, *, over: bool) -> Evidence:
         """Ledger first, rows after it: what the ledger says must be in the rows by then."""
@@ -215,17 +226,20 @@ async def hunted(scene: Scene, seed: int, source: Path, folder: Path, by: Collec
                 await playing
         if found is None:
             return None
-        return Catch(by=found.invariant, seconds=time.monotonic() - began, what=found.what)
+        violation, seen = found
+        history = "\n".join(report.histories(seen, [(violation.invariant, scene.what, [violation])]))
+        return Catch(by=violation.invariant, seconds=time.monotonic() - began, what=violation.what, history=history)
 
 
-async def simulated_time(tree: Path) -> Catch | None:
-    """Run the state machine of FAULTS.md 6 in this tree. Raises RigFailed if it ends neither well nor with a finding."""
-    test = tree / _MACHINE
-    # What the smallest example is does not matter here, and looking for it takes minutes.
-    test.write_text(test.read_text().replace("machine(EXAMPLES)", "machine(EXAMPLES, shrink=False)"))
+async def tested(tree: Path, test: str) -> Catch | None:
+    """Run one test in this tree; none: the state machine of FAULTS.md 6. Raises RigFailed if what fails is not a rule."""
+    if not test:
+        file = tree / _MACHINE
+        # What the smallest example is does not matter here, and looking for it takes minutes.
+        file.write_text(file.read_text().replace("machine(EXAMPLES)", "machine(EXAMPLES, shrink=False)"))
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", _MACHINE),
+        *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", test or _MACHINE),
         cwd=tree,
         env={**os.environ, "PYTHONPATH": str(tree)},
         stdout=asyncio.subprocess.PIPE,
@@ -240,39 +254,52 @@ async def simulated_time(tree: Path) -> Catch | None:
         raise
     if process.returncode == 0:
         return None
-    told = [line.removeprefix("E").strip() for line in said.splitlines() if line.startswith("E ")]
-    if process.returncode != 1 or not told:
-        raise RigFailed(f"the state machine: {said[-2000:]}")
-    return Catch(by=0, seconds=time.monotonic() - began, what=told[0].removeprefix("AssertionError: "))
+    # What the model or the test says; any other failure is one of the test itself.
+    rule = r"^E +assert (.+)|^E +AssertionError: (.+)" if test else r"^E +AssertionError: .*?at [\d.]+ s: ([^'\"]+)"
+    if process.returncode != 1 or not (told := re.search(rule, said, re.MULTILINE)):
+        raise RigFailed(f"{test or _MACHINE}: {said[-2000:]}")
+    return Catch(by=0, seconds=time.monotonic() - began, what=next(filter(None, told.groups())))
 
 
 async def hunt_all(names: Collection[str], seed: int, folder: Path, say: Say) -> list[tuple[Mutant, Catch | None]]:
     """Each mutant of these names (none: all), and first each scene that they need, without a bug.
 
-    Raises RigFailed: a scene finds something where no bug was planted, or a run could not be played.
+    Raises RigFailed: a scene finds something where no bug was planted, or a run could not be played; the rest was.
     """
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
-    for name in dict.fromkeys(mutant.scene for mutant in chosen):
-        if catch := await _one(name, None, seed, folder):
-            raise RigFailed(f"without a bug, the scene {name} finds {catch.by}: {catch.what}")
-        say(f"{name}: without a bug nothing is found")
-    found = []
+    # As it stands now: it takes a while, and somebody may be working here.
+    shutil.rmtree(folder / "sound", ignore_errors=True)
+    await asyncio.to_thread(mutants.copied, folder / "sound")
+    failed: list[str] = []
+    found: list[tuple[Mutant, Catch | None]] = []
+    for name in dict.fromkeys(mutant.scene for mutant in chosen if mutant.scene in SCENES):
+        catch = await _one(name, None, seed, folder)
+        if catch:
+            failed.append(f"without a bug, the scene {name} finds {catch.by}: {catch.what}\n{catch.history}")
+        say(failed[-1] if catch else f"{name}: without a bug nothing is found")
     for mutant in chosen:
-        catch = await _one(mutant.scene, mutant, seed, folder)
+        try:
+            catch = await _one(mutant.scene, mutant, seed, folder)
+        except (RigFailed, LookupError, TimeoutError) as error:
+            failed.append(f"{mutant.name}: {error!r}")
+            say(failed[-1])
+            continue
         found.append((mutant, catch))
         say(f"{mutant.name}: {f'{catch.seconds:.0f} s, {catch.by}: {catch.what}' if catch else 'SURVIVES'}")
+    if failed:
+        raise RigFailed("\n".join(failed))
     return found
 
 
 async def _one(name: str, mutant: Mutant | None, seed: int, folder: Path) -> Catch | None:
     tree = folder / "tree"
     shutil.rmtree(tree, ignore_errors=True)
-    await asyncio.to_thread(mutants.copied, tree)
+    await asyncio.to_thread(mutants.copied, tree, folder / "sound")
     if mutant is not None:
         mutants.plant(mutant, tree)
-    if name == "machine":
-        # Without a bug it is a test of the suite, and takes minutes.
-        return await simulated_time(tree) if mutant is not None else None
+    if name in ("machine", "suite"):
+        # Without a bug these are tests of the suite, some of minutes.
+        return await tested(tree, mutant.test) if mutant is not None else None
     by = mutant.by if mutant else range(13)
     return await hunted(SCENES[name], seed, tree, folder / "run", by)
 
@@ -291,6 +318,8 @@ def table(found: list[tuple[Mutant, Catch | None]]) -> str:
 
 
 def _by(mutant: Mutant, catch: Catch) -> str:
+    if mutant.scene == "suite":
+        return f"`{mutant.test.rpartition('::')[2]}`"
     return "state machine" if mutant.scene == "machine" else f"{catch.by}, scene {mutant.scene}"
 
 

@@ -13,7 +13,7 @@ from tests.chaos.fleet import ROOT
 
 # What a tree needs so that the processes, and the state machine, run from it.
 PARTS = ("app", "workers", "migrations", "tests")
-Scene = Literal["busy", "frozen", "dying", "slow", "dark", "mute", "machine"]
+Scene = Literal["busy", "frozen", "dying", "blocked", "dark", "mute", "machine", "suite"]
 
 
 class Patch(Struct, frozen=True):
@@ -25,12 +25,16 @@ class Patch(Struct, frozen=True):
 
 
 class Mutant(Struct, frozen=True, kw_only=True):
-    """A bug. `scene`: the run that finds it (tests/chaos/hunt.py); `by`: the invariants that may, in `machine` none."""
+    """A bug. `scene`: the run that finds it (tests/chaos/hunt.py); `by`: the invariants that may.
+
+    In `machine` the state machine's own may, in `suite` a `test`, named as for pytest.
+    """
 
     name: str
     breaks: str
     scene: Scene
     by: tuple[int, ...] = ()
+    test: str = ""
     patches: tuple[Patch, ...]
 
 
@@ -101,10 +105,10 @@ MUTANTS = (
         patches=(
             Patch(
                 _DOOR,
-                "            self._doors.note(endpoint.id)\n",
+                '                return 408, b"The body took too long.", "slow"\n',
+                '                return 408, b"The body took too long.", "slow"\n'
                 "            if isinstance(error, TimeoutError):\n"
-                '                return 200, b"", "stored"\n'
-                "            self._doors.note(endpoint.id)\n",
+                '                return 200, b"", "stored"\n',
             ),
         ),
     ),
@@ -300,14 +304,14 @@ MUTANTS = (
     Mutant(
         name="fence-open",
         breaks="neither owner nor token is checked where an intent is committed",
-        scene="slow",
-        by=(10,),
+        scene="suite",
+        test="tests/integration/test_lanes.py::test_who_lost_the_lane_can_neither_settle_nor_intend",
         patches=_FENCES,
     ),
     Mutant(
         name="may-leave-not-asked",
         breaks="a worker that stood still for longer than its lease goes on with the POST",
-        scene="slow",
+        scene="blocked",
         by=(3,),
         patches=(
             Patch(
@@ -370,28 +374,24 @@ MUTANTS = (
         patches=(Patch(_DELIVER, "        if quiet <= 0 and chunk.flowing:\n", "        if quiet <= 0:\n"),),
     ),
     Mutant(
-        name="late-does-not-disturb",
-        breaks="a status that was held up does not let silence begin anew",
-        scene="machine",
+        name="late-counts-as-heard",
+        breaks="a status that was held up shows that statuses flow, though others held up with it are on their way",
+        scene="suite",
+        test="tests/integration/test_chunks.py::test_statuses_that_were_held_up_let_silence_wait_for_the_rest",
         patches=(
             Patch(
-                "app/store/statuses.py",
-                "         a.heard_at IS NULL AND a.begun_at < qasid_now() - %(late)s * interval '1 second' AS late\n",
-                "         a.heard_at IS NULL AND %(late)s::float8 < 0 AS late\n",
+                "app/store/turns.py",
+                " OR (heard_at - begun_at > half AND heard_at > qasid_now() - 2 * half)",
+                "",
             ),
         ),
     ),
     Mutant(
         name="doors-not-minded",
         breaks="silence counts although no web process is there to hear",
-        scene="machine",
-        patches=(
-            Patch(
-                "app/store/turns.py",
-                "'quiet_for', CASE WHEN c.state = 'in_doubt' AND (SELECT bool_and(alive_until > qasid_now()) FROM doors)\n",
-                "'quiet_for', CASE WHEN c.state = 'in_doubt'\n",
-            ),
-        ),
+        scene="suite",
+        test="tests/integration/test_chunks.py::test_silence_counts_only_while_every_door_is_open",
+        patches=(Patch("app/store/turns.py", " AND (SELECT bool_and(alive_until > qasid_now()) FROM doors)", ""),),
     ),
     # --- narrow windows, which the state machine walks into ---
     Mutant(

@@ -34,9 +34,12 @@ def test_each_bug_fits_the_code_as_it_stands(mutant: Mutant, tmp_path: Path) -> 
 
 @EACH
 def test_each_bug_names_what_may_find_it(mutant: Mutant) -> None:
-    """By invariants that the checker has, in a scene that there is; or by the state machine, which has its own."""
-    if mutant.scene == "machine":
+    """By invariants that the checker has, in a scene that there is; or by a test, or the state machine with its own."""
+    if mutant.scene in ("machine", "suite"):
         assert mutant.by == ()
+        file, _, test = mutant.test.partition("::")
+        assert bool(test) == (mutant.scene == "suite")
+        assert not test or f"def {test}(" in (ROOT / file).read_text()
     else:
         assert mutant.scene in SCENES
         assert mutant.by and set(mutant.by) <= {number for number, _, _ in checker.CHECKS}

@@ -169,8 +169,7 @@ def raised() -> dict[str, float]:
 
 
 @pytest.fixture
-async def yard(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Yard]:
-    monkeypatch.setattr(workers.main, "JOBS_GRACE", 0.05)
+async def yard(database: Database, tmp_path: Path) -> AsyncIterator[Yard]:
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(Provider())
         await receiving.configure(database.url, tmp_path, FILE.format(url=provider.url, long="".join(PARTS)))

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.store import chunks, endpoints, lanes
+from app.store import chunks, doors, lanes
 from app.store.chunks import Fact, Intent
 from app.store.lanes import Claim
 from app.store.turns import Opening
@@ -371,7 +371,7 @@ async def test_silence_counts_from_the_last_disturbance_of_the_endpoint(here: Gr
     await here.pass_time(20)
     chunk = (await here.open(it.claim)).chunks[0]
     assert 19 < chunk.quiet_for < 22 and 19 < chunk.doubt_for < 22
-    await endpoints.beat(here.conn, "here", 3600, [], everything=True)
+    await doors.beat(here.conn, "here", 3600, [], everything=True)
     await here.pass_time(25)
     chunk = (await here.open(it.claim)).chunks[0]
     assert 4 < chunk.quiet_for < 7 and 24 < chunk.doubt_for < 27
@@ -387,7 +387,7 @@ async def test_a_status_that_came_and_could_not_be_taken_lets_only_its_own_doubt
     )
     await here.pass_time(20)
     missed = [(here.tenant, answer.id) for answer in (it, settled)]
-    await endpoints.beat(here.conn, "here", 3600, missed, everything=False)
+    await doors.beat(here.conn, "here", 3600, missed, everything=False)
     assert (await here.open(it.claim)).chunks[0].quiet_for < 1
     assert (await here.open(other.claim)).chunks[0].quiet_for > 19
     assert await settled.state() == "sent"
@@ -404,12 +404,12 @@ async def test_silence_counts_only_while_every_door_is_open(here: Ground) -> Non
     assert await quiet() == 0, "no door at all"
     await here.door()
     assert await quiet() < 1, "one that opens has missed what came before"
-    await endpoints.beat(here.conn, "there", 3, [], everything=False)
+    await doors.beat(here.conn, "there", 3, [], everything=False)
     await here.pass_time(15)
     assert await quiet() == 0, "one of two is missing"
-    await endpoints.beat(here.conn, "there", 3, [], everything=False)
+    await doors.beat(here.conn, "there", 3, [], everything=False)
     assert await quiet() < 1
-    await endpoints.close(here.conn, "there")
+    await doors.close(here.conn, "there")
     await here.pass_time(35)
     assert 19 < await quiet() < 22, "it said farewell: nobody waits for it"
 
@@ -417,13 +417,13 @@ async def test_silence_counts_only_while_every_door_is_open(here: Ground) -> Non
 async def test_a_door_that_is_gone_for_good_is_buried(here: Ground) -> None:
     """Its provider has tried another by then; what it missed may have come just now."""
     await here.door()
-    await endpoints.beat(here.conn, "there", 3, [], everything=False)
+    await doors.beat(here.conn, "there", 3, [], everything=False)
     it = await in_state(here, "in_doubt")
     await here.pass_time(62)
-    await endpoints.bury(here.conn, 60)
+    await doors.bury(here.conn, 60)
     assert (await here.open(it.claim)).chunks[0].quiet_for == 0
     await here.pass_time(64)
-    await endpoints.bury(here.conn, 60)
+    await doors.bury(here.conn, 60)
     assert (await here.open(it.claim)).chunks[0].quiet_for < 1
     await here.pass_time(70)
     assert 5 < (await here.open(it.claim)).chunks[0].quiet_for < 8

@@ -147,9 +147,8 @@ Started = Callable[[str], Awaitable[Courier]]
 
 
 @pytest.fixture
-async def start(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Started]:
+async def start(database: Database, tmp_path: Path) -> AsyncIterator[Started]:
     """Starts a courier whose tenant amal has these intents."""
-    monkeypatch.setattr(workers.main, "JOBS_GRACE", 0.05)
     async with AsyncExitStack() as stack:
 
         async def started(intents: str = "") -> Courier:
