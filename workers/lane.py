@@ -33,7 +33,7 @@ LOOK = 1.0
 FAREWELL = 2.0
 # A wait that ends within this time is remembered, and ended on time; a longer one is found by the look (seconds).
 LOOK_AHEAD = 60.0
-# Every how many beats the worker looks for lanes of the dead, and for its own that it does not work on.
+# Every how many beats the worker looks for places that are gone, and for lanes of its own that it does not work on.
 BEATS_PER_ROUND = 3
 # An error leaves a lane waiting 1, 2, 4 … seconds.
 FAILED_AT_MOST = 60.0
@@ -150,10 +150,10 @@ class Lanes:
                     beats += 1
                     if long := list(self._retried(began - PROBATION)):
                         await lanes.survived(conn, self._commits.worker, long)
+                    if alive and (freed := await lanes.bury(conn)):
+                        log.warning("lanes of a dead worker freed", lanes=freed)
+                        self.ring()
                     if alive and beats % BEATS_PER_ROUND == 0:
-                        if freed := await lanes.bury(conn):
-                            log.warning("lanes of a dead worker freed", lanes=freed)
-                            self.ring()
                         await doors.bury(conn, DOOR_GONE)
                         self._strays = True
             except UNAVAILABLE as error:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import checker, mutants
+from tests.chaos import checker, planting
 from tests.chaos.fleet import ROOT
-from tests.chaos.hunt import SCENES
-from tests.chaos.mutants import MUTANTS, Mutant, Patch
+from tests.chaos.mutants import MUTANTS
+from tests.chaos.planting import Mutant, Patch
+from tests.chaos.scenes import SCENES
 
 LIST = ROOT / "docs" / "mutants.md"
 EACH = pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
@@ -20,7 +21,7 @@ def trees(mutant: Mutant, folder: Path) -> dict[str, str]:
     for file in {patch.file for patch in mutant.patches}:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes((ROOT / file).read_bytes())
-    mutants.plant(mutant, folder)
+    planting.plant(mutant, folder)
     return {patch.file: (folder / patch.file).read_text() for patch in mutant.patches}
 
 
@@ -50,7 +51,7 @@ def test_a_bug_that_no_longer_fits_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\nx = 1\n")
     for old in ("x = 1", "y = 1"):
         with pytest.raises(LookupError):
-            mutants.plant(Mutant(name="m", breaks="", scene="busy", patches=(Patch("a.py", old, ""),)), tmp_path)
+            planting.plant(Mutant(name="m", breaks="", scene="busy", patches=(Patch("a.py", old, ""),)), tmp_path)
 
 
 def test_the_list_in_the_documents_is_the_list_that_is_planted() -> None:
