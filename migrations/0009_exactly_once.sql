@@ -10,6 +10,7 @@ ALTER TABLE attempts NO FORCE ROW LEVEL SECURITY;
 -- Silence about a chunk in doubt counts only while there is a door and none is missing (docs/chunks.md).
 CREATE TABLE doors (
   place text PRIMARY KEY,
+  beaten_at timestamptz NOT NULL,          -- silence is known of up to here
   alive_until timestamptz NOT NULL
 );
 
@@ -46,7 +47,8 @@ CREATE INDEX lanes_suspect ON lanes (run_at) WHERE run_at IS NOT NULL AND owner 
 -- An entry 'send' has its chunks from the beginning: they are sent when the lane's head has come to it. A replay names
 -- what it repeats: an entry the turn, a chunk the chunk.
 ALTER TABLE outbox DROP CONSTRAINT outbox_kind_check, ADD CHECK (kind IN ('answer', 'send')), ADD COLUMN replays uuid;
-ALTER TABLE chunks ADD COLUMN replays uuid;
+ALTER TABLE chunks ADD COLUMN replays uuid,
+  ADD COLUMN missed_at timestamptz;        -- when a status of it last came in a webhook that could not be taken
 CREATE INDEX chunks_replaying ON chunks (tenant_id, replays) WHERE replays IS NOT NULL;
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON doors TO qasid_courier;

@@ -88,11 +88,15 @@ class Turns:
             if chunks:
                 lane = self._lane(claim, tenant, channel, opening, watch)
                 silent = not (tenant.enabled and channel.enabled) or _too_late(channel, opening)
+                if silent and lane.manual:  # a person's text is not let go of without a word
+                    return await self._give_up(claim, tenant, "its tenant or channel is disabled")
                 return await self._delivery.entry(
                     lane, before, chunks, silent=silent or (opening.paused and not lane.manual)
                 )
-            if turn is None:  # nothing is left, or an entry whose chunks were erased
-                return Release(claim=claim, done_seq=opening.done_seq + 1 if opening.kind else None)
+            # Nothing is left; or the chunks of an entry were erased; or another opening of this lane has only just begun
+            # its turn, unseen by ours: a statement whose client is gone may still run. Then the next opening sees it.
+            if turn is None:
+                return Release(claim=claim, done_seq=opening.done_seq + 1 if opening.kind == "send" else None)
             if turn.settled:
                 return Release(claim=claim, done_seq=turn.last_seq)
             if claim.attempts > MOST_ATTEMPTS:
@@ -216,9 +220,9 @@ class Turns:
         log.error("assistant failed", alert="assistant_failed", tenant=tenant.slug, turn=turn.id, reason="only markup")
         return msgspec.structs.replace(reply, outcome="failed", text=tenant.texts.failure)
 
-    async def _give_up(self, claim: Claim, tenant: Tenant) -> Release:
+    async def _give_up(self, claim: Claim, tenant: Tenant, reason: str = "it fails at every try") -> Release:
         """End what nobody can work on, without reading it."""
-        done_seq = await self._commits.park_head(claim, "it fails at every try")
+        done_seq = await self._commits.park_head(claim, reason)
         self._told_parked(claim, tenant)
         return Release(claim=claim, done_seq=done_seq)
 
@@ -261,7 +265,7 @@ class Turns:
         )
         try:
             fence = await lane.watch.db(self._commits.settle(settlement))
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, asyncio.CancelledError):
             if send:
                 self._delivery.disclaim(lane, pieces[0][0], 1)
             raise
@@ -333,6 +337,7 @@ def _fresh(turn: Turn, no: int, id: UUID, body: str) -> Chunk:
         due_in=0.0,
         opens_in=0.0,
         refusals=0,
+        holds=0,
         again=False,
         doubts=0,
         doubt_for=0.0,

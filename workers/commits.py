@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
+import psycopg
+
 from app import db
 from app.batches import Batches
 from app.db import Connection, Pool
+from app.errors import DatabaseUnavailable
 from app.store import chunks, lanes, turns
 from app.store.lanes import Claim
 
@@ -84,6 +87,14 @@ class Commits:
         """See `chunks.abandon`. Rare, hence alone."""
         async with db.connection(self.pool) as conn:
             return await chunks.abandon(conn, self.worker, claim, seq, reason, in_doubt)
+
+    async def wake(self, lane: lanes.LaneId) -> None:
+        """See `lanes.wake`. Rare, hence alone. Unanswered, it costs the lane the rest of its wait."""
+        try:
+            async with db.connection(self.pool) as conn:
+                await lanes.wake(conn, lane)
+        except psycopg.Error as error:
+            raise DatabaseUnavailable(f"wake: {type(error).__name__}") from error
 
     async def park_head(self, claim: Claim, reason: str) -> int | None:
         """See `turns.park_head`. Rare, hence alone."""

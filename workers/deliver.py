@@ -165,7 +165,7 @@ class Delivery:
                 chunk.body,
                 key,
                 self._settings.send_timeout_seconds,
-                refused=chunk.refusals,
+                refused=chunk.refusals + chunk.holds,
                 pair_seconds=self._settings.pair_seconds,
                 # The last check, with no await before the first byte: a send that begins there ends within the lease, so
                 # no other worker can have begun one of its own.
@@ -201,7 +201,7 @@ class Delivery:
     async def _intend(self, lane: Lane, chunk: UUID, n: int) -> Permission:
         try:
             return await lane.watch.db(self._commits.intend(Intent(lane.claim, chunk, n, lane.manual)))
-        except DatabaseUnavailable:
+        except (DatabaseUnavailable, asyncio.CancelledError):
             self.disclaim(lane, chunk, n)
             raise
 
@@ -215,10 +215,11 @@ class Delivery:
 
     async def _disclaim(self, fact: Fact) -> None:
         try:
-            await self._record(fact)
-            # A frozen server may commit the intent after this: by then its statement has ended.
-            await asyncio.sleep(STATEMENT_TIMEOUT)
-            await self._record(fact)
+            # A frozen server may commit the intent after the first time: by the second its statement has ended.
+            for pause in (0.0, STATEMENT_TIMEOUT):
+                await asyncio.sleep(pause)
+                if await self._record(fact) == "ready":
+                    await self._commits.wake(fact.claim.lane)
         except DatabaseUnavailable as error:
             log.warning("an unsent message stays in doubt", chunk=fact.chunk_id, attempt=fact.n, error=error)
 

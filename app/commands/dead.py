@@ -77,7 +77,9 @@ def dead(tenant: str | None, kind: "Kind | None", since: float | None, limit: in
 
 @click.command()
 @click.argument("ids", nargs=-1, type=click.UUID, metavar="[ID…]")
-@click.option("--all", "everything", is_flag=True, help="All that were not replayed yet, narrowed by the options below.")
+@click.option(
+    "--all", "everything", is_flag=True, help="All that were not replayed yet, narrowed by the options below."
+)
 @_tenant
 @_kind
 @_since

@@ -99,7 +99,7 @@ chunk AS (
       code = i.code, reason = i.reason
   FROM (SELECT i.* FROM input i JOIN attempts a USING (tenant_id, chunk_id, n, token) ORDER BY tenant_id, chunk_id, n) i
   WHERE (c.tenant_id, c.id) = (i.tenant_id, i.chunk_id)
-    AND CASE WHEN i.chunk = 'accepted' THEN c.state IN ('ready', 'sending', 'in_doubt', 'parked')
+    AND CASE WHEN i.chunk = 'accepted' THEN c.state IN ('ready', 'sending', 'in_doubt', 'parked', 'cancelled')
              WHEN i.chunk = 'in_doubt' THEN c.state = 'sending' AND c.attempt = i.n
              ELSE c.state IN ('sending', 'in_doubt') AND c.attempt = i.n END
   RETURNING c.tenant_id, c.id, c.state, i.ord),
@@ -121,7 +121,7 @@ FROM input i LEFT JOIN chunk n USING (ord) LEFT JOIN chunks c ON (c.tenant_id, c
 ORDER BY i.ord
 """
 
-# The rest of an entry that will not be sent: what was never sent is cancelled; the chunk in doubt, if there is one,
+# The rest of an entry that will not be sent: what was never sent is cancelled, what may have arrived by any of its attempts
 # parked. Where silence about `in_doubt` is the reason, its row is locked and read anew first: a status that has come
 # meanwhile says that it arrived, and then nothing is given up.
 ABANDON = """
@@ -132,7 +132,10 @@ doubt AS MATERIALIZED (
   SELECT c.id FROM chunks c CROSS JOIN held
   WHERE (c.tenant_id, c.id) = (%(tenant_id)s, %(in_doubt)s::uuid) AND c.state = 'in_doubt' FOR NO KEY UPDATE OF c)
 UPDATE chunks c
-SET state = CASE c.state WHEN 'in_doubt' THEN 'parked' ELSE 'cancelled' END, reason = %(reason)s,
+SET state = CASE WHEN c.state = 'in_doubt' OR EXISTS (SELECT FROM attempts a
+                                                      WHERE (a.tenant_id, a.chunk_id) = (c.tenant_id, c.id)
+                                                        AND a.state IN ('sending', 'in_doubt'))
+                 THEN 'parked' ELSE 'cancelled' END, reason = %(reason)s,
     in_doubt_at = NULL, due_at = NULL
 FROM held
 WHERE (c.tenant_id, c.conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND c.seq = %(seq)s

@@ -78,7 +78,7 @@ JOIN channels h ON (h.tenant_id, h.id) = (l.tenant_id, l.channel_id)
 JOIN tenants n ON n.id = c.tenant_id
 LEFT JOIN attempts a ON (a.tenant_id, a.chunk_id, a.n) = (c.tenant_id, c.id, c.attempt)
 LEFT JOIN outbox o ON (o.tenant_id, o.conversation_id, o.seq) = (c.tenant_id, c.conversation_id, c.seq)
-WHERE c.tenant_id = %(tenant_id)s
+WHERE c.tenant_id = %(tenant_id)s AND c.seq <= l.done_seq  -- what follows it has come to its end too
 """  # noqa: S608  the words are ours alone, here and below
 
 TURNS = f"""
@@ -131,8 +131,8 @@ FOR NO KEY UPDATE
 # have arrived: that is a decision of its own. The lane is due even where it waits: an entry that is no answer may be next.
 SEND = """
 WITH dead AS MATERIALIZED (
-  SELECT c.* FROM chunks c
-  WHERE (c.tenant_id, c.id) = (%(tenant_id)s, %(id)s) AND c.state IN ('failed', 'parked')
+  SELECT c.* FROM chunks c JOIN lanes l USING (tenant_id, conversation_id)
+  WHERE (c.tenant_id, c.id) = (%(tenant_id)s, %(id)s) AND c.state IN ('failed', 'parked') AND c.seq <= l.done_seq
     AND (%(again)s OR NOT EXISTS (SELECT FROM chunks r WHERE (r.tenant_id, r.replays) = (c.tenant_id, c.id)))
   FOR NO KEY UPDATE OF c),
 rest AS MATERIALIZED (

@@ -12,18 +12,24 @@ WITH before AS (SELECT alive_until > qasid_now() AS alive FROM doors WHERE place
 anew AS MATERIALIZED (
   SELECT c.tenant_id, c.id FROM chunks c
   JOIN unnest(%(tenant_id)b::uuid[], %(chunk_id)b::uuid[]) AS m(tenant_id, id) USING (tenant_id, id)
-  WHERE c.state = 'in_doubt' ORDER BY c.tenant_id, c.id FOR NO KEY UPDATE OF c SKIP LOCKED),
-doubt AS (
-  UPDATE chunks c SET in_doubt_at = qasid_now() FROM anew a WHERE (c.tenant_id, c.id) = (a.tenant_id, a.id)),
+  WHERE c.state IN ('sending', 'in_doubt') ORDER BY c.tenant_id, c.id FOR NO KEY UPDATE OF c SKIP LOCKED),
+missed AS (
+  UPDATE chunks c SET missed_at = qasid_now() FROM anew a WHERE (c.tenant_id, c.id) = (a.tenant_id, a.id)),
 noted AS (
   INSERT INTO disturbances (endpoint_id, at)
   SELECT id, qasid_now() FROM endpoints WHERE %(all)s OR (SELECT alive FROM before) IS NOT TRUE ORDER BY id
   ON CONFLICT (endpoint_id) DO UPDATE SET at = greatest(disturbances.at, excluded.at))
-INSERT INTO doors (place, alive_until) VALUES (%(place)s, qasid_now() + %(lease)s * interval '1 second')
-ON CONFLICT (place) DO UPDATE SET alive_until = excluded.alive_until
+INSERT INTO doors (place, beaten_at, alive_until)
+VALUES (%(place)s, qasid_now(), qasid_now() + %(lease)s * interval '1 second')
+ON CONFLICT (place) DO UPDATE SET beaten_at = excluded.beaten_at, alive_until = excluded.alive_until
 """
 
-CLOSE = "DELETE FROM doors WHERE place = %(place)s"
+# What it refused while it was stopping comes again, elsewhere.
+CLOSE = """
+WITH gone AS (DELETE FROM doors WHERE place = %(place)s RETURNING place)
+INSERT INTO disturbances (endpoint_id, at) SELECT id, qasid_now() FROM endpoints WHERE EXISTS (SELECT FROM gone) ORDER BY id
+ON CONFLICT (endpoint_id) DO UPDATE SET at = greatest(disturbances.at, excluded.at)
+"""
 
 # A door that is gone for good: by now its provider has tried another. What it missed may have come in the meantime.
 BURY = """

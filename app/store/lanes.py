@@ -145,6 +145,11 @@ UPDATE lanes l SET attempts = 0 FROM mine m
 WHERE (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id) AND l.owner = %(worker)s
 """
 
+WAKE = """
+UPDATE lanes SET run_at = least(run_at, qasid_now())
+WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND done_seq < head_seq
+"""
+
 # Pause tells workers by the fence alone. What waits in the lane becomes due: it settles as left to a person.
 PAUSE = """
 UPDATE lanes SET paused_until = %(until)s, run_at = CASE WHEN done_seq < head_seq THEN least(run_at, qasid_now()) ELSE run_at END
@@ -218,6 +223,11 @@ async def survived(conn: Connection, worker: UUID, held: Sequence[LaneId]) -> No
         SURVIVED,
         {"worker": worker, "tenant_id": [lane[0] for lane in held], "conversation_id": [lane[1] for lane in held]},
     )
+
+
+async def wake(conn: Connection, lane: LaneId) -> None:
+    """What this lane waited for has come to its end: look at it now."""
+    await conn.execute(WAKE, {"tenant_id": lane[0], "conversation_id": lane[1]})
 
 
 async def pause(conn: Connection, lane: LaneId, until: datetime | None) -> bool:

@@ -34,8 +34,9 @@ class Effect(Struct, frozen=True):
 
 
 # A status moves its attempt, forward only; a chunk's state is the best of its attempts. `failed` never overrides delivered
-# or later, and is final. A batch is reduced to one row per attempt first (0: it failed before it was
-# delivered; else the furthest), since an UPDATE that finds two source rows for one target keeps an arbitrary one.
+# or later, and is final for its attempt: an earlier one that was delivered after all is what the person has. A batch is
+# reduced to one row per attempt first (0: it failed before it was delivered; else the furthest), since an UPDATE that finds
+# two source rows for one target keeps an arbitrary one.
 # Locks: lanes (sorted) → chunks → attempts. Whether a lane waits is read from the locked row: a message may have come for
 # it since this statement began.
 APPLY = """
@@ -86,6 +87,7 @@ chunk AS (
         ORDER BY tenant_id, chunk_id, rank DESC, attempt DESC) b
   WHERE (c.tenant_id, c.id) = (b.tenant_id, b.chunk_id)
     AND CASE WHEN b.rank > 0 THEN b.rank > status_rank(c.state)
+                               OR (c.state = 'failed' AND b.attempt < c.attempt AND b.rank >= 4)
              ELSE b.attempt = c.attempt AND c.state IN ('sending', 'in_doubt', 'accepted', 'sent') END
   RETURNING c.tenant_id, c.id, c.state, c.conversation_id),
 attempt AS (

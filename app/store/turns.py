@@ -31,6 +31,8 @@ class Chunk(Struct, frozen=True, kw_only=True):
     """Until its gate opens by time alone (0: it is open)."""
     refusals: int
     """How many of its attempts were refused as "not now"."""
+    holds: int
+    """How many of its attempts were refused until a person mends something."""
     again: bool
     """Its last attempt was refused: the next is a retry in the eyes of the provider, which one that never left is not."""
     doubts: int
@@ -38,7 +40,7 @@ class Chunk(Struct, frozen=True, kw_only=True):
     doubt_for: float
     """How long it has been in doubt."""
     quiet_for: float
-    """How long statuses have been able to come since then; 0 while a door is missing."""
+    """How long statuses of it have been able to come since then, and none came; 0 while a door is missing."""
     flowing: bool
     """Of what this endpoint's provider took last, nine in ten have been heard of in time: silence means something."""
 
@@ -85,7 +87,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     replied: int
     """Turns of this conversation that were answered within the last minute, as far as `brake` wants to know."""
     chunks: list[Chunk]
-    """Those of the entry at the head, and the last one before them."""
+    """Those of the entry at the head, and the last one before them that a person may have got."""
     turn: Turn | None
     asked: list[Asked]
     said: list[Said]
@@ -170,15 +172,13 @@ SELECT json_build_object(
        'due_in', greatest(0, coalesce(extract(epoch FROM c.due_at - qasid_now()), 0)),
        'opens_in', CASE WHEN c.state IN ('accepted', 'sent')
                         THEN greatest(0, extract(epoch FROM c.accepted_at - qasid_now()) + %(order_wait)s) ELSE 0 END,
-       'refusals', (SELECT count(*) FROM attempts a
-                    WHERE (a.tenant_id, a.chunk_id, a.state) = (c.tenant_id, c.id, 'refused')),
+       'refusals', tries.refusals, 'holds', tries.holds, 'doubts', tries.doubts,
        'again', EXISTS (SELECT FROM attempts a
                         WHERE (a.tenant_id, a.chunk_id, a.n) = (c.tenant_id, c.id, c.attempt) AND a.state IN ('refused', 'held')),
-       'doubts', (SELECT count(*) FROM attempts a
-                  WHERE (a.tenant_id, a.chunk_id) = (c.tenant_id, c.id) AND a.state IN ('sending', 'in_doubt')),
        'doubt_for', coalesce(extract(epoch FROM qasid_now() - c.in_doubt_at), 0),
-       'quiet_for', CASE WHEN c.state = 'in_doubt' AND (SELECT bool_and(alive_until > qasid_now()) FROM doors)
-                         THEN extract(epoch FROM qasid_now() - greatest(c.in_doubt_at, l.disturbed_at)) ELSE 0 END,
+       'quiet_for', CASE WHEN c.state = 'in_doubt' THEN greatest(0, coalesce(extract(epoch FROM
+                      (SELECT CASE WHEN bool_and(alive_until > qasid_now()) THEN min(beaten_at) END FROM doors)
+                      - greatest(c.in_doubt_at, c.missed_at, l.disturbed_at)), 0)) ELSE 0 END,
        'flowing', c.state = 'in_doubt' AND (SELECT f.flowing FROM flow f WHERE f.endpoint_id = l.endpoint_id)) ORDER BY c.seq, c.no)
      FROM (SELECT * FROM chunks c
            WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq > l.done_seq
@@ -186,7 +186,12 @@ SELECT json_build_object(
            UNION ALL
            (SELECT * FROM chunks c
             WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq <= l.done_seq
-            ORDER BY c.seq DESC, c.no DESC LIMIT 1)) c), '[]'),
+              AND c.state NOT IN ('cancelled', 'parked', 'failed')
+            ORDER BY c.seq DESC, c.no DESC LIMIT 1)) c
+     CROSS JOIN LATERAL (
+       SELECT count(*) FILTER (WHERE a.state = 'refused') AS refusals, count(*) FILTER (WHERE a.state = 'held') AS holds,
+              count(*) FILTER (WHERE a.state IN ('sending', 'in_doubt')) AS doubts
+       FROM attempts a WHERE (a.tenant_id, a.chunk_id) = (c.tenant_id, c.id)) tries), '[]'),
   'asked', coalesce((
      SELECT json_agg(json_build_object(
        'kind', m.kind, 'body', coalesce(edited.body, m.body), 'sent_at', m.sent_at, 'correlation', m.correlation,

@@ -47,6 +47,7 @@ AT_ANY_TIME: tuple[checker.Check, ...] = (
 )
 _MACHINE = "tests/integration/test_state_machine.py"
 _MACHINE_SECONDS = 400
+_SOUND = "sound"  # the tree without a bug
 
 
 class Catch(Struct, frozen=True, kw_only=True):
@@ -196,8 +197,8 @@ async def hunt_all(names: Collection[str], seed: int, folder: Path, say: Say) ->
     """
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     # As it stands now: it takes a while, and somebody may be working here.
-    shutil.rmtree(folder / "sound", ignore_errors=True)
-    await asyncio.to_thread(planting.copied, folder / "sound")
+    shutil.rmtree(folder / "trees", ignore_errors=True)
+    await asyncio.to_thread(planting.copied, folder / "trees" / _SOUND)
     failed: list[str] = []
     found: list[tuple[Mutant, Catch | None]] = []
     for name in dict.fromkeys(mutant.scene for mutant in chosen if mutant.scene in SCENES):
@@ -205,6 +206,9 @@ async def hunt_all(names: Collection[str], seed: int, folder: Path, say: Say) ->
         if catch:
             failed.append(f"without a bug, the scene {name} finds {catch.by}: {catch.what}\n{catch.history}")
         say(failed[-1] if catch else f"{name}: without a bug nothing is found")
+    for test in dict.fromkeys(mutant.test for mutant in chosen if mutant.test):
+        if await tested(folder / "trees" / _SOUND, test):
+            failed.append(f"{test} fails without a bug")
     for mutant in chosen:
         try:
             catch = await _one(mutant.scene, mutant, seed, folder)
@@ -220,14 +224,13 @@ async def hunt_all(names: Collection[str], seed: int, folder: Path, say: Say) ->
 
 
 async def _one(name: str, mutant: Mutant | None, seed: int, folder: Path) -> Catch | None:
-    tree = folder / "tree"
-    shutil.rmtree(tree, ignore_errors=True)
-    await asyncio.to_thread(planting.copied, tree, folder / "sound")
+    # Each in a place of its own: the database of a test that has just ended may still be writing there.
+    tree = folder / "trees" / (mutant.name if mutant else _SOUND)
     if mutant is not None:
+        await asyncio.to_thread(planting.copied, tree, folder / "trees" / _SOUND)
         planting.plant(mutant, tree)
-    if name in ("machine", "suite"):
-        # Without a bug these are tests of the suite, some of minutes.
-        return await tested(tree, mutant.test) if mutant is not None else None
+        if mutant.scene not in SCENES:
+            return await tested(tree, mutant.test)
     by = mutant.by if mutant else range(13)
     return await hunted(SCENES[name], seed, tree, folder / "run", by)
 

@@ -154,13 +154,7 @@ OUTBOUND = (
         breaks="the lanes of a dead worker stay its own",
         scene="dying",
         by=(4,),
-        patches=(
-            Patch(
-                "workers/lane.py",
-                "                        if freed := await lanes.bury(conn):\n",
-                "                        if freed := 0:\n",
-            ),
-        ),
+        patches=(Patch("workers/lane.py", "freed := await lanes.bury(conn)", "freed := 0"),),
     ),
     Mutant(
         name="never-disowned",

@@ -246,6 +246,29 @@ async def test_the_chunk_is_as_far_as_its_best_attempt(here: Ground) -> None:
     assert await it.attempts() == ["read", "failed"]
 
 
+async def test_an_older_attempt_that_was_delivered_after_all_is_what_the_person_has(here: Ground) -> None:
+    """Whichever comes first: the newer attempt's failure, or the older one's delivery."""
+    for later in ("failed", "delivered"):
+        it = await in_state(here, "in_doubt")
+        await it.intend(2)
+        if later == "delivered":
+            assert await it.fact("refused", "failed", n=2, code=131026) == "failed"
+        await it.told("delivered")
+        if later == "failed":
+            await it.fact("refused", "failed", n=2, code=131026)
+        assert await it.state() == "delivered"
+
+
+async def test_what_may_have_arrived_by_an_earlier_attempt_is_parked_not_cancelled(here: Ground) -> None:
+    """Its last attempt was refused, the one before it was not: who replays it must know. If it had arrived, so it is told."""
+    it = await in_state(here, "in_doubt")
+    await it.intend(2)
+    assert await it.fact("refused", "ready", n=2) == "ready"
+    assert sorted(await it.abandon()) == ["cancelled", "parked"]
+    assert await it.state() == "parked"
+    assert await it.fact("accepted", "accepted") == "accepted"
+
+
 async def test_a_failed_status_of_an_older_attempt_ends_nothing(here: Ground) -> None:
     """The attempt that is open now decides."""
     it = await in_state(here, "in_doubt")
@@ -309,6 +332,18 @@ async def test_the_gate_opens_by_a_status_or_by_time(here: Ground) -> None:
     assert (await here.open(it.claim, order_wait=10.0)).chunks[0].opens_in == 0
 
 
+async def test_the_gate_looks_at_what_the_person_may_have_got(here: Ground) -> None:
+    """Behind a part that was cancelled the one before it still keeps the next answer back."""
+    it = await answer(here, "one", "two", send=True)
+    await it.fact("accepted", "accepted")
+    await it.abandon()
+    await lanes.release(here.conn, it.worker, [lanes.Release(claim=it.claim, done_seq=1)])
+    await here.ingest(here.placed(it.claim.conversation_id))
+    [it.claim] = await here.claim(it.worker)
+    [before] = (await here.open(it.claim)).chunks
+    assert before.id == it.id and before.opens_in > 5
+
+
 async def test_the_gate_spans_turns(here: Ground) -> None:
     """The next turn is shown the last chunk of the one before, with what is left of its wait."""
     it = await in_state(here, "accepted")
@@ -364,21 +399,34 @@ async def test_silence_means_something_only_while_statuses_flow(here: Ground) ->
     assert not (await here.open(it.claim)).chunks[0].flowing
 
 
+async def quiet(here: Ground, it: Answer, at: float) -> float:
+    """How long it has been quiet about it, so many seconds from now, with a door that has just beaten."""
+    await here.pass_time(at)
+    await here.door()
+    return (await here.open(it.claim)).chunks[0].quiet_for
+
+
 async def test_silence_counts_from_the_last_disturbance_of_the_endpoint(here: Ground) -> None:
     """Statuses may have been missed before it; the time in doubt goes on all the same."""
     await here.door()
     it = await in_state(here, "in_doubt")
-    await here.pass_time(20)
-    chunk = (await here.open(it.claim)).chunks[0]
-    assert 19 < chunk.quiet_for < 22 and 19 < chunk.doubt_for < 22
+    assert 19 < await quiet(here, it, 20) < 22
     await doors.beat(here.conn, "here", 3600, [], everything=True)
-    await here.pass_time(25)
-    chunk = (await here.open(it.claim)).chunks[0]
-    assert 4 < chunk.quiet_for < 7 and 24 < chunk.doubt_for < 27
+    assert 4 < await quiet(here, it, 25) < 7
+    assert 24 < (await here.open(it.claim)).chunks[0].doubt_for < 27
+
+
+async def test_silence_is_known_of_up_to_the_last_beat(here: Ground) -> None:
+    """What came since then the door may have refused, or died with."""
+    await here.door()
+    it = await in_state(here, "in_doubt")
+    await quiet(here, it, 10)
+    await here.pass_time(30)
+    assert 9 < (await here.open(it.claim)).chunks[0].quiet_for < 12
 
 
 async def test_a_status_that_came_and_could_not_be_taken_lets_only_its_own_doubt_begin_anew(here: Ground) -> None:
-    """It comes again; what others wait for is none the later for it. What is no longer in doubt stays as it is."""
+    """It comes again; what others wait for is none the later for it, and not for ever: the time in doubt goes on."""
     await here.door()
     it, other, settled = (
         await in_state(here, "in_doubt"),
@@ -388,30 +436,25 @@ async def test_a_status_that_came_and_could_not_be_taken_lets_only_its_own_doubt
     await here.pass_time(20)
     missed = [(here.tenant, answer.id) for answer in (it, settled)]
     await doors.beat(here.conn, "here", 3600, missed, everything=False)
-    assert (await here.open(it.claim)).chunks[0].quiet_for < 1
+    chunk = (await here.open(it.claim)).chunks[0]
+    assert chunk.quiet_for < 1 and 19 < chunk.doubt_for < 22
     assert (await here.open(other.claim)).chunks[0].quiet_for > 19
     assert await settled.state() == "sent"
 
 
 async def test_silence_counts_only_while_every_door_is_open(here: Ground) -> None:
     """With no web process, or one missing, nobody could have heard; one that comes back lets silence begin anew."""
-
-    async def quiet() -> float:
-        return (await here.open(it.claim)).chunks[0].quiet_for
-
     it = await in_state(here, "in_doubt")
     await here.pass_time(10)
-    assert await quiet() == 0, "no door at all"
-    await here.door()
-    assert await quiet() < 1, "one that opens has missed what came before"
+    assert (await here.open(it.claim)).chunks[0].quiet_for == 0, "no door at all"
+    assert await quiet(here, it, 11) < 1, "one that opens has missed what came before"
     await doors.beat(here.conn, "there", 3, [], everything=False)
-    await here.pass_time(15)
-    assert await quiet() == 0, "one of two is missing"
+    assert await quiet(here, it, 15) == 0, "one of two is missing"
     await doors.beat(here.conn, "there", 3, [], everything=False)
-    assert await quiet() < 1
+    assert await quiet(here, it, 16) < 2
     await doors.close(here.conn, "there")
-    await here.pass_time(35)
-    assert 19 < await quiet() < 22, "it said farewell: nobody waits for it"
+    assert await quiet(here, it, 17) < 2, "what it refused while it was stopping comes again"
+    assert 18 < await quiet(here, it, 36) < 22, "it said farewell: nobody waits for it"
 
 
 async def test_a_door_that_is_gone_for_good_is_buried(here: Ground) -> None:
@@ -421,12 +464,11 @@ async def test_a_door_that_is_gone_for_good_is_buried(here: Ground) -> None:
     it = await in_state(here, "in_doubt")
     await here.pass_time(62)
     await doors.bury(here.conn, 60)
-    assert (await here.open(it.claim)).chunks[0].quiet_for == 0
+    assert await quiet(here, it, 62) == 0
     await here.pass_time(64)
     await doors.bury(here.conn, 60)
-    assert (await here.open(it.claim)).chunks[0].quiet_for < 1
-    await here.pass_time(70)
-    assert 5 < (await here.open(it.claim)).chunks[0].quiet_for < 8
+    assert await quiet(here, it, 64) < 1
+    assert 5 < await quiet(here, it, 70) < 8
 
 
 async def test_statuses_that_were_held_up_let_silence_wait_for_the_rest(here: Ground) -> None:

@@ -651,3 +651,24 @@ async def test_what_is_left_to_do_has_an_owner_or_a_time(here: Ground, operation
     await lanes.bury(here.conn)
     await here.act("UPDATE lanes SET run_at = NULL, done_seq = head_seq WHERE tenant_id = %s", here.tenant)
     await here.pass_time(0)
+
+
+async def test_an_opening_that_another_overtakes_never_ends_an_answer(here: Ground) -> None:
+    """A statement whose client is gone may still begin the turn: who opens meanwhile sees an answer without its turn."""
+    lane = await here.lane()
+    await here.ingest(here.placed(lane))
+    worker = await here.worker()
+    [claim] = await here.claim(worker)
+    async with await psycopg.AsyncConnection.connect(here.superuser_url) as stale:
+        await stale.execute(
+            "INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq) VALUES (%s, %s, 1, 1)",
+            (here.tenant, lane),
+        )
+        overtaken = asyncio.create_task(here.open(claim))
+        async with asyncio.timeout(5):
+            while not await here.all("SELECT FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+        await stale.commit()
+    opening = await overtaken
+    assert (opening.kind, opening.turn) == ("answer", None)
+    assert (await here.open(claim)).turn

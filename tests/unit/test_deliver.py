@@ -57,6 +57,7 @@ def doubted(attempt: int) -> Chunk:
         due_in=0.0,
         opens_in=0.0,
         refusals=0,
+        holds=0,
         again=False,
         doubts=attempt,
         doubt_for=60.0,
