@@ -31,7 +31,7 @@ from app.errors import DatabaseUnavailable, QasidError
 from app.ingest import Ingest
 from app.settings import Settings
 from app.statuses import Statuses
-from app.tasks import running
+from app.tasks import hear, running
 from app.vault import Vault
 from app.wake import Bell, jobs_queue
 from app.web import auth, health, jobs, schema, webhooks
@@ -75,6 +75,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
     @asynccontextmanager
     async def rooms(app: Litestar) -> AsyncIterator[None]:
         """Everything that lives as long as the process: opened in this order, closed in the other."""
+        hear(asyncio.get_running_loop())
         async with AsyncExitStack() as stack:
             for pool in (console, courier):
                 await pool.open(wait=False)

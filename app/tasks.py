@@ -9,6 +9,20 @@ from typing import Any
 AGAIN = 1.0
 
 
+def hear(loop: asyncio.AbstractEventLoop) -> None:
+    """Let this loop tell of what went unheard, as it does, but of no cancellation.
+
+    asyncio says nothing of a cancelled task, yet takes a cancelled gather for an error: psycopg_pool leaves one behind when
+    a process ends while it still waits for its own tasks.
+    """
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), asyncio.CancelledError):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(tell)
+
+
 async def end(*tasks: asyncio.Task[Any]) -> None:
     """Cancel the tasks and return once all have ended, whatever they raise.
 

@@ -11,7 +11,7 @@ import uvloop
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import UndefinedTable
 
-from app import db, http, log, metrics, place, process
+from app import db, http, log, metrics, place, process, tasks
 from app import settings as settings_of_environment
 from app.directory import Watch
 from app.errors import ConfigurationError, DatabaseUnavailable
@@ -44,6 +44,7 @@ def run() -> None:
 async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
     """The same within a running loop; ends when `stop` is set."""
     stop = stop or asyncio.Event()
+    tasks.hear(asyncio.get_running_loop())
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     url = place.database_url(settings)

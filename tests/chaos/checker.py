@@ -20,7 +20,7 @@ from tests.chaos.readings import (
     membership,
     tokens_in,
 )
-from tests.chaos.recipients import answered_wholly, in_turn, sent_once
+from tests.chaos.recipients import answered_wholly, in_turn, nothing_blind, sent_once
 from tests.chaos.workload import canary
 
 _WAMID = re.compile(r'"(wamid\.[^"]+)"')
@@ -226,6 +226,7 @@ CHECKS: tuple[tuple[int, str, Check], ...] = (
     (2, "each question answered once, word for word, in order", answered_wholly),
     (3, "each chunk once; parked only what is in doubt", sent_once),
     (3, "each part after the one before it", in_turn),
+    (3, "nothing sent again while no status flows", nothing_blind),
     (4, "nothing stuck", nothing_stuck),
     (4, "no lane forgotten", every_lane_waits_for_something),
     (5, "each answer billed once", billed_once),

@@ -13,6 +13,7 @@ from tests.chaos.readings import (
     Part,
     Violation,
     addresses,
+    attempt_of,
     calls_about,
     chunk_of,
     first_heard,
@@ -128,6 +129,27 @@ def sent_once(evidence: Evidence) -> Iterator[Violation]:
                     at=later.t,
                 )
     yield from _parked(evidence, heard)
+
+
+def nothing_blind(evidence: Evidence) -> Iterator[Violation]:
+    """3: in C nothing is sent again while no status flows: silence says nothing then.
+
+    Counted from SILENCE after the stop began, when whoever looks can know of it. What was refused is no matter of silence.
+    """
+    if evidence.stopped is None:
+        return
+    began, ended = evidence.stopped
+    before = {send.key: send for send in evidence.sends if send.key}
+    for send in evidence.sends:
+        last = before.get(f"{chunk_of(send)}:{attempt_of(send) - 1}")
+        if last is not None and last.outcome not in _CERTAIN and began + runs.SILENCE < send.t < ended:
+            yield Violation(
+                invariant=3,
+                what=f"{send.key} was sent {send.t - began:.1f} s after statuses had stopped, the one before being in doubt",
+                tokens=tokens_in(send.text),
+                chunks=(chunk_of(send),),
+                at=send.t,
+            )
 
 
 def in_turn(evidence: Evidence) -> Iterator[Violation]:

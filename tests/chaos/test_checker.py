@@ -206,6 +206,15 @@ BROKEN: Sequence[Breaking] = (
     ("chunk failed", recipients.sent_once, lambda e: changed(e, "chunks", 3, state="failed")),
     ("a part before its turn", recipients.in_turn, lambda e: changed(e, "deliveries", 4, t=BEGAN + 2.1)),
     ("a part at once", recipients.in_turn, lambda e: changed(e, "sends", 1, t=BEGAN + 0.02)),
+    (
+        "sent again blind",
+        recipients.nothing_blind,
+        lambda e: swap(
+            e,
+            stopped=(BEGAN, BEGAN + 60),
+            sends=[send(0, "x", 1, "x", t=BEGAN, outcome="no_answer"), send(1, "x", 2, "x", t=BEGAN + 10)],
+        ),
+    ),
     ("never at rest", checker.nothing_stuck, lambda e: swap(e, drained_in=None)),
     ("lane behind", checker.nothing_stuck, lambda e: changed(e, "lanes", 0, done_seq=1)),
     ("lane forgotten", checker.every_lane_waits_for_something, lambda e: changed(e, "lanes", 0, done_seq=1)),

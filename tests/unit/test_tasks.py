@@ -40,3 +40,16 @@ async def test_work_beside_ends_with_what_it_stood_beside() -> None:
 
     async with tasks.running(work()):
         await began.wait()
+
+
+async def test_a_cancelled_gather_is_no_error_and_all_else_that_went_unheard_is(caplog: pytest.LogCaptureFixture) -> None:
+    """What nobody asks for is told of, but for a cancellation."""
+    loop = asyncio.get_running_loop()
+    tasks.hear(loop)
+    try:
+        loop.call_exception_handler({"message": "never retrieved", "exception": asyncio.CancelledError()})
+        assert not caplog.records
+        loop.call_exception_handler({"message": "never retrieved", "exception": ValueError("lost")})
+        assert [record.message.splitlines()[0] for record in caplog.records] == ["never retrieved"]
+    finally:
+        loop.set_exception_handler(None)
