@@ -67,7 +67,8 @@ def test_rows_of_before_are_carried_over(empty: str, tmp_path: Path, database: D
         conn.execute("INSERT INTO endpoints (id, slug, kind, secrets) VALUES (%s, 'meta', 'cloud', '{}')", (endpoint,))
         conn.execute("INSERT INTO tenants (id, slug, name) VALUES (%s, 'noor', 'Noor')", (tenant,))
         conn.execute(
-            "INSERT INTO channels (tenant_id, id, slug, endpoint_id, address, base_url, token) VALUES (%s, %s, 'm', %s, '1', '', '')",
+            "INSERT INTO channels (tenant_id, id, slug, endpoint_id, address, base_url, token) "
+            "VALUES (%s, %s, 'm', %s, '1', '', '')",
             (tenant, channel, endpoint),
         )
         for table, columns in {

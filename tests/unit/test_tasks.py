@@ -42,7 +42,9 @@ async def test_work_beside_ends_with_what_it_stood_beside() -> None:
         await began.wait()
 
 
-async def test_a_cancelled_gather_is_no_error_and_all_else_that_went_unheard_is(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cancelled_gather_is_no_error_and_all_else_that_went_unheard_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """What nobody asks for is told of, but for a cancellation."""
     loop = asyncio.get_running_loop()
     tasks.hear(loop)
