@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -64,12 +64,14 @@ class Server:
         stopped = []
         try:
             for pid in (first, *children(first)):
-                os.kill(pid, signal.SIGSTOP)
-                stopped.append(pid)
+                with suppress(ProcessLookupError):  # an autovacuum worker ends when it likes
+                    os.kill(pid, signal.SIGSTOP)
+                    stopped.append(pid)
             yield
         finally:
             for pid in reversed(stopped):
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
 
 def children(parent: int) -> list[int]:
