@@ -174,8 +174,11 @@ async def _act(request: web.Request, fault: Fault, answer: bytes) -> tuple[web.S
         case _:
             response = _answer(fault, answer)
     # Written here and not by aiohttp afterwards, so that the ledger knows whether the client was still there.
-    await response.prepare(request)
-    await response.write_eof()
+    try:
+        await response.prepare(request)
+        await response.write_eof()
+    except ConnectionResetError:
+        return response, False
     return response, True
 
 
