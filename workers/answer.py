@@ -223,18 +223,19 @@ class Turns:
     async def _give_up(self, claim: Claim, tenant: Tenant, reason: str = "it fails at every try") -> Release:
         """End what nobody can work on, without reading it."""
         done_seq = await self._commits.park_head(claim, reason)
-        self._told_parked(claim, tenant)
+        self._told_parked(claim, tenant, reason)
         return Release(claim=claim, done_seq=done_seq)
 
     def _parked(self, claim: Claim, tenant: Tenant) -> Reply:
-        self._told_parked(claim, tenant)
+        self._told_parked(claim, tenant, "it fails at every try")
         return Reply(outcome="parked", text=tenant.texts.failure)
 
-    def _told_parked(self, claim: Claim, tenant: Tenant) -> None:
+    def _told_parked(self, claim: Claim, tenant: Tenant, reason: str) -> None:
         metrics.alert("turn_parked")
         log.error(
-            "turn parked: it fails at every try",
+            "turn parked",
             alert="turn_parked",
+            reason=reason,
             tenant=tenant.slug,
             conversation=claim.conversation_id,
         )
