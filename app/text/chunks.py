@@ -97,7 +97,9 @@ class _Cutter:
         self._last_visible = last.start() if last else 0
         self._long_fences = _Spans()
         self._fence_edges = _Spans()
-        self._whole = [self._markup(), self._isolates(), self._list_markers(), self._fence_edges]
+        self._has_isolates = any(isolate in text for isolate in "\u2066\u2067\u2068")
+        self._isolates = self._isolates_between(0, len(text))
+        self._whole = [self._markup(), self._isolates, self._list_markers(), self._fence_edges]
 
     def chunks(self) -> Iterator[str]:
         text, start, reopened = self._text, 0, ""
@@ -124,7 +126,12 @@ class _Cutter:
     def _cut(self, start: int, first: int, end: int) -> int:
         """The best place for the next cut, behind the first visible character and at `end` at the latest."""
         high = min(end, self._last_visible)  # what is left over must not be blank
+        self._whole[1] = self._isolates
         clear = self._clear_of_spans(high)
+        if clear <= first and self._isolates.around(high) is not None:
+            # It fits by itself, but not with the blank or the marks that this chunk begins with: keep those within it.
+            self._whole[1] = self._isolates_between(start, self._reach(high, self._limit), first, high)
+            clear = self._clear_of_spans(high)
         if clear > first:
             rest = self._total - self._units(start) - self._limit
             enough = self._reach(start, min(rest, self._limit // 2))  # a cut here costs no chunk, or leaves half a one
@@ -205,23 +212,27 @@ class _Cutter:
             self._fence_edges.add(start, body.end())
             self._fence_edges.add(tail.start(), end)
 
-    def _isolates(self) -> _Spans:
-        """The outermost bidi isolates that fit, U+2066..8 until U+2069; a paragraph's end closes what is open (UAX #9, P2)."""
+    def _isolates_between(self, begin: int, stop: int, first: int = -1, high: int = 0) -> _Spans:
+        """The outermost bidi isolates that fit, U+2066..8 until U+2069; a paragraph's end closes what is open (UAX #9, P2).
+
+        Those that begin at `first` or before have to end by `high`.
+        """
         spans = _Spans()
         opened: list[int] = []
-        if not any(isolate in self._text for isolate in "\u2066\u2067\u2068"):
+        if not self._has_isolates:
             return spans
-        for match in _ISOLATE.finditer(self._text):
+        for match in _ISOLATE.finditer(self._text, begin, stop):
             match match.group():
                 case "\n":
                     opened.clear()
                 case "\u2069":
-                    start = opened.pop() if opened else None
-                    if start is not None and self._units(match.end()) - self._units(start) <= self._limit:
+                    start, end = opened.pop() if opened else match.end(), match.end()
+                    fits = self._units(end) - self._units(start) <= self._limit and (start > first or end <= high)
+                    if start < end and fits:
                         while spans.starts and spans.starts[-1] > start:  # those within it are kept with it
                             spans.starts.pop()
                             spans.ends.pop()
-                        spans.add(start, match.end())
+                        spans.add(start, end)
                 case _:
                     opened.append(match.start())
         return spans

@@ -172,6 +172,7 @@ isolates = st.recursive(
 @given(st.lists(isolates, min_size=2, max_size=12), st.integers(20, 120))
 @example(["\u2067" + "كلمة " * 20 + "\u2068an inner one\u2069" + " كلمة" * 20 + "\u2069", "x"], 40)
 @example(["نص", "\u2066\u2066\u2066text " + FAMILY + "\u2069\u2069\u2069"], 20)
+@example(["نص", "\u2066\u2066نص text text \u2066نص\u2069\u2069\u2069"], 20)
 @settings(max_examples=200, deadline=None)
 def test_no_isolate_that_fits_is_torn_however_deep(pieces: list[str], limit: int) -> None:
     """A cut inside one that fits into a chunk would leave the rest of the line in the wrong direction.
