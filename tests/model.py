@@ -11,6 +11,7 @@ from uuid import UUID
 from msgspec import Struct, field
 
 from app.settings import Settings
+from tests.simulation import RETRY_AFTER, TAKEN, Outcome
 from workers.lane import DOOR_GONE
 
 # Microseconds of the server's timestamps against our floats.
@@ -77,6 +78,7 @@ class Model(Struct):
     deaf_until: float = 0.0
     missed: dict[UUID, float] = field(default_factory=dict)
     held_until: float = 0.0
+    told_to_wait: dict[UUID, float] = field(default_factory=dict)
     pieces: dict[UUID, Piece] = field(default_factory=dict)
     attempts: dict[tuple[UUID, int], Attempt] = field(default_factory=dict)
     silences: dict[tuple[UUID | None, UUID], Silence] = field(default_factory=dict)
@@ -202,7 +204,7 @@ class Model(Struct):
             self.expect(enough, f"nothing is sent again before silence has said enough: {silence} since {since:g}")
         self.attempts[chunk, n] = Attempt(token, self.now)
 
-    def posted(self, worker: UUID, chunk: UUID, n: int, *, taken: bool, late: bool) -> None:
+    def posted(self, worker: UUID, chunk: UUID, n: int, outcome: Outcome, *, late: bool) -> None:
         """The provider reads a request. `late`: its process was stopped between the last check and this."""
         attempt = self.attempts.get((chunk, n))
         if attempt is None:
@@ -213,8 +215,13 @@ class Model(Struct):
             self.expect(attempt.told is None, "an attempt whose fact is known is not sent")
             ends = self.leases.get(worker, -1.0)
             self.expect(ends >= self.now + self.settings.send_timeout_seconds - NEAR, "a send ends within the lease")
+            self.expect(
+                self.told_to_wait.get(worker, 0.0) <= self.now + NEAR, "who was just told to wait sends nothing"
+            )
             self._gate(chunk)
-        if taken:
+        if outcome in ("throttled", "503"):
+            self.told_to_wait[worker] = self.now + RETRY_AFTER
+        if outcome in TAKEN:
             attempt.taken = self.now
             if self.policy == "park" and not late:
                 before = [m for (id, m), a in self.attempts.items() if id == chunk and m != n and a.taken is not None]

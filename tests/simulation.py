@@ -37,6 +37,7 @@ Fault = Literal[
 ]
 Outcome = Literal["taken", "cut", "hung", "lost", "502", "503", "pair", "throttled", "held", "refused", "unreachable"]
 TAKEN = ("taken", "cut", "hung", "502")
+RETRY_AFTER = 2  # seconds, said with "503" and "throttled"
 # A server ends a statement that takes longer, as app/db.py asks it to (seconds).
 STATEMENT_TIMEOUT = 10.0
 NONE: Mapping[str, Any] = {}
@@ -71,7 +72,7 @@ class Judge(Protocol):
     def after(
         self, kind: str, worker: UUID | None, parameters: Mapping[str, Any], rows: list[Any], touched: int
     ) -> None: ...
-    def posted(self, worker: UUID, chunk: UUID, n: int, *, taken: bool, late: bool) -> None: ...
+    def posted(self, worker: UUID, chunk: UUID, n: int, outcome: Outcome, *, late: bool) -> None: ...
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -385,14 +386,15 @@ class World:
         call.answer(httpx.Response(200, stream=httpx.ByteStream(body)))
         call.process.run()
 
-    def send(self, call: Call, outcome: Outcome, *, late: bool = False) -> None:
-        """What becomes of a POST. `late`: it is written though it may no longer be, since it was checked long ago."""
+    def send(self, call: Call, outcome: Outcome, *, late: bool = False) -> bool:
+        """What becomes of a POST; whether it was taken. `late`: it is written though it may no longer be, checked long ago."""
         if outcome == "unreachable" or not (late or call.process.asked(call.may_leave)):
             call.answer(NeverLeft("nothing of it reached the provider"))
-            return call.process.run()
+            call.process.run()
+            return False
         call.written = True
         chunk, _, n = call.body["biz_opaque_callback_data"].partition(":")
-        self.judge.posted(call.process.commits.worker, UUID(chunk), int(n), taken=outcome in TAKEN, late=late)
+        self.judge.posted(call.process.commits.worker, UUID(chunk), int(n), outcome, late=late)
         match outcome:
             case "taken":
                 call.answer(httpx.Response(200, json={"messages": [{"id": f"wamid.{chunk}:{n}"}]}))
@@ -401,13 +403,16 @@ class World:
             case "502":
                 call.answer(httpx.Response(502, content=b"<html>"))
             case "503":
-                call.answer(httpx.Response(503, content=b"<html>", headers={"retry-after": "2"}))
+                call.answer(httpx.Response(503, content=b"<html>", headers={"retry-after": str(RETRY_AFTER)}))
             case "pair":
                 call.answer(httpx.Response(400, json={"error": {"code": 131056}}))
             case "throttled":
-                call.answer(httpx.Response(429, json={"error": {"code": 130429}}, headers={"retry-after": "2"}))
+                call.answer(
+                    httpx.Response(429, json={"error": {"code": 130429}}, headers={"retry-after": str(RETRY_AFTER)})
+                )
             case "held":
                 call.answer(httpx.Response(401, json={"error": {"code": 190}}))
             case "refused":
                 call.answer(httpx.Response(400, json={"error": {"code": 131026}}))
-        return call.process.run()
+        call.process.run()
+        return outcome in TAKEN

@@ -73,17 +73,19 @@ class Turns:
         tenant, channel = await self._whose(claim)
         history = tenant.assistant.history_messages if tenant.assistant else 0
         brake = tenant.limits.replies_per_conversation_per_minute
+        # Counted before its rows are read: reading them may be what kills us.
+        attempts = await watch.db(self._commits.tried(claim)) if claim.suspect else claim.attempts
         for restart in range(MOST_RESTARTS + 2):
             try:
                 opening = await watch.db(self._commits.open(claim, history, brake))
             except msgspec.DecodeError:  # rows of another build, or damaged ones
-                if claim.attempts <= MOST_ATTEMPTS:
+                if attempts <= MOST_ATTEMPTS:
                     raise
                 return await self._give_up(claim, tenant)
             opened = watch.elapsed
             before, chunks = _split(opening)
             turn = opening.turn
-            if claim.attempts > MOST_ATTEMPTS and (chunks or claim.attempts > MOST_ATTEMPTS + 1):
+            if attempts > MOST_ATTEMPTS and (chunks or attempts > MOST_ATTEMPTS + 1):
                 return await self._give_up(claim, tenant)
             if chunks:
                 lane = self._lane(claim, tenant, channel, opening, watch)
@@ -99,7 +101,7 @@ class Turns:
                 return Release(claim=claim, done_seq=opening.done_seq + 1 if opening.kind == "send" else None)
             if turn.settled:
                 return Release(claim=claim, done_seq=turn.last_seq)
-            if claim.attempts > MOST_ATTEMPTS:
+            if attempts > MOST_ATTEMPTS:
                 reply = self._parked(claim, tenant)
             else:
                 watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000

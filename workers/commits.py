@@ -88,6 +88,11 @@ class Commits:
         async with db.connection(self.pool) as conn:
             return await chunks.abandon(conn, self.worker, claim, seq, reason, in_doubt)
 
+    async def tried(self, claim: Claim) -> int:
+        """See `lanes.tried`. Rare, hence alone."""
+        async with db.connection(self.pool) as conn:
+            return await lanes.tried(conn, self.worker, claim)
+
     async def wake(self, lane: lanes.LaneId) -> None:
         """See `lanes.wake`. Rare, hence alone. Unanswered, it costs the lane the rest of its wait."""
         try:

@@ -65,6 +65,7 @@ class Delivery:
         self._settings = settings
         self._budget = Budget()
         self._disclaiming: set[asyncio.Task[None]] = set()
+        self._held_until: dict[UUID, float] = {}  # by channel or tenant; monotonic
         self.order_wait = settings.order_wait_seconds
 
     async def entry(self, lane: Lane, before: Chunk | None, chunks: list[Chunk], *, silent: bool = False) -> Release:
@@ -136,6 +137,8 @@ class Delivery:
             correlation=lane.correlation,
         )
         crashpoint("deliver.answered")
+        if fact.holds:
+            self._hold(lane.channel.id if fact.holds == "channel" else lane.tenant.id, fact.due_in)
         # What happened is recorded whatever becomes of this task: a cancelled one must not leave a sent chunk in doubt.
         state = await asyncio.shield(lane.watch.db(self._record(fact)))
         crashpoint("deliver.recorded")
@@ -168,8 +171,8 @@ class Delivery:
                 refused=chunk.refusals + chunk.holds,
                 pair_seconds=self._settings.pair_seconds,
                 # The last check, with no await before the first byte: a send that begins there ends within the lease, so
-                # no other worker can have begun one of its own.
-                may_leave=self._lanes.may_send,
+                # no other worker can have begun one of its own; and nobody has just been told that the number must wait.
+                may_leave=lambda: self._lanes.may_send() and not self._held_for(lane),
             )
         except Refused as error:
             again = error.then == "hold" or (error.then == "again" and chunk.refusals < MOST_REFUSALS)
@@ -191,7 +194,7 @@ class Delivery:
                 holds=error.scope if error.scope != "chunk" and error.after else None,
             )
         except NeverLeft as error:
-            wait = min(UNREACHABLE_AT_MOST, 2.0 ** min(key.attempt - 1, 10))
+            wait = self._held_for(lane) or min(UNREACHABLE_AT_MOST, 2.0 ** min(key.attempt - 1, 10))
             return fact(attempt="never_left", chunk="ready", reason=_plain(error), due_in=jittered(wait))
         except InDoubt as error:
             holds = "channel" if error.after else None
@@ -222,6 +225,20 @@ class Delivery:
                     await self._commits.wake(fact.claim.lane)
         except DatabaseUnavailable as error:
             log.warning("an unsent message stays in doubt", chunk=fact.chunk_id, attempt=fact.n, error=error)
+
+    def _hold(self, whom: UUID, seconds: float) -> None:
+        """What this worker was told it minds at once; the others do as soon as the fact is committed."""
+        self._held_until[whom] = max(self._held_until.get(whom, 0.0), time.monotonic() + seconds)
+
+    def _held_for(self, lane: Lane) -> float:
+        """Seconds that nothing may be sent for this lane; 0: it may."""
+        now, until = time.monotonic(), 0.0
+        for whom in (lane.channel.id, lane.tenant.id):
+            if (held := self._held_until.get(whom, 0.0)) > now:
+                until = max(until, held)
+            else:
+                self._held_until.pop(whom, None)
+        return max(0.0, until - now)
 
     async def _record(self, fact: Fact) -> str:
         """Keep trying for as long as anybody waits for a status of it."""

@@ -226,13 +226,13 @@ class Lanes:
     def _begin(self, claim: Claim) -> None:
         task = asyncio.create_task(self._attend(claim), name=f"lane {claim.conversation_id}")
         self._held[claim.lane] = _Held(claim, task, time.monotonic())
-        if claim.attempts > lanes.SUSPECT:
+        if claim.suspect:
             asyncio.get_running_loop().call_later(PROBATION, self.ring)
 
     def _on_probation(self) -> Iterator[LaneId]:
         """Suspects that may yet kill this worker."""
         since = time.monotonic() - PROBATION
-        return (lane for lane, held in self._held.items() if held.claim.attempts > lanes.SUSPECT and held.since > since)
+        return (lane for lane, held in self._held.items() if held.claim.suspect and held.since > since)
 
     def _retried(self, since: float) -> Iterator[LaneId]:
         """Lanes that were claimed before without progress, and are worked on since then or longer."""
@@ -261,7 +261,7 @@ class Lanes:
             crowded = len(self._held) >= self._slots
             if (held := self._held.get(claim.lane)) and held.claim is claim:
                 del self._held[claim.lane]
-            if crowded or due_in == 0 or claim.attempts > lanes.SUSPECT:
+            if crowded or due_in == 0 or claim.suspect:
                 self.ring()
             elif due_in is not None and due_in < LOOK_AHEAD:
                 asyncio.get_running_loop().call_later(due_in, self.ring)

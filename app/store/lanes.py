@@ -22,6 +22,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     channel_id: UUID
     token: int
     attempts: int
+    suspect: bool = False
+    """It was claimed three times or more without progress: that this is one more try is still to be counted (`tried`)."""
 
     @property
     def lane(self) -> LaneId:
@@ -42,9 +44,6 @@ class Release(Struct, frozen=True, kw_only=True):
 
 
 Fence = Literal["ok", "lost", "changed", "paused"]
-
-# Claims without progress after which a lane is tried apart from the many; as in CLAIM and its index.
-SUSPECT = 3
 
 REGISTER = """
 INSERT INTO workers (id, alive_until) VALUES (%(worker)s, qasid_now() + %(lease)s * interval '1 second')
@@ -72,7 +71,8 @@ WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id) AND l.
 """
 
 # A lane that was claimed three times without progress may be what kills its worker: the fourth time it is tried with a few
-# others of its kind, after that with none, so that it is blamed for no other's deaths.
+# others of its kind, after that with none, so that it is blamed for no other's deaths. A suspect's claims no longer count by
+# themselves (TRIED): who only waited for a database that was away, while its workers died, is no poison.
 # run_at is cleared: whatever sets it while the lane is owned (a new message, a status, an operator) is seen at release.
 CLAIM = """
 WITH me AS MATERIALIZED (SELECT FROM workers WHERE id = %(worker)s AND alive_until > qasid_now()),
@@ -91,9 +91,9 @@ few AS MATERIALIZED (
     AND NOT EXISTS (SELECT FROM alone)
   ORDER BY run_at LIMIT 8 FOR NO KEY UPDATE SKIP LOCKED),
 due AS (SELECT * FROM sound UNION ALL SELECT * FROM few UNION ALL SELECT * FROM alone)
-UPDATE lanes l SET owner = %(worker)s, token = l.token + 1, run_at = NULL, attempts = l.attempts + 1
+UPDATE lanes l SET owner = %(worker)s, token = l.token + 1, run_at = NULL, attempts = least(l.attempts + 1, greatest(l.attempts, 3))
 FROM due WHERE (l.tenant_id, l.conversation_id) = (due.tenant_id, due.conversation_id)
-RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts
+RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts, old.attempts >= 3 AS suspect
 """
 
 # From columns of the lane row alone: what arrived meanwhile is not lost, whatever the order of commits.
@@ -109,7 +109,7 @@ held AS MATERIALIZED (
 lane AS (
   UPDATE lanes l
   SET owner = NULL, done_seq = greatest(l.done_seq, h.done_seq),
-      attempts = h.failed,
+      attempts = CASE WHEN h.failed > 0 THEN greatest(l.attempts, h.failed) ELSE 0 END,
       run_at = least(l.run_at, CASE WHEN h.again_in IS NOT NULL THEN qasid_now() + h.again_in * interval '1 second'
                                     WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN qasid_now() END)
   FROM held h WHERE (l.tenant_id, l.conversation_id) = (h.tenant_id, h.conversation_id)
@@ -143,6 +143,13 @@ WITH mine AS MATERIALIZED (
   ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF lanes SKIP LOCKED)
 UPDATE lanes l SET attempts = 0 FROM mine m
 WHERE (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id) AND l.owner = %(worker)s
+"""
+
+# The database is there, and the work begins: from here on its worker may die of it.
+TRIED = """
+UPDATE lanes SET attempts = attempts + 1
+WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND owner = %(worker)s AND token = %(token)s
+RETURNING attempts
 """
 
 WAKE = """
@@ -184,7 +191,7 @@ async def claim(
 ) -> list[Claim]:
     """Take up to `most` lanes that are due, those due longest first, none of the tenants in `full`.
 
-    With `suspects` besides them one, or a few, of those that were claimed `SUSPECT` times or more without progress.
+    With `suspects` besides them one, or a few, of those that were claimed three times or more without progress.
     """
     async with conn.cursor(row_factory=class_row(Claim)) as cursor:
         await cursor.execute(CLAIM, {"worker": worker, "n": most, "full": list(full), "suspects": suspects})
@@ -202,7 +209,7 @@ async def release(conn: Connection, worker: UUID, rows: Sequence[Release]) -> li
             "token": [r.claim.token for r in rows],
             "done_seq": [r.done_seq for r in rows],
             "again_in": [r.again_in for r in rows],
-            "failed": [r.claim.attempts if r.failed else 0 for r in rows],
+            "failed": [r.claim.attempts + r.claim.suspect if r.failed else 0 for r in rows],
         },
     )
     return [due_in for (due_in,) in await result.fetchall()]
@@ -223,6 +230,21 @@ async def survived(conn: Connection, worker: UUID, held: Sequence[LaneId]) -> No
         SURVIVED,
         {"worker": worker, "tenant_id": [lane[0] for lane in held], "conversation_id": [lane[1] for lane in held]},
     )
+
+
+async def tried(conn: Connection, worker: UUID, claim: Claim) -> int:
+    """Count this claim of a suspect as a try; how many it has had, those of before if the lane is not ours any more."""
+    result = await conn.execute(
+        TRIED,
+        {
+            "worker": worker,
+            "tenant_id": claim.tenant_id,
+            "conversation_id": claim.conversation_id,
+            "token": claim.token,
+        },
+    )
+    row = await result.fetchone()
+    return row[0] if row else claim.attempts
 
 
 async def wake(conn: Connection, lane: LaneId) -> None:

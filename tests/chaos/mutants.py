@@ -144,7 +144,7 @@ OUTBOUND = (
         patches=(
             Patch(
                 _DELIVER,
-                "                may_leave=self._lanes.may_send,\n",
+                "                may_leave=lambda: self._lanes.may_send() and not self._held_for(lane),\n",
                 "                may_leave=None,\n",
             ),
         ),

@@ -229,6 +229,23 @@ async def test_suspects_are_claimed_a_few_at_a_time_and_then_alone(here: Ground)
     assert await claimed() == few - group
 
 
+async def test_a_suspects_claim_counts_only_once_it_is_tried(here: Ground) -> None:
+    """Its worker may die while the database is away, again and again: that is no doing of the lane's."""
+    lane = await suspected(here)
+    for _ in range(5):
+        dead = await here.worker()
+        [claim] = await here.claim(dead)
+        assert claim.suspect and claim.attempts == 3
+        await lanes.leave(here.conn, dead)
+        await lanes.bury(here.conn)
+    worker = await here.worker()
+    assert await lanes.tried(here.conn, dead, claim) == 3, "not its lane any more"
+    [claim] = await here.claim(worker)
+    assert await lanes.tried(here.conn, worker, claim) == 4
+    await release(here, worker, claim, again_in=0.0, failed=True)
+    assert (await here.row(lane))["attempts"] == 4
+
+
 async def test_a_worker_that_lives_on_clears_what_it_works_on(here: Ground) -> None:
     """Who waits for a slow assistant is not to blame for what killed its workers before; another worker's lane stays."""
     lane, other = await suspected(here, 1), await suspected(here, 1)

@@ -39,7 +39,7 @@ from app.vault import Secret, SecretBytes
 from tests import simulation
 from tests.ground import Ground, ground
 from tests.model import Model, Said
-from tests.simulation import CLOCK, CLOCKED, TAKEN, Call, Fault, Outcome, Process, World
+from tests.simulation import CLOCK, CLOCKED, Call, Fault, Outcome, Process, World
 from workers.budget import Budget
 from workers.deliver import Delivery
 
@@ -277,10 +277,9 @@ class Couriers(RuleBasedStateMachine):
         for outcome, status in ends:
             while calls := self._calls(assistant=True):
                 self.world.answer(calls[0])
-            if calls := self._calls(assistant=False):
-                self.world.send(calls[0], outcome)
-                if status and outcome in TAKEN and self.model.listening():
-                    self._tell(*self._taken()[-1], status)
+            calls = self._calls(assistant=False)
+            if calls and self.world.send(calls[0], outcome) and status and self.model.listening():
+                self._tell(*self._taken()[-1], status)
 
     def _taken(self) -> list[tuple[UUID, int]]:
         taken = [(a.taken, key) for key, a in self.model.attempts.items() if a.taken is not None]
