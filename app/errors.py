@@ -14,6 +14,7 @@ QasidError
     └── AssistantRefused   another try would end the same way
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 Scope = Literal["chunk", "channel", "tenant"]
@@ -78,12 +79,13 @@ class InDoubt(SendError):
     """The request may have arrived: sending again may double it.
 
     `after`: seconds for which the provider asked to be left alone all the same (a 503 with `Retry-After`). They bind
-    the whole channel; 0: nobody.
+    the whole channel; 0: nobody. `headers`: of an answer whose body could not be read.
     """
 
-    def __init__(self, message: str, *, after: float = 0.0) -> None:
+    def __init__(self, message: str, *, after: float = 0.0, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.after = after
+        self.headers = headers or {}
 
 
 class AssistantError(QasidError):

@@ -268,11 +268,14 @@ class _Transport(AiohttpTransport):
             _departure.reset(token)
 
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        body = _Body(response.stream, host=host, deadline=deadline, max_response=self._max_response)
+        body = _Body(response, response.stream, host=host, deadline=deadline, max_response=self._max_response)
         if response.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
             # We asked for none. httpx would inflate it without a bound.
             await body.aclose()
-            raise InDoubt(f"{host}: answered {response.status_code} with an encoded body, which was not asked for")
+            raise InDoubt(
+                f"{host}: answered {response.status_code} with an encoded body, which was not asked for",
+                headers=response.headers,
+            )
         response.stream = body
         return response
 
@@ -280,7 +283,16 @@ class _Transport(AiohttpTransport):
 class _Body(httpx.AsyncByteStream):
     """The body of an answer, under the request's deadline and a cap on its bytes."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, *, host: str, deadline: float, max_response: int) -> None:
+    def __init__(
+        self,
+        response: httpx.Response,
+        stream: httpx.AsyncByteStream,
+        *,
+        host: str,
+        deadline: float,
+        max_response: int,
+    ) -> None:
+        self._headers = response.headers
         self._stream = stream
         self._host = host
         self._deadline = deadline
@@ -294,12 +306,14 @@ class _Body(httpx.AsyncByteStream):
                 async with asyncio.timeout_at(self._deadline):
                     chunk = await anext(chunks, None)
             except Exception as fault:  # noqa: BLE001  as above: whatever broke the body off, the request had left
-                raise InDoubt(f"{self._host}: the answer broke off: {_reason(fault)}") from None
+                reason = f"{self._host}: the answer broke off: {_reason(fault)}"
+                raise InDoubt(reason, headers=self._headers) from None
             if chunk is None:
                 return
             size += len(chunk)
             if size > self._max_response:
-                raise InDoubt(f"{self._host}: the answer is longer than {self._max_response} bytes")
+                reason = f"{self._host}: the answer is longer than {self._max_response} bytes"
+                raise InDoubt(reason, headers=self._headers)
             yield chunk
 
     async def aclose(self) -> None:

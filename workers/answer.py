@@ -75,6 +75,10 @@ class Turns:
         brake = tenant.limits.replies_per_conversation_per_minute
         # Counted before its rows are read: reading them may be what kills us.
         attempts = await watch.db(self._commits.tried(claim)) if claim.suspect else claim.attempts
+        if attempts is None:  # it is another's by now
+            return Release(claim=claim, done_seq=None, again_in=0.0)
+        if attempts > MOST_ATTEMPTS + 1:  # even telling the person failed
+            return await self._give_up(claim, tenant)
         for restart in range(MOST_RESTARTS + 2):
             try:
                 opening = await watch.db(self._commits.open(claim, history, brake))
@@ -85,7 +89,7 @@ class Turns:
             opened = watch.elapsed
             before, chunks = _split(opening)
             turn = opening.turn
-            if attempts > MOST_ATTEMPTS and (chunks or attempts > MOST_ATTEMPTS + 1):
+            if attempts > MOST_ATTEMPTS and chunks:
                 return await self._give_up(claim, tenant)
             if chunks:
                 lane = self._lane(claim, tenant, channel, opening, watch)

@@ -88,7 +88,7 @@ class Commits:
         async with db.connection(self.pool) as conn:
             return await chunks.abandon(conn, self.worker, claim, seq, reason, in_doubt)
 
-    async def tried(self, claim: Claim) -> int:
+    async def tried(self, claim: Claim) -> int | None:
         """See `lanes.tried`. Rare, hence alone."""
         async with db.connection(self.pool) as conn:
             return await lanes.tried(conn, self.worker, claim)

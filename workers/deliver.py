@@ -8,6 +8,7 @@ import time
 from uuid import UUID
 
 import httpx
+import msgspec
 import structlog
 from msgspec import Struct
 
@@ -137,10 +138,11 @@ class Delivery:
             correlation=lane.correlation,
         )
         crashpoint("deliver.answered")
-        if fact.holds:
-            self._hold(lane.channel.id if fact.holds == "channel" else lane.tenant.id, fact.due_in)
+        heard = time.monotonic()
+        if fact.holds:  # minded here at once, and by the other workers as soon as it is committed
+            self._held_until[_whom(fact)] = max(self._held_until.get(_whom(fact), 0.0), heard + fact.due_in)
         # What happened is recorded whatever becomes of this task: a cancelled one must not leave a sent chunk in doubt.
-        state = await asyncio.shield(lane.watch.db(self._record(fact)))
+        state = await asyncio.shield(lane.watch.db(self._record(fact, heard)))
         crashpoint("deliver.recorded")
         if state == "failed" and fact.chunk == "failed":
             metrics.alert("chunk_failed")
@@ -221,14 +223,10 @@ class Delivery:
             # A frozen server may commit the intent after the first time: by the second its statement has ended.
             for pause in (0.0, STATEMENT_TIMEOUT):
                 await asyncio.sleep(pause)
-                if await self._record(fact) == "ready":
+                if await self._record(fact, time.monotonic()) == "ready":
                     await self._commits.wake(fact.claim.lane)
         except DatabaseUnavailable as error:
             log.warning("an unsent message stays in doubt", chunk=fact.chunk_id, attempt=fact.n, error=error)
-
-    def _hold(self, whom: UUID, seconds: float) -> None:
-        """What this worker was told it minds at once; the others do as soon as the fact is committed."""
-        self._held_until[whom] = max(self._held_until.get(whom, 0.0), time.monotonic() + seconds)
 
     def _held_for(self, lane: Lane) -> float:
         """Seconds that nothing may be sent for this lane; 0: it may."""
@@ -240,16 +238,22 @@ class Delivery:
                 self._held_until.pop(whom, None)
         return max(0.0, until - now)
 
-    async def _record(self, fact: Fact) -> str:
-        """Keep trying for as long as anybody waits for a status of it."""
-        deadline = time.monotonic() + self._settings.in_doubt_max_seconds
+    async def _record(self, fact: Fact, heard: float) -> str:
+        """Keep trying for as long as anybody waits for a status of it. Its waits count from `heard` (monotonic)."""
         while True:
+            waited = time.monotonic() - heard
+            left = msgspec.structs.replace(fact, due_in=max(0.0, fact.due_in - waited)) if fact.due_in else fact
             try:
-                return await self._commits.record(fact)
+                state = await self._commits.record(left)
             except DatabaseUnavailable:
-                if time.monotonic() > deadline:
+                if waited > self._settings.in_doubt_max_seconds:
                     raise
                 await asyncio.sleep(0.2)
+                continue
+            if fact.holds and (until := self._held_until.get(_whom(fact))):
+                # From here on each intent asks the database, where a person may end the wait. Those let through are left.
+                self._held_until[_whom(fact)] = min(until, time.monotonic() + self._settings.send_timeout_seconds)
+            return state
 
     async def _abandon(self, lane: Lane, seq: int, reason: str, in_doubt: UUID | None = None) -> Release:
         ended = await lane.watch.db(self._commits.abandon(lane.claim, seq, reason, in_doubt))
@@ -277,6 +281,11 @@ class Delivery:
         if quiet <= 0 and chunk.flowing:
             return 0.0
         return max(0.05, min(at_last, quiet if quiet > 0 else patience / 4))
+
+
+def _whom(fact: Fact) -> UUID:
+    """Whom a fact's wait binds: the channel, or the tenant with all its numbers."""
+    return fact.claim.channel_id if fact.holds == "channel" else fact.claim.tenant_id
 
 
 def _plain(error: Exception) -> str:

@@ -267,7 +267,7 @@ class Lanes:
                 asyncio.get_running_loop().call_later(due_in, self.ring)
 
     def _failed(self, claim: Claim, error: Exception) -> Release:
-        again_in = min(FAILED_AT_MOST, 2.0 ** (claim.attempts - 1))
+        again_in = min(FAILED_AT_MOST, 2.0 ** min(claim.attempts - 1, 10))
         metrics.alert("lane_failed")
         log.error(
             "lane failed",

@@ -88,23 +88,27 @@ class CloudAPI:
         an answer can say for certain is how long to keep away, and that is minded.
         """
         recipient = {"to": f"+{to.value}"} if to.kind == "wa_id" else {"recipient": to.value}
-        answer = await http.post(
-            client,
-            f"{channel.base_url}/{channel.address}/messages",
-            headers={"authorization": f"Bearer {channel.token}", "content-type": "application/json"},
-            content=_encode(
-                {
-                    "messaging_product": "whatsapp",
-                    "recipient_type": "individual",
-                    **recipient,
-                    "type": "text",
-                    "text": {"body": text, "preview_url": False},
-                    "biz_opaque_callback_data": str(key),
-                }
-            ),
-            timeout=timeout,
-            may_leave=may_leave,
+        content = _encode(
+            {
+                "messaging_product": "whatsapp",
+                "recipient_type": "individual",
+                **recipient,
+                "type": "text",
+                "text": {"body": text, "preview_url": False},
+                "biz_opaque_callback_data": str(key),
+            }
         )
+        try:
+            answer = await http.post(
+                client,
+                f"{channel.base_url}/{channel.address}/messages",
+                headers={"authorization": f"Bearer {channel.token}", "content-type": "application/json"},
+                content=content,
+                timeout=timeout,
+                may_leave=may_leave,
+            )
+        except InDoubt as broken:  # its headers may have come before it broke off
+            raise InDoubt(str(broken), after=retry_after(httpx.Headers(broken.headers))) from None
         if answer.status >= 500:
             raise InDoubt(f"HTTP {answer.status}", after=retry_after(answer.headers))
         if answer.status < 300:

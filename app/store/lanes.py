@@ -128,7 +128,10 @@ WITH mine AS MATERIALIZED (
     AND NOT EXISTS (SELECT FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[]) AS h(tenant_id, conversation_id)
                     WHERE (h.tenant_id, h.conversation_id) = (l.tenant_id, l.conversation_id))
   ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE SKIP LOCKED)
-UPDATE lanes l SET owner = NULL, run_at = qasid_now(), attempts = greatest(0, l.attempts - 1) FROM mine m
+UPDATE lanes l SET owner = NULL, run_at = qasid_now(),
+                   -- A suspect stays one: its claim may not have been counted.
+                   attempts = CASE WHEN l.attempts = 3 THEN 3 ELSE greatest(0, l.attempts - 1) END
+FROM mine m
 WHERE (l.tenant_id, l.conversation_id) = (m.tenant_id, m.conversation_id) AND l.owner = %(worker)s
 """
 
@@ -232,8 +235,8 @@ async def survived(conn: Connection, worker: UUID, held: Sequence[LaneId]) -> No
     )
 
 
-async def tried(conn: Connection, worker: UUID, claim: Claim) -> int:
-    """Count this claim of a suspect as a try; how many it has had, those of before if the lane is not ours any more."""
+async def tried(conn: Connection, worker: UUID, claim: Claim) -> int | None:
+    """Count this claim of a suspect as a try; how many it has had, None if the lane is not ours any more."""
     result = await conn.execute(
         TRIED,
         {
@@ -244,7 +247,7 @@ async def tried(conn: Connection, worker: UUID, claim: Claim) -> int:
         },
     )
     row = await result.fetchone()
-    return row[0] if row else claim.attempts
+    return row[0] if row else None
 
 
 async def wake(conn: Connection, lane: LaneId) -> None:

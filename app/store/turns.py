@@ -112,6 +112,11 @@ lane AS MATERIALIZED (
   LEFT JOIN disturbances d USING (endpoint_id)
   LEFT JOIN outbox o ON (o.tenant_id, o.conversation_id, o.seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1)
   LEFT JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)),
+-- Uncorrelated where it is used, so that it is hashed: a lane may have piled up tens of thousands while its number was held.
+waiting AS MATERIALIZED (
+  SELECT o.message_id
+  FROM lane l JOIN outbox o ON (o.tenant_id, o.conversation_id) = (l.tenant_id, l.conversation_id) AND o.seq > l.done_seq
+  WHERE l.history > 0 AND o.message_id IS NOT NULL),
 -- A send that began under an older token than the lane's: whoever began it is gone, so it is in doubt.
 doubted AS (
   UPDATE chunks c SET state = 'in_doubt', in_doubt_at = qasid_now()
@@ -210,9 +215,7 @@ SELECT json_build_object(
      FROM (SELECT * FROM messages m
            WHERE (m.tenant_id, m.conversation_id) = (l.tenant_id, l.conversation_id)
              AND m.kind NOT IN ('reaction', 'system', 'edit', 'revoke') AND m.body <> ''
-             AND m.id <> ALL(ARRAY(SELECT o.message_id FROM outbox o
-                                   WHERE (o.tenant_id, o.conversation_id) = (l.tenant_id, l.conversation_id)
-                                     AND o.seq > l.done_seq))
+             AND m.id NOT IN (SELECT message_id FROM waiting)
            ORDER BY m.id DESC LIMIT l.history) m
      LEFT JOIN LATERAL (
        SELECT e.kind, e.body FROM messages e

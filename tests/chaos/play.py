@@ -60,8 +60,8 @@ class Rig:
         The provider's faults go on for a while: what piled up behind the others meets them too.
         """
         began, quiet, calm = time.monotonic(), 0, False
-        while (waited := time.monotonic() - began) < runs.PROVIDER_CALM_AFTER + runs.DRAIN_SECONDS:
-            if not calm and waited > runs.PROVIDER_CALM_AFTER:
+        while (waited := time.monotonic() - began) < self.size.calm_after + runs.DRAIN_SECONDS:
+            if not calm and waited > self.size.calm_after:
                 self.provider.calm()
                 calm = True
             left = await evidence.behind(self.fleet.superuser_url)

@@ -195,7 +195,7 @@ def _no_excuse(evidence: Evidence, earlier: Line, later: Line, heard: dict[str, 
         return "though a status of the first was acknowledged before"
     if evidence.run == "B" and not earlier.silent:
         return "though the first would have had statuses"
-    if earlier.responded and not worker_hit(evidence, earlier.t):
+    if earlier.responded and earlier.outcome in _CERTAIN and not worker_hit(evidence, earlier.t):
         return "though the answer to the first had reached an undisturbed worker"
     return ""
 

@@ -59,6 +59,7 @@ SMOKE = Schedule(
     rows=(
         _recurring("kill", 3, 6),
         Row(kind="block", first=(0, 1), lasts=(15, 15)),
+        Row(kind="roll", first=(2, 3)),  # a worker's drain takes up to 20 s
         Row(kind="terminate", first=(4, 5)),
         Row(kind="restart", first=(6, 8), lasts=(0, 2)),
         Row(kind="latency", first=(9, 10), lasts=(4, 4)),
@@ -66,7 +67,6 @@ SMOKE = Schedule(
         Row(kind="freeze", first=(12, 14), lasts=(3, 3)),
         Row(kind="clock", first=(15, 16), lasts=(5, 5)),
         Row(kind="reset", first=(16, 17)),
-        Row(kind="roll", first=(17, 18)),
         Row(kind="blackhole", first=(18, 20), lasts=(2, 2)),
         Row(kind="half_close", first=(22, 23)),
     ),

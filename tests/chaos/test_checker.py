@@ -351,6 +351,7 @@ def test_a_duplicate_is_excused_only_where_nobody_could_have_known() -> None:
     assert found(doubled(policy="park"), recipients.sent_once)
     assert found(doubled(silent=False), recipients.sent_once)
     assert found(doubled(responded=True, outcome="ok"), recipients.sent_once)
+    assert not found(doubled(responded=True, outcome="http_500_after_accept"), recipients.sent_once)  # it says nothing
     heard = changed(doubled(), "deliveries", 2, ids=("p3",), t=BEGAN + 5)
     assert found(heard, recipients.sent_once)
 
@@ -398,11 +399,17 @@ def test_the_failure_text_stands_for_an_answer_only_if_the_assistant_failed_at_e
 def test_a_429_binds_once_it_could_be_known() -> None:
     """A second for what was under way; until its end; not if a fault hit the worker or the database just then."""
     e = changed(well(), "sends", 0, accepted=False, outcome="http_429", retry_after=3)
+    e = changed(e, "attempts", 0, ended=BEGAN + 0.1)
     early = [send(i, "a", 2 + i, "x", t=BEGAN + after) for i, after in enumerate((0.9, 3.1), 1)]
     assert not found(swap(e, sends=[e.sends[0], *early]), manners.waits_as_told)
     assert found(swap(e, sends=[e.sends[0], send(1, "b", 1, "x", t=BEGAN + 2.9)]), manners.waits_as_told)
     freeze = Fault(kind="freeze", target="database", began=BEGAN - 2, ended=BEGAN + 1)
     assert not found(swap(e, faults=[freeze]), manners.waits_as_told)
+    known = swap(e.attempts[0], ended=BEGAN + 1.5)
+    for began, word in ((1.6, False), (1.9, True)):  # permitted before the fact could be seen, or after
+        permitted = swap(e, attempts=[known, attempt("b", 1, began=BEGAN + began)])
+        late = swap(permitted, sends=[e.sends[0], send(1, "b", 1, "x", t=BEGAN + 2.9)])
+        assert bool(found(late, manners.waits_as_told)) is word
     for harmless in ("latency", "lost_commit"):  # it is committed all the same
         assert found(swap(e, faults=[swap(freeze, kind=harmless)]), manners.waits_as_told)
 

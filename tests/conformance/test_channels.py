@@ -3,6 +3,7 @@
 A new transport joins by a line in `TRANSPORTS` and a sandbox face that speaks its wire format.
 """
 
+import asyncio
 import socket
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -251,6 +252,29 @@ async def test_retry_after_binds_the_number_at_least_so_long(room: Room) -> None
         fate = await room.fate(refused=refused)
         assert isinstance(fate, Refused)
         assert (fate.then, fate.scope, fate.after) == ("again", "channel", after)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [(b"content-length: 100", b'{"err'), (b"content-encoding: gzip", b""), (b"content-length: 100", None)],
+)
+async def test_retry_after_is_minded_though_the_answer_breaks_off(
+    room: Room, headers: bytes, body: bytes | None
+) -> None:
+    """Its headers have come; then it is cut, encoded, or stalls. In doubt, and the number is left alone as told."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 7\r\n" + headers + b"\r\n\r\n" + (body or b""))
+        if body is None:
+            await reader.read()  # until the client hangs up
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        room.channel = msgspec.structs.replace(room.channel, base_url=f"http://127.0.0.1:{port}")
+        fate = await room.fate(timeout=0.5)
+    assert isinstance(fate, InDoubt) and fate.after == 7
 
 
 async def test_the_pairs_wait_scales_with_the_pairs_limit(room: Room) -> None:

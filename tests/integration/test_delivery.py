@@ -1,6 +1,7 @@
 """A worker hands answers over: in order, whatever the provider refuses or loses, once."""
 
 import asyncio
+import time
 from itertools import pairwise
 
 import pytest
@@ -257,3 +258,17 @@ async def test_what_one_lane_is_told_to_wait_binds_the_number_and_no_other(world
     assert len(await world.got(1, sender=OTHER)) == 1
     later = [line.t for line in world.sandbox.ledger.lines(accepted=True)]
     assert min(later) - first.t >= 2.0
+
+
+async def test_a_wait_that_a_person_ends_is_ended_in_the_worker_that_was_told_of_it(world: World) -> None:
+    """An hour without sends, for a reason that is mended: after `qasid apply` nobody waits out the rest of it."""
+    await world.worker()
+    world.sandbox.faults.queue("send", [Fault(kind="http_429", seconds=3600)], only=PERSON)
+    await world.say("hi")
+    await world.until("SELECT count(*) = 1 FROM holds WHERE until > now() + interval '1 minute'")
+    await world.apply(deadline=11)
+    began = time.monotonic()
+    await world.say("hi", sender=OTHER)
+    assert len(await world.got(1, sender=OTHER)) == 1
+    assert len(await world.got(1)) == 1
+    assert time.monotonic() - began < 30.0

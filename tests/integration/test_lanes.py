@@ -4,6 +4,7 @@ Each test works beside a twin tenant whose ids are the same and whose rows may n
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -239,11 +240,25 @@ async def test_a_suspects_claim_counts_only_once_it_is_tried(here: Ground) -> No
         await lanes.leave(here.conn, dead)
         await lanes.bury(here.conn)
     worker = await here.worker()
-    assert await lanes.tried(here.conn, dead, claim) == 3, "not its lane any more"
+    assert await lanes.tried(here.conn, dead, claim) is None, "not its lane any more"
     [claim] = await here.claim(worker)
     assert await lanes.tried(here.conn, worker, claim) == 4
     await release(here, worker, claim, again_in=0.0, failed=True)
     assert (await here.row(lane))["attempts"] == 4
+
+
+@pytest.mark.parametrize("tried", [False, True])
+async def test_a_suspect_that_is_given_back_stays_one(here: Ground, tried: bool) -> None:
+    """Its claim's answer was lost: that was no try, but among sound lanes it could kill their workers again."""
+    lane = await suspected(here)
+    worker = await here.worker()
+    [claim] = await here.claim(worker)
+    if tried:
+        await lanes.tried(here.conn, worker, claim)
+    await lanes.disown(here.conn, worker, [])
+    assert (await here.row(lane))["attempts"] == 3
+    [again] = await here.claim(worker)
+    assert again.suspect
 
 
 async def test_a_worker_that_lives_on_clears_what_it_works_on(here: Ground) -> None:
@@ -689,3 +704,19 @@ async def test_an_opening_that_another_overtakes_never_ends_an_answer(here: Grou
     opening = await overtaken
     assert (opening.kind, opening.turn) == ("answer", None)
     assert (await here.open(claim)).turn
+
+
+@pytest.mark.timeout(60)
+async def test_a_backlog_of_tens_of_thousands_is_opened_like_any_other(here: Ground) -> None:
+    """A number that is held for hours piles them up: what is read of before must not grow with the square of them."""
+    lane = await here.lane()
+    for _ in range(60):
+        await here.ingest(*(here.placed(lane) for _ in range(500)))
+    worker = await here.worker()
+    [claim] = await here.claim(worker)
+    await here.act("ANALYZE")
+    began = time.monotonic()
+    opening = await here.open(claim)
+    assert time.monotonic() - began < 1.0
+    assert opening.turn and (opening.turn.first_seq, opening.turn.last_seq) == (1, turns.MOST_MEMBERS)
+    assert opening.said == []
