@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import structlog
+from psycopg_pool import TooManyRequests
 
 from app import metrics
 from app.db import BAD_DATA
@@ -31,8 +32,8 @@ class Batches(Generic[Row, Verdict]):
 
     `write(rows)` returns one verdict per row, in order, once they are committed. A batch refused for its data is halved
     until the bad row stands alone; `refuse(row, error)` then gives its verdict. A flush that takes longer than
-    `patience` seconds is left behind (a frozen server is not waited for): its rows fail, the next flush goes on with
-    another connection.
+    `patience` seconds is left behind (a frozen server is not waited for): its rows fail, `late` is told, the next flush
+    goes on with another connection.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Batches(Generic[Row, Verdict]):
         refuse: Callable[[Row, Exception], Awaitable[Verdict]] | None = None,
         weigh: Callable[[Row], int] | None = None,
         patience: float = 10.0,
+        late: Callable[[], None] | None = None,
         most_rows: int = MOST_ROWS,
     ) -> None:
         self.name = name
@@ -50,6 +52,7 @@ class Batches(Generic[Row, Verdict]):
         self._refuse = refuse
         self._weigh = weigh
         self._patience = patience
+        self._late = late
         self._most_rows = most_rows
         self._waiting: deque[Waiting[Row, Verdict]] = deque()
         self._flight: asyncio.Task[None] | None = None
@@ -63,7 +66,9 @@ class Batches(Generic[Row, Verdict]):
         """
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         if len(self._waiting) >= MOST_WAITING:
-            future.set_exception(DatabaseUnavailable(f"{self.name}: {MOST_WAITING} rows wait already"))
+            full = DatabaseUnavailable(f"{self.name}: {MOST_WAITING} rows wait already")
+            full.__cause__ = TooManyRequests()  # our own saturation, which says nothing of the database
+            future.set_exception(full)
             return future
         self._waiting.append((row, future))
         if self._flight is None:
@@ -81,6 +86,8 @@ class Batches(Generic[Row, Verdict]):
 
     def _leave_behind(self, flight: asyncio.Task[None], batch: list[Waiting[Row, Verdict]]) -> None:
         log.warning("flush left behind", name=self.name, rows=len(batch), seconds=self._patience)
+        if self._late is not None:
+            self._late()
         flight.cancel()
         self._left_behind.add(flight)
         flight.add_done_callback(self._left_behind.discard)
@@ -148,7 +155,9 @@ class Batches(Generic[Row, Verdict]):
         try:
             return await self._refuse(row, error)
         except Exception as failure:  # noqa: BLE001  as above
-            return DatabaseUnavailable(f"{self.name}: {type(failure).__name__}: {failure}")
+            unavailable = DatabaseUnavailable(f"{self.name}: {type(failure).__name__}: {failure}")
+            unavailable.__cause__ = failure
+            return unavailable
 
 
 def _fail(batch: list[Waiting[Row, Verdict]], error: Exception) -> None:

@@ -1,7 +1,7 @@
 """When to stop asking a dependency, and when to ask again: one machine, one policy as data for each kind of dependency.
 
 It does no I/O: callers let it watch their calls, a prober tells it what it hears, and metrics hang on `on_change`.
-It belongs to one event loop. What a policy counts as a failure is at the end of the file.
+It belongs to one event loop. What counts as a failure of which dependency is told in app/policies.py.
 """
 
 import random
@@ -11,12 +11,9 @@ from types import TracebackType
 from typing import Literal
 
 import msgspec
-import psycopg
 import structlog
-from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from app.db import BAD_DATA
-from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, NeverLeft, QasidError, Refused, SendError
+from app.errors import QasidError
 
 log = structlog.get_logger(__name__)
 
@@ -43,18 +40,6 @@ class Open(QasidError):
         self.dependency = dependency
         self.until = until
         self.retry_after = retry_after
-
-
-class DatabaseOpen(Open, DatabaseUnavailable):
-    """Nothing was asked of the database, so nothing happened."""
-
-
-class ChannelOpen(Open, NeverLeft):
-    """Nothing of the request left us: sending again is safe."""
-
-
-class AssistantOpen(Open, AssistantBusy):
-    """The assistant was not asked."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -285,6 +270,18 @@ class Breaker:
             self._count(verdict, now, slow)
             self._weigh(now, type(error).__name__)
 
+    def late(self) -> None:
+        """A deadline has passed for which nobody waits any more: its call will end as a mere cancellation."""
+        if self._phase in ("closed", "slow"):
+            now = self._clock()
+            self._count("late", now, True)
+            self._weigh(now, "a call that was left behind")
+
+    def check(self) -> None:
+        """Raises Open if a call that began now would be refused: before one waits for a connection to make it with."""
+        if not self._calm and not self.allows_writes:
+            raise self._refusal(self._clock())
+
     # The machine
 
     def _admit(self, call: Call, reads: bool) -> None:
@@ -300,8 +297,11 @@ class Breaker:
                 return
             if self._forced == "closed" or self._phase == "closed" or (self._phase == "slow" and not reads):
                 return
+        raise self._refusal(now)
+
+    def _refusal(self, now: float) -> Open:
         wait = self._retry_in(now)
-        raise self.policy.refusal(self.name, until=None if wait is None else now + wait, retry_after=wait)
+        return self.policy.refusal(self.name, until=None if wait is None else now + wait, retry_after=wait)
 
     def _may_probe(self, now: float) -> bool:
         """Whether a caller who asks now is the probe."""
@@ -409,61 +409,3 @@ class Breaker:
                 self.on_change(self, before)
             except Exception:  # whoever listens, the call that moved the breaker is not theirs to break
                 log.exception("a breaker's listener failed", breaker=self.name)
-
-
-# What is a failure
-
-
-def of_database(error: Exception) -> Verdict:
-    """Refused data, our own pool's saturation and mistakes of ours say nothing about the server.
-
-    `DatabaseUnavailable` means what its cause means; without one, that no answer came in time. A deadlock and a
-    serialization failure are the answer of a server in good health.
-    """
-    if isinstance(error, DatabaseUnavailable):
-        cause = error.__cause__
-        if isinstance(cause, Open):
-            return "neither"
-        return of_database(cause) if isinstance(cause, Exception) else "late"
-    if isinstance(error, NOT_THE_SERVERS):
-        return "neither"
-    if isinstance(error, LATE):
-        return "late"
-    return "failed" if isinstance(error, FAILED) else "neither"
-
-
-def of_channel(error: Exception) -> Verdict:
-    """A refusal is an answer: its waits bind whom they bind elsewhere. No answer, or none that makes sense, is a failure."""
-    if isinstance(error, Refused):
-        return "good"
-    return "failed" if isinstance(error, (SendError, OSError)) else "neither"
-
-
-def of_assistant(error: Exception) -> Verdict:
-    """A wrong key or a refusal to answer is an answer; overloaded, unreachable and cut in mid-stream are failures."""
-    if isinstance(error, AssistantRefused):
-        return "good"
-    return "failed" if isinstance(error, (AssistantBusy, OSError)) else "neither"
-
-
-NOT_THE_SERVERS = (
-    *BAD_DATA,
-    PoolTimeout,
-    TooManyRequests,
-    PoolClosed,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-)
-LATE = (
-    TimeoutError,
-    psycopg.errors.ConnectionTimeout,
-    psycopg.errors.QueryCanceled,  # by `statement_timeout`: nobody else cancels a statement that is still waited for
-    psycopg.errors.LockNotAvailable,  # by `lock_timeout`: we have no NOWAIT
-)
-# InternalError: a server that is read-only (25006), or takes data for corrupt.
-FAILED = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, OSError)
-
-DATABASE = Policy(judge=of_database, refusal=DatabaseOpen, failures=5, deadlines=2, slow=0.5, answers=3)
-CHANNEL = Policy(judge=of_channel, refusal=ChannelOpen, share=0.5, pause=1.0)
-# An answer may take a minute, and its first words may be told of: `Call.answered`.
-ASSISTANT = Policy(judge=of_assistant, refusal=AssistantOpen, share=0.5, pause=1.0, longest_probe=75.0)

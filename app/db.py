@@ -10,19 +10,18 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from app.breaker import Breaker
 from app.errors import DatabaseUnavailable
+from app.policies import BAD_DATA as BAD_DATA  # part of what a caller has to know of the database
 
 Role = Literal["qasid_courier", "qasid_app"]
 Connection = AsyncConnection[TupleRow]
-Pool = AsyncConnectionPool[Connection]
 
-# The server refused the data itself: the same rows would be refused again, other rows would not.
-BAD_DATA = (
-    psycopg.DataError,
-    psycopg.errors.IntegrityError,
-    psycopg.errors.ProgramLimitExceeded,
-    psycopg.errors.StatementTooComplex,  # JSON that is nested too deeply for the server
-)
+
+class Pool(AsyncConnectionPool[Connection]):
+    """A pool, and the breaker that watches what is done with its connections, if it was given one."""
+
+    breaker: Breaker | None = None
 
 
 # How long a statement may take on the server (seconds).
@@ -64,7 +63,7 @@ def pool(
 
     Waiting for a connection is bounded in time (3 s) and in number: beyond that it is our own saturation.
     """
-    return AsyncConnectionPool(
+    return Pool(
         url,
         kwargs={**options(role, timeout=timeout, extra=extra), "autocommit": True, "application_name": f"qasid {name}"},
         connection_class=AsyncConnection[TupleRow],
@@ -79,15 +78,22 @@ def pool(
 
 
 @asynccontextmanager
-async def connection(pool: Pool) -> AsyncIterator[Connection]:
-    """A connection of the pool.
+async def connection(pool: Pool, *, vital: bool = False) -> AsyncIterator[Connection]:
+    """A connection of the pool. `vital`: whatever its breaker says, and unseen by it: for the beats that leases live by.
 
     Raises:
-        DatabaseUnavailable: none could be had in time.
+        DatabaseUnavailable: none could be had in time, or the breaker is open.
     """
+    breaker = None if vital else pool.breaker
+    if breaker is not None:
+        breaker.check()
     try:
         async with pool.connection() as conn:
-            yield conn
+            if breaker is None:
+                yield conn
+            else:
+                with breaker.watching():
+                    yield conn
     except PoolTimeout as error:
         raise DatabaseUnavailable(f"no connection of the pool {pool.name!r} within {pool.timeout:g} s") from error
 

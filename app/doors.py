@@ -64,7 +64,7 @@ class Doors:
     ) -> None:
         await tasks.end(self._beating)
         try:
-            async with asyncio.timeout(FAREWELL), db.connection(self._pool) as conn:
+            async with asyncio.timeout(FAREWELL), db.connection(self._pool, vital=True) as conn:
                 await doors.close(conn, self._place)
         except (psycopg.Error, DatabaseUnavailable, TimeoutError, OSError) as error_:
             log.warning("no farewell of the door", error=error_)
@@ -85,7 +85,7 @@ class Doors:
         self._missed, self._everything = set(), False
         self._noted.clear()
         try:
-            async with db.connection(self._pool) as conn:
+            async with db.connection(self._pool, vital=True) as conn:
                 await doors.beat(conn, self._place, LEASE, sorted(missed), everything=everything)
         except (psycopg.Error, DatabaseUnavailable, OSError) as error:
             log.warning("door not beaten", error=error)

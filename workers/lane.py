@@ -116,7 +116,7 @@ class Lanes:
         await self._cancel_all()
         await tasks.end(self._claiming, self._beating)
         try:
-            async with db.connection(self._commits.pool) as conn:
+            async with db.connection(self._commits.pool, vital=True) as conn:
                 await lanes.disown(conn, self._commits.worker, [])
                 await lanes.leave(conn, self._commits.worker)
         except UNAVAILABLE as error:
@@ -128,7 +128,7 @@ class Lanes:
         while True:
             began = time.monotonic()
             try:
-                async with db.connection(self._commits.pool) as conn:
+                async with db.connection(self._commits.pool, vital=True) as conn:
                     await lanes.register(conn, self._commits.worker, self._lease)
             except UNAVAILABLE as error:
                 log.warning("worker cannot register yet", error=error)
@@ -145,7 +145,7 @@ class Lanes:
             await asyncio.sleep(min(pause, 1.0) if not self.may_send() else pause)
             began = time.monotonic()
             try:
-                async with db.connection(self._commits.pool) as conn:
+                async with db.connection(self._commits.pool, vital=True) as conn:
                     alive = await lanes.beat(conn, self._commits.worker, self._lease)
                     beats += 1
                     if long := list(self._retried(began - PROBATION)):

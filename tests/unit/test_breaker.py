@@ -12,23 +12,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from app.breaker import (
+from app.breaker import Breaker, Call, Open, Policy
+from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, InDoubt, NeverLeft, Refused
+from app.policies import (
     ASSISTANT,
+    BAD_DATA,
     CHANNEL,
     DATABASE,
     AssistantOpen,
-    Breaker,
-    Call,
     ChannelOpen,
     DatabaseOpen,
-    Open,
-    Policy,
     of_assistant,
     of_channel,
     of_database,
 )
-from app.db import BAD_DATA
-from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, InDoubt, NeverLeft, Refused
 
 LOST = psycopg.OperationalError("the server is gone")
 LATE = TimeoutError()

@@ -1,0 +1,82 @@
+"""What counts as a failure of the database, a channel, an assistant, and when it is worth asking again. Data, no machine."""
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from app.breaker import Open, Policy, Verdict
+from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, NeverLeft, Refused, SendError
+
+# The server refused the data itself: the same rows would be refused again, other rows would not.
+BAD_DATA = (
+    psycopg.DataError,
+    psycopg.errors.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,  # JSON that is nested too deeply for the server
+)
+
+
+class DatabaseOpen(Open, DatabaseUnavailable):
+    """Nothing was asked of the database, so nothing happened."""
+
+
+class ChannelOpen(Open, NeverLeft):
+    """Nothing of the request left us: sending again is safe."""
+
+
+class AssistantOpen(Open, AssistantBusy):
+    """The assistant was not asked."""
+
+
+def of_database(error: Exception) -> Verdict:
+    """Refused data, our own pool's saturation and mistakes of ours say nothing about the server.
+
+    `DatabaseUnavailable` means what its cause means; without one, that no answer came in time. A deadlock and a
+    serialization failure are the answer of a server in good health.
+    """
+    if isinstance(error, DatabaseUnavailable):
+        cause = error.__cause__
+        if isinstance(cause, Open):
+            return "neither"
+        return of_database(cause) if isinstance(cause, Exception) else "late"
+    if isinstance(error, NOT_THE_SERVERS):
+        return "neither"
+    if isinstance(error, LATE):
+        return "late"
+    return "failed" if isinstance(error, FAILED) else "neither"
+
+
+def of_channel(error: Exception) -> Verdict:
+    """A refusal is an answer: its waits bind whom they bind elsewhere. No answer, or none that makes sense, is a failure."""
+    if isinstance(error, Refused):
+        return "good"
+    return "failed" if isinstance(error, (SendError, OSError)) else "neither"
+
+
+def of_assistant(error: Exception) -> Verdict:
+    """A wrong key or a refusal to answer is an answer; overloaded, unreachable and cut in mid-stream are failures."""
+    if isinstance(error, AssistantRefused):
+        return "good"
+    return "failed" if isinstance(error, (AssistantBusy, OSError)) else "neither"
+
+
+NOT_THE_SERVERS = (
+    *BAD_DATA,
+    PoolTimeout,
+    TooManyRequests,
+    PoolClosed,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+LATE = (
+    TimeoutError,
+    psycopg.errors.ConnectionTimeout,
+    psycopg.errors.QueryCanceled,  # by `statement_timeout`: nobody else cancels a statement that is still waited for
+    psycopg.errors.LockNotAvailable,  # by `lock_timeout`: we have no NOWAIT
+)
+# InternalError: a server that is read-only (25006), or takes data for corrupt.
+FAILED = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, OSError)
+
+DATABASE = Policy(judge=of_database, refusal=DatabaseOpen, failures=5, deadlines=2, slow=0.5, answers=3)
+CHANNEL = Policy(judge=of_channel, refusal=ChannelOpen, share=0.5, pause=1.0)
+# An answer may take a minute, and its first words may be told of: `Call.answered`.
+ASSISTANT = Policy(judge=of_assistant, refusal=AssistantOpen, share=0.5, pause=1.0, longest_probe=75.0)
