@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -24,6 +24,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, ThreadingWSGI
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from app.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from app.breaker import Report
+    from app.spool import State
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody reads
 
@@ -50,6 +54,17 @@ _sends = _by_label(Counter("qasid_sends", "Attempts to hand a chunk to the provi
 _stages = _by_label(Histogram("qasid_stage_seconds", "Duration of a stage", ["stage"], buckets=_SECONDS))
 _alerts = _by_label(Counter("qasid_alerts", "What a person should look at", ["kind"]))
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
+_breaker_state = functools.cache(
+    Gauge(
+        "qasid_breaker_state", "1 for the state it is in", ["dependency", "state"], multiprocess_mode="livemax"
+    ).labels
+)
+_outage_seconds = Histogram("qasid_outage_seconds", "How long the database was away", buckets=_SECONDS)
+_spooled = _by_label(Counter("qasid_spooled", "Webhooks that the database could not take", ["result"]))
+_spool_bytes = Gauge("qasid_spool_bytes", "Bytes in the spool's folder", multiprocess_mode="livemax")
+_spool_records = Gauge("qasid_spool_records", "Webhooks in the spool", multiprocess_mode="livemax")
+_spool_oldest = Gauge("qasid_spool_oldest_seconds", "Age of the spool's oldest segment", multiprocess_mode="livemax")
+_spool_corrupt = Gauge("qasid_spool_corrupt", "Files set aside as damaged", multiprocess_mode="livemax")
 _loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
 
 
@@ -96,6 +111,30 @@ def send(outcome: str) -> None:
 def stage(name: str, seconds: float) -> None:
     """A stage of a message's way took so long: ack, queue, db, ai, send, fastpath."""
     _stages(name).observe(seconds)
+
+
+def breaker(report: "Report") -> None:
+    """A breaker has changed its state."""
+    for state in ("closed", "slow", "open", "half_open"):
+        _breaker_state(report.dependency, state).set(report.state == state)
+
+
+def outage(seconds: float) -> None:
+    """The database was away for so long, as this process saw it."""
+    _outage_seconds.observe(seconds)
+
+
+def spooled(result: str) -> None:
+    """A webhook that the database could not take was kept, refused, or later replayed."""
+    _spooled(result).inc()
+
+
+def spool(state: "State") -> None:
+    """How the spool stands; every process that shares its folder sees the same."""
+    _spool_bytes.set(state.bytes)
+    _spool_records.set(state.records)
+    _spool_oldest.set(state.oldest or 0.0)
+    _spool_corrupt.set(state.corrupt)
 
 
 def alert(kind: str) -> None:
