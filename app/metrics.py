@@ -27,7 +27,6 @@ from app.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from app.breaker import Report
-    from app.spool import State
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody reads
 
@@ -129,12 +128,12 @@ def spooled(result: str) -> None:
     _spooled(result).inc()
 
 
-def spool(state: "State") -> None:
-    """How the spool stands; every process that shares its folder sees the same."""
-    _spool_bytes.set(state.bytes)
-    _spool_records.set(state.records)
-    _spool_oldest.set(state.oldest or 0.0)
-    _spool_corrupt.set(state.corrupt)
+def spool(*, bytes: int, records: int, oldest: float, corrupt: int) -> None:
+    """How the spool stands; every process that shares its folder sees the same. `oldest`: seconds."""
+    _spool_bytes.set(bytes)
+    _spool_records.set(records)
+    _spool_oldest.set(oldest)
+    _spool_corrupt.set(corrupt)
 
 
 def alert(kind: str) -> None:
