@@ -14,7 +14,7 @@ import structlog
 from app import metrics, tasks
 from app.breaker import Breaker
 from app.channels import provider
-from app.directory import Watch
+from app.directory import Directory, Watch
 from app.errors import DatabaseUnavailable, Unknown
 from app.ingest import Ingest
 from app.spool import Record, Spool
@@ -87,14 +87,22 @@ class Backlog:
             await asyncio.sleep(self._next - now)
 
     async def _take(self, record: Record) -> None:
-        """Raises DatabaseUnavailable: not now. Unknown: its endpoint is no more; the record stays."""
         watch = self._watch()
         if watch is None:
             raise DatabaseUnavailable("the configuration has not been read yet")
-        directory = watch.current
-        endpoint = directory.endpoint_by_id(record.endpoint_id)
-        if endpoint is None:
-            raise Unknown(f"the endpoint {record.endpoint} of a spooled webhook is not in the configuration any more")
-        items = provider(endpoint.kind).decode(record.body)
-        await self._ingest.take(directory, endpoint, items, record.correlation, time.monotonic())
+        await take(record, watch.current, self._ingest)
         metrics.spooled("replayed")
+
+
+async def take(record: Record, directory: Directory, ingest: Ingest) -> None:
+    """Return once all that this webhook says is committed.
+
+    Raises:
+        DatabaseUnavailable: not now.
+        Unknown: its endpoint is not in the configuration.
+    """
+    endpoint = directory.endpoint_by_id(record.endpoint_id)
+    if endpoint is None:
+        raise Unknown(f"the endpoint {record.endpoint} of a spooled webhook is not in the configuration")
+    items = provider(endpoint.kind).decode(record.body)
+    await ingest.take(directory, endpoint, items, record.correlation, time.monotonic())
