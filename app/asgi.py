@@ -112,7 +112,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             stack.push_async_callback(statuses.drain)
             stack.push_async_callback(ingest.drain)
             if spool is not None:
-                await stack.enter_async_context(Backlog(spool, breaker, lambda: configuration.watch, ingest))
+                await stack.enter_async_context(Backlog(spool, breaker, lambda: configuration.watch, ingest, doors))
             await stack.enter_async_context(running(metrics.watch_loop()))
             process.settle_memory()
             yield

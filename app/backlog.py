@@ -15,6 +15,7 @@ from app import metrics, tasks
 from app.breaker import Breaker
 from app.channels import provider
 from app.directory import Directory, Watch
+from app.doors import Doors
 from app.errors import DatabaseUnavailable, Unknown
 from app.ingest import Ingest
 from app.spool import Record, Spool
@@ -30,8 +31,11 @@ RATE, AT_ONCE = 500.0, 16
 class Backlog:
     """An async context manager: it replays for as long as it is entered."""
 
-    def __init__(self, spool: Spool, breaker: Breaker, watch: Callable[[], Watch | None], ingest: Ingest) -> None:
-        """`watch` returns None until the configuration has been read."""
+    def __init__(
+        self, spool: Spool, breaker: Breaker, watch: Callable[[], Watch | None], ingest: Ingest, doors: Doors
+    ) -> None:
+        """`watch` returns None until the configuration has been read. `doors` hear of what the disk has lost."""
+        self._doors = doors
         self._spool = spool
         self._breaker = breaker
         self._watch = watch
@@ -64,6 +68,8 @@ class Backlog:
         except OSError as error:
             log.error("the spool cannot be read", error=error)
             return AGAIN
+        if report.corrupt or report.missing:
+            self._doors.missed_anything()
         if report.taken or report.failed:
             log.info(
                 "spool replayed",

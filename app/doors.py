@@ -55,7 +55,12 @@ class Doors:
         self._missed.update(chunks)
         if len(self._missed) > MOST_MISSED:
             self._missed.clear()
-            self._everything = True
+            self.missed_anything()
+        self._noted.set()
+
+    def missed_anything(self) -> None:
+        """Nobody knows which statuses can not be taken any more: silence begins anew about all messages."""
+        self._everything = True
         self._noted.set()
 
     async def __aenter__(self) -> Self:
