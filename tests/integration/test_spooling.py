@@ -4,12 +4,16 @@ On the cluster of test_webhook_outages.py, whose processes may be stopped.
 """
 
 import asyncio
+import os
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -17,6 +21,7 @@ from tests import cloud_bodies as cloud
 from tests import receiving
 from tests.integration import test_webhook_outages as outages
 from tests.integration.test_webhook_outages import DEADLINE, Server, in_time, stored_once, webhooks
+from tests.integration.test_webhook_server import answering, started
 from tests.receiving import Receiver
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -131,3 +136,68 @@ async def test_while_statuses_may_lie_in_the_spool_silence_does_not_count(server
             holder.rollback()
         await brought_in(web, folder)
         stored_once(web, [body])
+
+
+@asynccontextmanager
+async def armed(server: Server, tmp_path: Path, crashpoint: str) -> AsyncIterator[Receiver]:
+    """`qasid web` whose process is killed each time it first passes this point."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("QASID_")} | {
+        "QASID_DATABASE_URL": server.cluster.url,
+        "QASID_SECRET_KEY": receiving.KEY,
+        "QASID_PORT": str(port),
+        "QASID_STATE_DIR": str(tmp_path / "state of the web process"),
+        "QASID_SPOOL_DIR": str(tmp_path / "spool"),
+        "QASID_WEB_WORKERS": "1",
+        "CRASHPOINT": f"{crashpoint}:1",
+    }
+    with started([str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"], environ) as child:
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+                await answering(http, child)
+                yield Receiver(http, server.cluster.superuser_url)
+        finally:
+            child.terminate()
+
+
+async def test_killed_between_the_disk_and_the_answer_it_is_stored_once(server: Server, tmp_path: Path) -> None:
+    """The provider heard nothing and sends it again; it lies in the spool besides."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    [body] = webhooks(1)
+    async with armed(server, tmp_path, "spool.synced") as web:
+        await asyncio.to_thread(server.stop)
+        with pytest.raises(httpx.TransportError):
+            await web.post(body)
+    await asyncio.to_thread(server.start)
+    assert segments(folder)
+    async with process(server, folder) as web:
+        await outages.redelivered(web, [body])
+        await brought_in(web, folder)
+        stored_once(web, [body])
+
+
+async def test_killed_between_the_commit_and_the_end_of_the_segment_it_is_stored_once(
+    server: Server, tmp_path: Path
+) -> None:
+    """All of it is in the database, and comes once more."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    bodies = webhooks(10)
+    async with process(server, folder) as web:
+        await asyncio.to_thread(server.stop)
+        posts = [asyncio.create_task(web.post(body)) for body in bodies]
+        assert await asyncio.gather(*map(in_time, posts)) == [200] * 10
+    await asyncio.to_thread(server.start)
+    with pytest.raises((httpx.TransportError, TimeoutError, AssertionError)):
+        async with armed(server, tmp_path, "spool.replayed") as web, asyncio.timeout(20):
+            while True:  # until it has died of it
+                await web.http.get("/livez")
+                await asyncio.sleep(0.02)
+    assert segments(folder), "the kill came before the end of the segment"
+    async with process(server, folder) as web:
+        assert web.counts() == (10, 10, 0)
+        await brought_in(web, folder)
+        stored_once(web, bodies)
