@@ -16,13 +16,15 @@ import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
+from weakref import WeakKeyDictionary
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, ThreadingWSGIServer, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from app.breaker import Breaker, State
 from app.errors import ConfigurationError
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody reads
@@ -30,8 +32,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1, 2.5, 5, 10, 30, 60)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
+_OUTAGES = (1, 2, 5, 10, 20, 45, 90, 300, 900, 3600)
 
-_Metric = TypeVar("_Metric", Counter, Histogram)
+_Metric = TypeVar("_Metric", Counter, Histogram, Gauge)
 
 
 def _by_label(metric: _Metric) -> Callable[..., _Metric]:
@@ -49,6 +52,18 @@ _turns = _by_label(Counter("qasid_turns", "Turns settled", ["outcome"]))
 _sends = _by_label(Counter("qasid_sends", "Attempts to hand a chunk to the provider", ["outcome"]))
 _stages = _by_label(Histogram("qasid_stage_seconds", "Duration of a stage", ["stage"], buckets=_SECONDS))
 _alerts = _by_label(Counter("qasid_alerts", "What a person should look at", ["kind"]))
+_breaker_opened = _by_label(Counter("qasid_breaker_opened", "Breakers that opened by themselves", ["dependency"]))
+_breaker_open_seconds = _by_label(
+    Histogram("qasid_breaker_open_seconds", "How long a breaker stood open", ["dependency"], buckets=_OUTAGES)
+)
+# The highest of all web processes: each has breakers of its own, and one that is open shall show. The most recent would
+# hide it behind another that has just closed, and `max` would show a killed process's for ever.
+_breaker_state = _by_label(
+    Gauge("qasid_breaker_state", "1: in this state", ["dependency", "state"], multiprocess_mode="livemax")
+)
+_breaker_forced = _by_label(
+    Gauge("qasid_breaker_forced", "1: held by a person", ["dependency"], multiprocess_mode="livemax")
+)
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
 _loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
 
@@ -101,6 +116,26 @@ def stage(name: str, seconds: float) -> None:
 def alert(kind: str) -> None:
     """Something that a person should look at. Whoever calls this logs it too, at error or warning."""
     _alerts(kind).inc()
+
+
+def breaker(breaker: Breaker, before: State) -> None:
+    """A breaker has changed: fit for its `on_change`. Call it once at the start, too, so that there is something to see."""
+    name, state = breaker.name, breaker.state
+    for each in get_args(State):
+        _breaker_state(name, each).set(each == state)
+    _breaker_forced(name).set(breaker.forced is not None)
+    opened, since = _breakers_seen.get(breaker, (0, None))
+    _breaker_opened(name).inc(breaker.opened - opened)
+    if state in ("open", "half_open"):
+        since = breaker.since if since is None else since  # half open, it still lets nobody in
+    elif since is not None:
+        _breaker_open_seconds(name).observe(breaker.since - since)
+        since = None
+    _breakers_seen[breaker] = breaker.opened, since
+
+
+# What has been counted of each: how often it opened, and since when it has stood open (by its own clock), or None.
+_breakers_seen: WeakKeyDictionary[Breaker, tuple[int, float | None]] = WeakKeyDictionary()
 
 
 def lanes_held(lanes: int) -> None:
