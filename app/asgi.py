@@ -23,13 +23,19 @@ from psycopg.conninfo import conninfo_to_dict
 
 from app import db, log, metrics, place, process
 from app import settings as settings_of_environment
+from app.backlog import Backlog
+from app.breaker import Breaker
 from app.channels import provider
 from app.directory import Watch
 from app.doors import Doors
 from app.doors import place as place_of
 from app.errors import DatabaseUnavailable, QasidError
 from app.ingest import Ingest
+from app.outages import Outages
+from app.policies import DATABASE
+from app.prober import Prober
 from app.settings import Settings
+from app.spool import Spool
 from app.statuses import Statuses
 from app.tasks import hear, running
 from app.vault import Vault
@@ -51,8 +57,6 @@ def create_app(settings: Settings | None = None) -> Litestar:
     settings = settings or settings_of_environment.load()
     log.configure(settings, process="web")
     provider("cloud")  # imports its HTTP client: a third of a second, which the first webhook would wait for
-    if settings.spool_dir is not None:
-        logger.warning("QASID_SPOOL_DIR does nothing yet: what the database cannot take is answered 503")
     keys = place.secret_keys(settings)
     url = place.database_url(settings)
     log.hide([settings.secret_key, settings.metrics_token, url, str(conninfo_to_dict(url).get("password") or "")])
@@ -61,16 +65,33 @@ def create_app(settings: Settings | None = None) -> Litestar:
     courier = db.pool(url, "qasid_courier", name="courier", min_size=2, max_size=8)
     queue = jobs_queue(url)
     sessions = Sessions(console, keys, secure=settings.secure_cookies)
-    configuration = Configuration(courier, Vault(keys))
+    courier.breaker = breaker = Breaker("database", DATABASE)
+    outages = Outages(breaker)
+    vault = Vault(keys)
+    configuration = Configuration(courier, vault)
+    spool = (
+        Spool(settings.spool_dir, vault, max_bytes=settings.spool_max_bytes, max_age=settings.spool_max_seconds)
+        if settings.spool_dir is not None
+        else None
+    )
     bell = Bell(queue)
     # The door stops waiting at its deadline; a flush is left behind a little later, so that it may still end in time
     # for a redelivery to find its rows.
     patience = 2 * settings.ack_deadline_seconds
     statuses = Statuses(courier, bell, patience=patience)
-    ingest = Ingest(courier, statuses, bell, patience=patience)
-    doors = Doors(courier, place_of(settings.host, settings.port))
-    door = webhooks.Webhooks(lambda: configuration.watch, ingest, doors, deadline=settings.ack_deadline_seconds)
-    readiness = health.Readiness(console, lambda: configuration.watch is not None)
+    ingest = Ingest(courier, statuses, bell, patience=patience, late=breaker.late)
+    doors = Doors(courier, place_of(settings.host, settings.port), lambda: spool is not None and spool.holds_anything)
+    door = webhooks.Webhooks(
+        lambda: configuration.watch,
+        ingest,
+        doors,
+        deadline=settings.ack_deadline_seconds,
+        breaker=breaker,
+        outages=outages,
+        spool=spool,
+    )
+    readiness = health.Readiness(console, lambda: configuration.watch is not None, spool)
+    prober = Prober(url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)))
 
     @asynccontextmanager
     async def rooms(app: Litestar) -> AsyncIterator[None]:
@@ -82,11 +103,16 @@ def create_app(settings: Settings | None = None) -> Litestar:
                 stack.push_async_callback(pool.close)
             stack.push_async_callback(queue.pool.close)  # SAQ closes it only if its first use went well
             stack.push_async_callback(queue.disconnect)
+            await stack.enter_async_context(prober)
+            if spool is not None:
+                await stack.enter_async_context(spool)
             await stack.enter_async_context(configuration)
             await stack.enter_async_context(doors)
             await stack.enter_async_context(bell)
             stack.push_async_callback(statuses.drain)
             stack.push_async_callback(ingest.drain)
+            if spool is not None:
+                await stack.enter_async_context(Backlog(spool, breaker, lambda: configuration.watch, ingest, doors))
             await stack.enter_async_context(running(metrics.watch_loop()))
             process.settle_memory()
             yield

@@ -23,6 +23,8 @@ NAMES = (
     "deliver.answered",
     "deliver.recorded",
     "statuses.writing",
+    "spool.synced",
+    "spool.replayed",
     "worker.draining",
 )
 

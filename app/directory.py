@@ -102,6 +102,10 @@ class Directory:
         """The endpoint of a URL, if there is one."""
         return self._endpoints.get(slug)
 
+    def endpoint_by_id(self, endpoint_id: UUID) -> Endpoint | None:
+        """The endpoint of a row that may be gone."""
+        return self._by_id.get(endpoint_id)
+
     def endpoint_of(self, channel: Channel) -> Endpoint:
         """The endpoint that a channel is reached through."""
         return self._by_id[channel.endpoint_id]

@@ -1,12 +1,13 @@
 """Tells the database through which places statuses come in, and when some may have been missed.
 
 Silence about a message in doubt counts only while every known place hears, so that it is not misread. It begins anew when
-a place beats again after it was away, and for a message whose status came in a webhook that was not answered 200.
+a place beats again after it was away or holds webhooks in its spool, and for a message whose status came in a webhook
+that was not answered 200.
 """
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -37,7 +38,9 @@ def place(host: str, port: int) -> str:
 class Doors:
     """The door of this process; tell it what was `missed` in a webhook not answered 200. An async context manager."""
 
-    def __init__(self, pool: Pool, place: str) -> None:
+    def __init__(self, pool: Pool, place: str, spooled: Callable[[], bool] = lambda: False) -> None:
+        """`spooled`: whether statuses may lie where the database has not seen them, though they were answered 200."""
+        self._spooled = spooled
         self._pool = pool
         self._place = place
         self._missed: set[tuple[UUID, UUID]] = set()
@@ -52,7 +55,12 @@ class Doors:
         self._missed.update(chunks)
         if len(self._missed) > MOST_MISSED:
             self._missed.clear()
-            self._everything = True
+            self.missed_anything()
+        self._noted.set()
+
+    def missed_anything(self) -> None:
+        """Nobody knows which statuses can not be taken any more: silence begins anew about all messages."""
+        self._everything = True
         self._noted.set()
 
     async def __aenter__(self) -> Self:
@@ -81,7 +89,7 @@ class Doors:
                 pass
 
     async def _beat(self) -> None:
-        missed, everything = self._missed, self._everything
+        missed, everything = self._missed, self._everything or self._spooled()
         self._missed, self._everything = set(), False
         self._noted.clear()
         try:

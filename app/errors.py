@@ -3,6 +3,9 @@
 QasidError
 ├── ConfigurationError     something a person wrote is wrong: where, which key, why
 ├── DatabaseUnavailable    PostgreSQL did not answer in time; what was asked of it may or may not have happened
+├── SpoolError             the spool did not take a webhook: 503, the provider sends it again
+│   ├── SpoolFull          at its bound of bytes or age, or the disk is full
+│   └── SpoolFailed        the disk refused, or did not answer in time
 ├── Unreadable             bytes from a provider that make no sense; they go to quarantine, never to a 5xx
 ├── Unknown                an endpoint, tenant or channel that does not exist
 ├── SendError              what became of a request to a provider
@@ -30,6 +33,18 @@ class ConfigurationError(QasidError):
 
 class DatabaseUnavailable(QasidError):
     """PostgreSQL did not answer in time; what was asked of it may or may not have happened."""
+
+
+class SpoolError(QasidError):
+    """The spool did not take a webhook. It may lie there all the same; replaying it then does no harm."""
+
+
+class SpoolFull(SpoolError):
+    """At its bound of bytes or age, or the disk is full. What it holds stays."""
+
+
+class SpoolFailed(SpoolError):
+    """The disk refused, or did not answer in time."""
 
 
 class Unreadable(QasidError):

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import structlog
@@ -54,13 +54,16 @@ class _Arrival(Struct, frozen=True):
 class Ingest:
     """The only way in for what providers say: `take` for each authentic webhook."""
 
-    def __init__(self, pool: Pool, statuses: Statuses, bell: Bell, *, patience: float) -> None:
+    def __init__(
+        self, pool: Pool, statuses: Statuses, bell: Bell, *, patience: float, late: Callable[[], None] | None = None
+    ) -> None:
+        """`patience`: seconds after which a flush is left behind; `late` is told of it."""
         self._pool = pool
         self._statuses = statuses
         self._bell = bell
         self._known: dict[tuple[UUID, tuple[Identity, ...]], UUID] = {}
         self._batches: Batches[_Arrival, inbox.Outcome] = Batches(
-            "ingest", self._write, refuse=self._refuse, weigh=lambda a: len(a.item.raw), patience=patience
+            "ingest", self._write, refuse=self._refuse, weigh=lambda a: len(a.item.raw), patience=patience, late=late
         )
 
     async def take(

@@ -65,6 +65,11 @@ _breaker_forced = _by_label(
     Gauge("qasid_breaker_forced", "1: held by a person", ["dependency"], multiprocess_mode="livemax")
 )
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
+_spooled = _by_label(Counter("qasid_spooled", "Webhooks that the database could not take", ["result"]))
+_spool_bytes = Gauge("qasid_spool_bytes", "Bytes in the spool's folder", multiprocess_mode="livemax")
+_spool_records = Gauge("qasid_spool_records", "Webhooks in the spool", multiprocess_mode="livemax")
+_spool_oldest = Gauge("qasid_spool_oldest_seconds", "Age of the spool's oldest segment", multiprocess_mode="livemax")
+_spool_corrupt = Gauge("qasid_spool_corrupt", "Files set aside as damaged", multiprocess_mode="livemax")
 _loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
 
 
@@ -111,6 +116,19 @@ def send(outcome: str) -> None:
 def stage(name: str, seconds: float) -> None:
     """A stage of a message's way took so long: ack, queue, db, ai, send, fastpath."""
     _stages(name).observe(seconds)
+
+
+def spooled(result: str) -> None:
+    """A webhook that the database could not take was kept, refused, or later replayed."""
+    _spooled(result).inc()
+
+
+def spool(*, bytes: int, records: int, oldest: float, corrupt: int) -> None:
+    """How the spool stands; every process that shares its folder sees the same. `oldest`: seconds."""
+    _spool_bytes.set(bytes)
+    _spool_records.set(records)
+    _spool_oldest.set(oldest)
+    _spool_corrupt.set(corrupt)
 
 
 def alert(kind: str) -> None:

@@ -4,7 +4,8 @@ It only enters what is to be done; workers find it within a second. Nothing is c
 """
 
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -143,7 +144,7 @@ class Replays:
 
     async def _item(self, letter: DeadLetter, row: Held) -> Replayed:
         if self._door is None:
-            self._door = await self._opened()
+            self._door = await self._stack.enter_async_context(a_door(self._url, self._settings))
         pool, ingest, known = self._door
         endpoint = known.endpoint(row.endpoint)
         assert endpoint is not None, "endpoints are never deleted"
@@ -174,21 +175,23 @@ class Replays:
         words = "stored" if verdict == "stored" else "a duplicate of what is stored"
         return Replayed(True, "; ".join([words, *dict.fromkeys(late)]))
 
-    async def _opened(self) -> tuple[db.Pool, Ingest, Directory]:
-        vault = Vault(place.secret_keys(self._settings))
-        pool = db.pool(self._url, "qasid_courier", name="replay", max_size=2)
-        await self._stack.enter_async_context(pool)
+
+@asynccontextmanager
+async def a_door(url: str, settings: Settings) -> AsyncIterator[tuple[db.Pool, Ingest, Directory]]:
+    """The ordinary ingest without a web process, for what is brought in by hand."""
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(db.pool(url, "qasid_courier", name="replay", max_size=2))
         async with db.connection(pool) as conn:
-            known = await directory.read(conn, vault)
-        queue: Wakes = jobs_queue(self._url, max_size=1)
-        self._stack.push_async_callback(queue.pool.close)
-        self._stack.push_async_callback(queue.disconnect)
-        bell = await self._stack.enter_async_context(Bell(queue))
+            known = await directory.read(conn, Vault(place.secret_keys(settings)))
+        queue: Wakes = jobs_queue(url, max_size=1)
+        stack.push_async_callback(queue.pool.close)
+        stack.push_async_callback(queue.disconnect)
+        bell = await stack.enter_async_context(Bell(queue))
         statuses = Statuses(pool, bell, patience=PATIENCE)
         ingest = Ingest(pool, statuses, bell, patience=PATIENCE)
-        self._stack.push_async_callback(statuses.drain)
-        self._stack.push_async_callback(ingest.drain)
-        return pool, ingest, known
+        stack.push_async_callback(statuses.drain)
+        stack.push_async_callback(ingest.drain)
+        yield pool, ingest, known
 
 
 def _late(item: Item, channel: Channel) -> list[str]:

@@ -29,6 +29,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     secret_key: str | None = None
     metrics_token: str | None = None
     spool_dir: Path | None = None
+    spool_max_bytes: Annotated[int, Meta(ge=1_000_000)] = 1_000_000_000
+    spool_max_seconds: Seconds = 86_400
     ack_deadline_seconds: Seconds = 1.0
     lease_seconds: Seconds = 15.0
     send_timeout_seconds: Seconds = 10.0

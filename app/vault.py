@@ -112,6 +112,34 @@ class Vault:
         """Whether it is sealed under the first key, so that the others may go."""
         return sealed.startswith(f"{VERSION}.{self._first}.")
 
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """The ids of the keys, eight hex digits each, that of the first in front."""
+        return tuple(self._ciphers)
+
+    def seal_bytes(self, plain: bytes, *, owner: str, field: str) -> tuple[str, bytes]:
+        """The first key's id, to be kept beside it, and `plain` sealed under it: nonce, ciphertext, tag."""
+        nonce = os.urandom(NONCE_BYTES)
+        return self._first, nonce + self._ciphers[self._first].encrypt(
+            nonce, plain, _bound_to(self._first, owner, field)
+        )
+
+    def open_bytes(self, key_id: str, sealed: bytes, *, owner: str, field: str) -> bytes | None:
+        """What was sealed for this owner and field; None: it was altered, or sealed for another place.
+
+        Raises:
+            ConfigurationError: the key of this id is not here.
+        """
+        if (cipher := self._ciphers.get(key_id)) is None:
+            raise ConfigurationError(
+                f"{field} of {owner} was sealed under key {key_id}, which is not in QASID_SECRET_KEY (there: "
+                f"{', '.join(self._ciphers)}). Put that key back, behind the first."
+            )
+        try:
+            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _bound_to(key_id, owner, field))
+        except (InvalidTag, ValueError):
+            return None
+
 
 def owner_of(kind: Literal["tenant", "endpoint"], row_id: UUID) -> str:
     """Whom a row's secrets are sealed for."""

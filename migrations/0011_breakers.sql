@@ -1,4 +1,4 @@
--- What a person has said of the breakers (docs/decisions/0019-degraded.md). Read by every process once a second.
+-- What a person has said of the breakers (docs/decisions/0020-degraded.md). Read by every process once a second.
 CREATE TABLE breakers (
   dependency text PRIMARY KEY,   -- 'database'
   forced text NOT NULL CHECK (forced IN ('open', 'closed')),

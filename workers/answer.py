@@ -20,7 +20,7 @@ from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant, Watch
 from app.errors import AssistantError, DatabaseUnavailable, Unknown
 from app.log import fingerprint
-from app.store.lanes import Claim, Release
+from app.store.lanes import MOST_CLAIMS, Claim, Release
 from app.store.turns import Asked, Chunk, Ending, Memo, Opening, Settlement, Turn
 from app.text.chunks import split
 from app.text.whatsapp import from_markdown
@@ -30,9 +30,6 @@ from workers.stopwatch import Stopwatch
 
 log = structlog.get_logger(__name__)
 
-# A lane that was claimed so often without progress has something in it that we cannot do: its head is parked. People are
-# told so where that can be done; where even that fails, its end is written without reading it.
-MOST_ATTEMPTS = 5
 # A turn whose messages are edited or revoked again and again settles at the version of the moment after so many restarts.
 MOST_RESTARTS = 2
 # Rough, and on the safe side for Arabic: a token is about three characters.
@@ -73,23 +70,24 @@ class Turns:
         tenant, channel = await self._whose(claim)
         history = tenant.assistant.history_messages if tenant.assistant else 0
         brake = tenant.limits.replies_per_conversation_per_minute
-        # Counted before its rows are read: reading them may be what kills us.
+        # Counted before its rows are read: reading them may be what kills us. After too many tries its head is parked.
+        # People are told so where that can be done; where even that fails, its end is written without reading it.
         attempts = await watch.db(self._commits.tried(claim)) if claim.suspect else claim.attempts
         if attempts is None:  # it is another's by now
             return Release(claim=claim, done_seq=None, again_in=0.0)
-        if attempts > MOST_ATTEMPTS + 1:  # even telling the person failed
+        if attempts > MOST_CLAIMS + 1:  # even telling the person failed
             return await self._give_up(claim, tenant)
         for restart in range(MOST_RESTARTS + 2):
             try:
                 opening = await watch.db(self._commits.open(claim, history, brake))
             except msgspec.DecodeError:  # rows of another build, or damaged ones
-                if attempts <= MOST_ATTEMPTS:
+                if attempts <= MOST_CLAIMS:
                     raise
                 return await self._give_up(claim, tenant)
             opened = watch.elapsed
             before, chunks = _split(opening)
             turn = opening.turn
-            if attempts > MOST_ATTEMPTS and chunks:
+            if attempts > MOST_CLAIMS and chunks:
                 return await self._give_up(claim, tenant)
             if chunks:
                 lane = self._lane(claim, tenant, channel, opening, watch)
@@ -105,7 +103,7 @@ class Turns:
                 return Release(claim=claim, done_seq=opening.done_seq + 1 if opening.kind == "send" else None)
             if turn.settled:
                 return Release(claim=claim, done_seq=turn.last_seq)
-            if attempts > MOST_ATTEMPTS:
+            if attempts > MOST_CLAIMS:
                 reply = self._parked(claim, tenant)
             else:
                 watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000

@@ -26,8 +26,20 @@ class Commits:
     Every method raises DatabaseUnavailable where nobody knows whether it was committed.
     """
 
-    def __init__(self, pool: Pool, worker: UUID, *, order_wait: float, silence: float, patience: float) -> None:
-        """`order_wait`, `silence`, `patience`: seconds, of the gate's bounded wait, of a doubt, of one flush."""
+    def __init__(
+        self,
+        pool: Pool,
+        worker: UUID,
+        *,
+        order_wait: float,
+        silence: float,
+        patience: float,
+        late: Callable[[], None] | None = None,
+    ) -> None:
+        """`order_wait`, `silence`, `patience`: seconds, of the gate's bounded wait, of a doubt, of one flush.
+
+        `late` is told of each flush that took longer than its patience.
+        """
         self.pool = pool
         self.worker = worker
 
@@ -38,7 +50,7 @@ class Commits:
                 async with db.connection(pool) as conn:
                     return await write(conn, rows)
 
-            return Batches(name, flush, patience=patience)
+            return Batches(name, flush, patience=patience, late=late)
 
         async def opened(conn: Connection, rows: Sequence[turns.Open]) -> list[str]:
             return await turns.open_lanes(conn, rows, order_wait, silence)

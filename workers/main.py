@@ -13,9 +13,13 @@ from psycopg.errors import UndefinedTable
 
 from app import db, http, log, metrics, place, process, tasks
 from app import settings as settings_of_environment
+from app.breaker import Breaker
 from app.directory import Watch
 from app.errors import ConfigurationError, DatabaseUnavailable
 from app.migrate import require
+from app.outages import Outages
+from app.policies import DATABASE
+from app.prober import Prober
 from app.settings import Settings
 from app.vault import Vault
 from workers.answer import Turns
@@ -54,6 +58,11 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         pool = db.pool(url, "qasid_courier", name="worker", min_size=2, max_size=10)
         await pool.open(wait=False)
         stack.push_async_callback(pool.close)
+        pool.breaker = breaker = Breaker("database", DATABASE)
+        Outages(breaker)
+        await stack.enter_async_context(
+            Prober(url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)))
+        )
         directory = await _directory(stack, pool, settings, stop)
         if directory is None:
             return
@@ -71,6 +80,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
             order_wait=settings.order_wait_seconds,
             silence=settings.in_doubt_seconds,
             patience=settings.send_timeout_seconds,
+            late=breaker.late,
         )
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, providers, settings)

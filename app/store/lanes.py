@@ -45,6 +45,10 @@ class Release(Struct, frozen=True, kw_only=True):
 
 Fence = Literal["ok", "lost", "changed", "paused"]
 
+# A lane that has failed so often by errors of its own, or been at work so often when its worker died, has something in it
+# that we cannot do. Errors are certain; deaths are not: where workers die of something else, a bystander may meet several.
+MOST_ERRORS, MOST_CLAIMS = 5, 8
+
 REGISTER = """
 INSERT INTO workers (id, alive_until) VALUES (%(worker)s, qasid_now() + %(lease)s * interval '1 second')
 """
@@ -212,7 +216,7 @@ async def release(conn: Connection, worker: UUID, rows: Sequence[Release]) -> li
             "token": [r.claim.token for r in rows],
             "done_seq": [r.done_seq for r in rows],
             "again_in": [r.again_in for r in rows],
-            "failed": [r.claim.attempts + r.claim.suspect if r.failed else 0 for r in rows],
+            "failed": [_counted(r) for r in rows],
         },
     )
     return [due_in for (due_in,) in await result.fetchall()]
@@ -225,6 +229,14 @@ async def disown(conn: Connection, worker: UUID, held: Sequence[LaneId]) -> int:
         {"worker": worker, "tenant_id": [lane[0] for lane in held], "conversation_id": [lane[1] for lane in held]},
     )
     return result.rowcount
+
+
+def _counted(release: Release) -> int:
+    """What its lane's attempts are to be at least; 0: they are cleared."""
+    tries = release.claim.attempts + release.claim.suspect
+    if not release.failed:
+        return 0
+    return MOST_CLAIMS if tries >= MOST_ERRORS else tries
 
 
 async def survived(conn: Connection, worker: UUID, held: Sequence[LaneId]) -> None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from app import db, metrics, migrate
 from app.errors import DatabaseUnavailable
 from app.settings import Settings
+from app.spool import Spool
 
 PATIENCE = 1.0  # seconds
 
@@ -22,13 +23,15 @@ class Ready(Struct, frozen=True, kw_only=True):
 
     ready: bool
     reason: str = ""
+    """Why not; or, while the spool keeps what the database cannot take, what is missing all the same."""
 
 
 class Readiness:
     """Asks whether the database answers, its schema is this build's, and the configuration was read from it."""
 
-    def __init__(self, console: db.Pool, configured: Callable[[], bool]) -> None:
+    def __init__(self, console: db.Pool, configured: Callable[[], bool], spool: Spool | None = None) -> None:
         """`configured` says whether this process knows its endpoints yet."""
+        self._spool = spool
         self._console = console
         self._configured = configured
         self._files = migrate.available()
@@ -42,7 +45,9 @@ class Readiness:
         # Not asyncio.timeout: cancelling a query on a frozen server takes ten seconds.
         done, _ = await asyncio.wait({question}, timeout=PATIENCE)
         reason = question.result() if done else f"The database has not answered within {PATIENCE:g} s."
-        return Ready(ready=not reason, reason=reason)
+        # Whoever is taken out of rotation keeps nothing: with a spool, and endpoints known, webhooks are welcome.
+        keeps = self._spool is not None and self._configured() and self._spool.state().refuses is None
+        return Ready(ready=not reason or keeps, reason=reason)
 
     async def _ask(self) -> str:
         try:

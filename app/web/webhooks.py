@@ -18,18 +18,23 @@ from litestar.types import Receive, Scope, Send
 from litestar.types.asgi_types import HTTPScope
 
 from app import metrics
+from app.breaker import Breaker
 from app.channels import provider
 from app.directory import Directory, Endpoint, Watch
 from app.doors import Doors
-from app.errors import DatabaseUnavailable, Unknown
+from app.errors import DatabaseUnavailable, SpoolError, Unknown
 from app.ingest import Ingest
 from app.messages import Item, Message, Status, Stray
+from app.outages import Outages
+from app.spool import Record, Spool
 
 log = structlog.get_logger(__name__)
 
 PREFIX = b"/webhooks/"
 # A client that sends its body more slowly than this (seconds) is no provider.
 BODY_PATIENCE = 5.0
+# How long the spool's disk may take (seconds): with the deadline before it, the answer comes within two.
+SPOOL_PATIENCE = 0.8
 # The signature-less GET is for one person in front of Meta's page: wrong tokens per endpoint and minute.
 MOST_CHALLENGES = 10
 
@@ -44,12 +49,28 @@ class _Answered(Exception):
 class Webhooks:
     """The ASGI application. `deadline` (seconds): how long an authentic webhook may wait for its commit."""
 
-    def __init__(self, watch: Callable[[], Watch | None], ingest: Ingest, doors: Doors, *, deadline: float) -> None:
-        """`watch` returns None until the first configuration has been read: then nobody knows which endpoints exist."""
+    def __init__(
+        self,
+        watch: Callable[[], Watch | None],
+        ingest: Ingest,
+        doors: Doors,
+        *,
+        deadline: float,
+        breaker: Breaker,
+        outages: Outages,
+        spool: Spool | None,
+    ) -> None:
+        """`watch` returns None until the first configuration has been read: then nobody knows which endpoints exist.
+
+        `breaker` is the database's: while it is open nobody waits for it. `spool`: who keeps what it cannot take.
+        """
         self._watch = watch
         self._ingest = ingest
         self._doors = doors
         self._deadline = deadline
+        self._breaker = breaker
+        self._outages = outages
+        self._spool = spool
         self._wrong_tokens: dict[str, list[float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,11 +135,12 @@ class Webhooks:
                     return 403, b"The signature does not fit.", "refused"
                 items = door.decode(body)
                 patience.reschedule(asyncio.get_running_loop().time() + self._deadline)
+                self._breaker.check()
                 await self._ingest.take(directory, endpoint, items, correlation, arrived)
         except (DatabaseUnavailable, TimeoutError) as error:
             if not whole:
                 return 408, b"The body took too long.", "slow"
-            # The provider keeps it and sends it again. What was written meanwhile is recognised by then.
+            # It comes again, from the provider or the spool. What was written meanwhile is recognised by then.
             self._doors.missed(
                 (channel.tenant_id, item.key.chunk_id)
                 for item in items
@@ -126,11 +148,37 @@ class Webhooks:
                 and item.key
                 and (channel := directory.channel_at(endpoint.id, item.address))
             )
+            if await self._spooled(endpoint, correlation, body):
+                return 200, b"", "spooled"
+            self._outages.refused()
             log.warning("webhook not taken", endpoint=endpoint.slug, correlation=correlation, error=error)
             return 503, b"The database cannot take it now. Send it again.", "unavailable"
         took = time.monotonic() - arrived
         metrics.stage("ack", took)
         return 200, b"", self._tell(endpoint, items, correlation, took)
+
+    async def _spooled(self, endpoint: Endpoint, correlation: str, body: bytes) -> bool:
+        """Whether it lies on the disk now, to be brought in when the database can be asked again."""
+        if self._spool is None:
+            return False
+        record = Record(
+            endpoint_id=endpoint.id,
+            endpoint=endpoint.slug,
+            correlation=correlation,
+            received_at=time.time(),
+            body=body,
+        )
+        try:
+            async with asyncio.timeout(SPOOL_PATIENCE):
+                await self._spool.keep(record)
+        except (SpoolError, TimeoutError) as error:
+            metrics.spooled("refused")
+            log.warning("webhook not spooled", endpoint=endpoint.slug, correlation=correlation, error=error)
+            return False
+        metrics.spooled("kept")
+        self._outages.spooled()
+        log.info("webhook spooled", endpoint=endpoint.slug, correlation=correlation)
+        return True
 
     def _tell(self, endpoint: Endpoint, items: list[Item], correlation: str, took: float) -> str:
         """Log what came, and say what the counter calls it. Webhooks of statuses alone are told at debug only."""

@@ -18,6 +18,8 @@ REACHED_SECONDS = 20.0
 # So many passes at most before the kill: it falls on another message each time. All but the last come often.
 MOST_PASSES = 8
 IN_WEB = tuple(name for name in NAMES if name.startswith(("ingest.", "statuses.")))
+# Reached in an outage alone: tests/integration/test_spooling.py kills there.
+IN_SPOOL = "spool."
 DRAINING = "worker.draining"
 ATTENTION_SECONDS = 60.0
 NOTICED_WITHIN = 0.2  # seconds after a crash
@@ -29,7 +31,7 @@ class Crashes:
     def __init__(self, fleet: Fleet, seed: int, *, times: int) -> None:
         self._fleet = fleet
         self._random = random.Random(f"{seed} crash points")
-        in_worker = [name for name in NAMES if name not in IN_WEB]
+        in_worker = [name for name in NAMES if name not in IN_WEB and not name.startswith(IN_SPOOL)]
         self._plan = {
             **self._dealt(fleet.webs, IN_WEB, times),
             **self._dealt(fleet.workers, in_worker, times),

@@ -9,11 +9,11 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, LiteralString, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -28,6 +28,7 @@ from tests.chaos.proxied import ROOT, Proxied
 __all__ = ["Fleet", "Member", "RigFailed", "Roll", "Death", "ROOT", "ENDPOINT", "LEASE_SECONDS"]
 
 ENDPOINT = "chaos"
+Degraded = Literal["connections", "read_only", "locked", "held"]
 LEASE_SECONDS = 6.0
 COMMAND_SECONDS = 60.0
 SETTINGS: Mapping[str, str] = {
@@ -42,6 +43,29 @@ SETTINGS: Mapping[str, str] = {
 }
 # Backends of killed processes linger while the server is frozen.
 POSTGRES = {"max_connections": "400"}
+
+
+# By SQL of the superuser: what begins it, what ends it. Roles' settings count for new connections, hence the termination.
+_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'qasid'"
+DEGRADED: dict[Degraded, tuple[tuple[LiteralString, ...], tuple[LiteralString, ...]]] = {
+    "connections": (
+        ("ALTER ROLE qasid CONNECTION LIMIT 2", _END_ALL),
+        ("ALTER ROLE qasid CONNECTION LIMIT -1",),
+    ),
+    "read_only": (
+        ("ALTER ROLE qasid SET default_transaction_read_only = on", _END_ALL),
+        ("ALTER ROLE qasid RESET default_transaction_read_only", _END_ALL),
+    ),
+    "locked": (
+        ("BEGIN", "LOCK TABLE messages, lanes, chunks IN ACCESS EXCLUSIVE MODE"),
+        ("ROLLBACK",),
+    ),
+    "held": (
+        # An application that begins, reads for update, and goes away without an end.
+        ("BEGIN", "SELECT FROM lanes FOR UPDATE"),
+        ("ROLLBACK",),
+    ),
+}
 
 
 class Fleet:
@@ -170,6 +194,22 @@ class Fleet:
         ):
             ended = await conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'qasid'")
             return ended.rowcount
+
+    @asynccontextmanager
+    async def degraded(self, how: Degraded) -> AsyncIterator[None]:
+        """PostgreSQL is there, and of no use: the superuser alone does anything with it meanwhile."""
+        begin, end = DEGRADED[how]
+        async with (
+            self._database,
+            await psycopg.AsyncConnection.connect(self.superuser_url, autocommit=True, connect_timeout=5) as conn,
+        ):
+            for statement in begin:
+                await conn.execute(statement)
+            try:
+                yield
+            finally:
+                for statement in end:
+                    await conn.execute(statement)
 
     def _fresh_cluster(self) -> embedded.Cluster:
         embedded.destroy(self.folder)

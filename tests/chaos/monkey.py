@@ -4,18 +4,20 @@ It does things to a fleet and writes down what it did and when. Whether the serv
 """
 
 import asyncio
+import functools
 import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import get_args
 
 import click
 import psycopg
 from msgspec import Struct
 
-from tests.chaos.fleet import Fleet
+from tests.chaos.fleet import Degraded, Fleet
 from tests.chaos.member import Member
 from tests.chaos.schedule import SCHEDULES, Kind, Row, Schedule
 
@@ -63,7 +65,7 @@ class Monkey:
             "blackhole": self._blackhole,
             "reset": self._reset,
             "half_close": self._half_close,
-        }
+        } | {how: functools.partial(self._degrade, how) for how in get_args(Degraded)}
 
     @property
     def events(self) -> list[Event]:
@@ -194,6 +196,14 @@ class Monkey:
         async with self._outage, self._noted("terminate", POSTGRES):
             with suppress(psycopg.OperationalError):  # still recovering: there is nobody to terminate
                 await self._fleet.terminate_backends()
+
+    async def _degrade(self, how: Degraded, chance: random.Random, lasts: float) -> None:
+        async with self._alone(), self._noted(how, POSTGRES):
+            try:
+                async with self._fleet.degraded(how):
+                    await asyncio.sleep(lasts)
+            except psycopg.OperationalError as error:
+                self._miss(f"{how}: {error}")
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:

@@ -4,10 +4,10 @@ from typing import Literal
 
 from msgspec import Struct
 
-from tests.chaos.fleet import LEASE_SECONDS
+from tests.chaos.fleet import LEASE_SECONDS, Degraded
 
 OfMember = Literal["kill", "pause", "roll", "block", "clock"]
-OfDatabase = Literal["restart", "freeze", "terminate", "latency", "blackhole", "reset", "half_close"]
+OfDatabase = Literal["restart", "freeze", "terminate", "latency", "blackhole", "reset", "half_close", Degraded]
 Kind = OfMember | OfDatabase
 LOST_COMMITS = 0.01
 
@@ -50,6 +50,10 @@ FULL = Schedule(
         _recurring("reset", 40, 60),
         _recurring("half_close", 40, 60),
         _recurring("roll", 120, 120),
+        Row(kind="connections", first=(60, 90), every=(120, 120), lasts=(10, 10)),
+        Row(kind="read_only", first=(100, 160), lasts=(15, 15)),
+        Row(kind="locked", first=(170, 200), lasts=(10, 10)),
+        Row(kind="held", first=(210, 240), lasts=(10, 10)),
         Row(kind="block", first=(30, 120), lasts=(40, 40)),
         Row(kind="clock", first=(120, 200), lasts=(30, 30)),
     )

@@ -720,3 +720,21 @@ async def test_a_backlog_of_tens_of_thousands_is_opened_like_any_other(here: Gro
     assert time.monotonic() - began < 1.0
     assert opening.turn and (opening.turn.first_seq, opening.turn.last_seq) == (1, turns.MOST_MEMBERS)
     assert opening.said == []
+
+
+async def test_errors_are_certain_and_deaths_are_not(here: Ground) -> None:
+    """Five errors of its own are enough to give a lane up; of deaths, which may be another's, it takes eight."""
+    failing, dying = await suspected(here), await suspected(here)
+    for n in (4, 5):
+        worker = await here.worker()
+        claims = {claim.conversation_id: claim for claim in await here.claim(worker)}
+        for lane, claim in claims.items():
+            assert await lanes.tried(here.conn, worker, claim) == n
+            if lane == failing:
+                await release(here, worker, claim, again_in=0.0, failed=True)
+        await lanes.leave(here.conn, worker)  # it dies
+        await lanes.bury(here.conn)
+        if n == 4:  # alone from here on: the other waits its turn
+            await here.act("UPDATE lanes SET run_at = NULL WHERE conversation_id = %s", dying)
+    assert (await here.row(failing))["attempts"] == lanes.MOST_CLAIMS
+    assert (await here.row(dying))["attempts"] == 4

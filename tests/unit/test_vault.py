@@ -53,6 +53,21 @@ def test_keys_rotate() -> None:
         Vault([NEW]).open(sealed, owner="o", field="f")
 
 
+@given(st.binary(max_size=200))
+def test_bytes_open_in_their_own_place_under_any_key_that_is_here(plain: bytes) -> None:
+    """With the key's id beside them; elsewhere, or altered, they do not open, and that is no error."""
+    key_id, sealed = Vault([OLD]).seal_bytes(plain, owner="o", field="f")
+    both = Vault([NEW, OLD])
+    assert key_id == both.key_ids[1]
+    assert both.open_bytes(key_id, sealed, owner="o", field="f") == plain
+    assert both.open_bytes(key_id, sealed, owner="of", field="") is None
+    assert both.open_bytes(both.key_ids[0], sealed, owner="o", field="f") is None
+    for altered in (sealed[:-1], sealed[:-1] + bytes([sealed[-1] ^ 1]), bytes([sealed[0] ^ 1]) + sealed[1:], b""):
+        assert both.open_bytes(key_id, altered, owner="o", field="f") is None
+    with pytest.raises(ConfigurationError, match=f"under key {key_id}, which is not in QASID_SECRET_KEY"):
+        Vault([NEW]).open_bytes(key_id, sealed, owner="o", field="f")
+
+
 def test_the_same_secret_is_sealed_differently_each_time() -> None:
     """Nobody sees from two sealed texts that they hold the same."""
     vault = Vault([OLD])

@@ -1,0 +1,176 @@
+"""Replays segments whose writers have ended: each record to whoever takes it, a segment deleted once all were taken.
+
+At least once: after a crash, or for a record that was not taken, the whole segment comes again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import structlog
+from msgspec import Struct
+
+from app import metrics, tasks
+from app.crashpoints import crashpoint
+from app.errors import DatabaseUnavailable
+from app.spool import folder as folders
+from app.spool.frames import Record
+from app.spool.reader import Damaged, Flaw, Foreign, Missing, Reader, Sound
+from app.vault import Vault
+
+log = structlog.get_logger(__name__)
+
+Take = Callable[[Record], Awaitable[None]]
+Pace = Callable[[], Awaitable[None]]
+Result = TypeVar("Result")
+
+
+class Hand(Protocol):
+    """Does one blocking thing after the other, beside the loop."""
+
+    async def do(self, job: Callable[[], Result]) -> Result:
+        """What the job returns or raises."""
+        ...
+
+
+class Report(Struct, kw_only=True):
+    """What became of a replay, in numbers of records, but for the last four."""
+
+    taken: int = 0
+    failed: int = 0
+    """`take` raised: they come again."""
+    corrupt: int = 0
+    """Damaged places that were set aside now, beside their segments."""
+    missing: int = 0
+    foreign: int = 0
+    """Of a key that is not in QASID_SECRET_KEY."""
+    torn: int = 0
+    """Ends that a writer left when it was cut short: nobody was told that they are kept."""
+    segments: int = 0
+    """Replayed to the end and deleted."""
+    living: int = 0
+    """Left to the process that writes or replays them."""
+    left: int = 0
+    """Not deleted: a record was not taken, or the file cannot be read."""
+    stopped: bool = False
+    """The database is away again: what came after was not tried."""
+
+
+class _DiskRefuses(Exception):
+    """An OSError of the segment's file, and of nothing that `take` or `pace` did."""
+
+
+class Replay:
+    """One replay of a folder. `take` is called in the order of a segment, for so many records at once."""
+
+    def __init__(
+        self, vault: Vault, hand: Hand, take: Take, *, pace: Pace | None, concurrency: int, told: set[tuple[str, str]]
+    ) -> None:
+        """`told`: the alerts, and their files, that earlier replays have raised and this one need not."""
+        self.report = Report()
+        self._vault = vault
+        self._hand = hand
+        self._take = take
+        self._pace = pace
+        self._concurrency = concurrency
+        self._told = told
+
+    async def folder(self, folder: Path) -> Report:
+        """All segments that nobody else has, oldest first. Raises OSError: the folder cannot be read."""
+        for path in await self._hand.do(lambda: folders.segments(folder)):
+            if self.report.stopped:
+                break
+            try:
+                await self._segment(path)
+            except _DiskRefuses as error:
+                self.report.left += 1
+                self._leave(path, "the disk refuses", error.__cause__)
+        return self.report
+
+    async def _segment(self, path: Path) -> None:
+        reader = Reader(path, self._vault)
+        try:
+            if not await self._disk(reader.claim):
+                self.report.living += 1
+            elif await self._records(reader):
+                crashpoint("spool.replayed")
+                await self._disk(reader.delete)
+                self.report.segments += 1
+            else:
+                self.report.left += 1
+        finally:  # behind whatever was begun: a claim of which nobody hears any more would last as long as the process
+            await self._disk(reader.close)
+
+    async def _records(self, reader: Reader) -> bool:
+        """Whether all that can be read was taken, and the rest set aside."""
+        report = self.report
+        taken, foreign, handed = report.taken, report.foreign, 0
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            while not report.stopped and (piece := await self._disk(reader.read)):
+                for finding in piece:
+                    if not isinstance(finding, Sound):
+                        await self._flawed(reader, finding)
+                        continue
+                    if self._pace:
+                        await self._pace()
+                    if len(under_way) >= self._concurrency:
+                        _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                    if report.stopped:
+                        break
+                    handed += 1
+                    under_way.add(asyncio.create_task(self._one(finding.record), name="spooled webhook"))
+            if under_way:
+                await asyncio.wait(under_way)
+        finally:
+            await tasks.end(*under_way)
+        return not report.stopped and report.foreign == foreign and report.taken == taken + handed
+
+    async def _one(self, record: Record) -> None:
+        try:
+            await self._take(record)
+        except asyncio.CancelledError:  # ours, or of something that it waited for
+            self.report.failed += 1
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it was, its neighbours are taken and it comes again
+            self.report.failed += 1
+            self.report.stopped |= isinstance(error, DatabaseUnavailable)
+            log.warning(
+                "spooled webhook not taken", endpoint=record.endpoint, correlation=record.correlation, error=error
+            )
+        else:
+            self.report.taken += 1
+
+    async def _flawed(self, reader: Reader, finding: Flaw) -> None:
+        if isinstance(finding, Damaged):
+            if await self._disk(lambda: reader.set_aside(finding.raw)):
+                self.report.corrupt += 1
+                _damaged(reader.path, f"{len(finding.raw):,} bytes are damaged and set aside")
+        elif isinstance(finding, Missing):
+            self.report.missing += finding.records
+            _damaged(reader.path, f"{finding.records:,} records are missing")
+        elif isinstance(finding, Foreign):
+            self.report.foreign += 1
+            self._leave(reader.path, f"sealed under key {finding.key_id}, which is not in QASID_SECRET_KEY")
+        else:
+            self.report.torn += 1
+            log.info("a torn end of the spool is ignored", file=reader.path.name, bytes=finding.size)
+
+    async def _disk(self, job: Callable[[], Result]) -> Result:
+        try:
+            return await self._hand.do(job)
+        except OSError as error:
+            raise _DiskRefuses from error
+
+    def _leave(self, path: Path, reason: str, error: BaseException | None = None) -> None:
+        if (path.name, reason) in self._told:
+            return
+        self._told.add((path.name, reason))
+        metrics.alert("spool_left")
+        log.error("a segment of the spool stays", alert="spool_left", file=path.name, reason=reason, error=error)
+
+
+def _damaged(path: Path, reason: str) -> None:
+    metrics.alert("spool_damaged")
+    log.error("a segment of the spool is damaged", alert="spool_damaged", file=path.name, reason=reason)

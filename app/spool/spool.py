@@ -1,0 +1,213 @@
+"""The spool as others use it: `keep` until it is on the disk, `replay` what lies there, and say how it stands.
+
+What blocks runs in two threads of its own: one writes and counts, one reads. A disk that hangs holds up neither loop nor
+memory: what cannot be kept in time is refused.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import structlog
+from msgspec import Struct
+
+from app import metrics, tasks
+from app.batches import Batches
+from app.crashpoints import crashpoint
+from app.errors import DatabaseUnavailable, SpoolFailed
+from app.spool import folder as folders
+from app.spool.frames import Record
+from app.spool.replay import Pace, Replay, Report, Take
+from app.spool.writer import SEGMENT_BYTES, Verdict, Writer
+from app.vault import Vault
+
+# How often the folder is counted (seconds).
+LOOK = 1.0
+HANGS = "the spool's disk does not answer"
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """How the spool stands, of all processes that share the folder: at most about a second old."""
+
+    bytes: int
+    records: int
+    """Not those behind a damaged place."""
+    segments: int
+    corrupt: int
+    """Files with damaged bytes that were set aside: they wait for a person."""
+    oldest: float | None
+    """Seconds since the oldest segment was begun; None: there is none."""
+    refuses: str | None
+    """Why it takes nothing more; None: it takes."""
+
+
+class Spool:
+    """Holds webhooks in a folder, sealed by the vault. An async context manager.
+
+    It takes nothing more at `max_bytes` in the folder, of all processes together (each may go beyond it by one flush),
+    or once its oldest segment was begun more than `max_age` seconds ago. A write that takes longer than `patience`
+    seconds is left behind. `keeps=False`: only to look and to replay, which needs no room on the disk.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        vault: Vault,
+        *,
+        max_bytes: int,
+        max_age: float,
+        keeps: bool = True,
+        patience: float = 5.0,
+        segment_bytes: int = SEGMENT_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        self._vault = vault
+        self._keeps = keeps
+        self._patience = patience
+        self._clock = clock
+        self._writer = Writer(
+            folder, vault, max_bytes=max_bytes, max_age=max_age, segment_bytes=segment_bytes, clock=clock
+        )
+        self._batches: Batches[Record, Verdict] = Batches(
+            "spool", self._write, weigh=lambda record: len(record.body), patience=patience
+        )
+        self._told: set[tuple[str, str]] = set()
+        self._open = False
+        self._writes = _Thread("spool writes")
+        self._reads = _Thread("spool reads")
+        self._flight: Future[list[Verdict]] | None = None
+        self._flight_began = 0.0
+        self._hung: Future[list[Verdict]] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Raises ConfigurationError: the folder cannot be used, or holds a segment of a key that the vault has not."""
+        try:
+            await self._reads.do(lambda: folders.prepare(self._folder, self._vault, writes=self._keeps))
+            await self._writes.do(self._writer.look)
+        except BaseException:
+            self._end_threads()
+            raise
+        self._looking = asyncio.create_task(self._look_on(), name="spool")
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        await tasks.end(self._looking)
+        await self._batches.drain()
+        with suppress(TimeoutError):  # the disk hangs, and nothing more can be done for it
+            async with asyncio.timeout(self._patience):
+                await self._writes.do(self._writer.seal)
+        self._end_threads()
+
+    async def keep(self, record: Record) -> None:
+        """Return once the record is on the disk. Cancelled, it may lie there all the same.
+
+        Raises:
+            SpoolFull: a bound is reached, or the disk is full.
+            SpoolFailed: the disk refuses, or does not answer.
+        """
+        if not (self._open and self._keeps):
+            raise SpoolFailed("the spool is closed")
+        try:
+            await self._batches.submit(record)
+        except DatabaseUnavailable as error:  # how Batches says that there is no verdict
+            raise SpoolFailed(f"the spool gave no verdict: {error}") from error
+
+    async def replay(self, take: Take, *, pace: Pace | None = None, concurrency: int = 16) -> Report:
+        """Hand over all that lies there and belongs to no living process but this; delete what was taken.
+
+        `take` returns once the record is safe elsewhere; it may get the same one again. If it raises, the record's
+        segment stays; DatabaseUnavailable ends the replay, since the rest would fare the same. `pace` is awaited before
+        each record, and what it raises goes through.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        await self._writes.do(self._writer.seal)
+        try:
+            replay = Replay(self._vault, self._reads, take, pace=pace, concurrency=concurrency, told=self._told)
+            return await replay.folder(self._folder)
+        finally:
+            await self._writes.do(self._writer.look)
+
+    async def look(self) -> State:
+        """Count anew, now."""
+        await self._writes.do(self._writer.look)
+        return self.state()
+
+    def state(self) -> State:
+        """How it stands. Touches no disk."""
+        census = self._writer.census
+        return State(
+            bytes=census.bytes,
+            records=census.records,
+            segments=census.segments,
+            corrupt=census.corrupt,
+            oldest=None if census.born is None else max(0.0, self._clock() - census.born),
+            refuses=HANGS if self._hangs else self._writer.trouble,
+        )
+
+    @property
+    def holds_anything(self) -> bool:
+        """Whether a webhook may lie there: of this process at once, of others within about a second. Touches no disk."""
+        return self._flight is not None or self._writer.holds_anything
+
+    @property
+    def _hangs(self) -> bool:
+        return self._flight is not None and time.monotonic() - self._flight_began > self._patience
+
+    async def _write(self, records: Sequence[Record]) -> list[Verdict]:
+        if self._flight is not None:  # left behind: nothing more may pile up before that disk
+            if self._hung is not self._flight:
+                self._hung = self._flight
+                metrics.alert("spool_refuses")
+                log.error("the spool's disk does not answer", alert="spool_refuses")
+            return [SpoolFailed(HANGS) for _ in records]
+        self._flight_began = time.monotonic()
+        flight = self._flight = self._writes.begin(lambda: self._writer.append(records))
+        flight.add_done_callback(self._landed)
+        verdicts = await asyncio.shield(asyncio.wrap_future(flight))
+        if None in verdicts:
+            crashpoint("spool.synced")
+        return verdicts
+
+    def _landed(self, _: Future[list[Verdict]]) -> None:
+        self._flight = None
+
+    def _end_threads(self) -> None:
+        self._writes.end()
+        self._reads.end()
+
+    async def _look_on(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            await self._writes.do(self._writer.look)
+
+
+class _Thread:
+    """One thread that does one thing after the other. What has begun ends, whether or not somebody still waits."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def begin(self, job: Callable[[], Result]) -> Future[Result]:
+        return self._pool.submit(job)
+
+    async def do(self, job: Callable[[], Result]) -> Result:
+        return await asyncio.shield(asyncio.wrap_future(self.begin(job)))
+
+    def end(self) -> None:
+        self._pool.shutdown(wait=False)

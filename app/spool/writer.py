@@ -1,0 +1,162 @@
+"""Writes records to this process's segment within the folder's bounds, and counts what lies there.
+
+All of it blocks and runs in one thread, one call after the other. It never drops what is kept.
+"""
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+from msgspec import structs
+
+from app import metrics
+from app.errors import SpoolError, SpoolFailed, SpoolFull
+from app.spool import folder as folders
+from app.spool import frames
+from app.spool.folder import Census
+from app.spool.frames import Record
+from app.spool.segments import Segment
+from app.vault import Vault
+
+log = structlog.get_logger(__name__)
+
+SEGMENT_BYTES = 16 * 1024 * 1024
+LEAST_ROOM = 1024 * 1024
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+Verdict = SpoolError | None
+
+
+class Writer:
+    """`append` keeps records, `look` counts anew. `census` and `trouble` may be read from any thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        vault: Vault,
+        *,
+        max_bytes: int,
+        max_age: float,
+        segment_bytes: int = SEGMENT_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.census = Census()
+        self.trouble: str | None = None
+        """Why it takes nothing more; None: it does."""
+        self._folder = folder
+        self._vault = vault
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._segment_bytes = segment_bytes
+        self._clock = clock
+        self._own: Segment | None = None
+        self._counter = folders.Counter(folder)
+        # It stops a little below its bound, so that it is full to everybody and not only to the larger webhooks.
+        self._full_at = max_bytes - min(LEAST_ROOM, max_bytes // 16)
+        self._failed = False
+
+    @property
+    def holds_anything(self) -> bool:
+        """Whether anything may lie there that was not replayed, as far as this process has looked."""
+        own = self._own
+        return self.census.segments > 0 or (own is not None and own.records > 0)
+
+    def append(self, records: Sequence[Record]) -> list[Verdict]:
+        """Keep records, in this order. Of each: None, it is on the disk; or why it may not be."""
+        verdicts: list[Verdict] = []
+        trouble: Verdict = None
+        try:
+            verdicts = self._append(records)
+            trouble = next((verdict for verdict in verdicts if verdict), None)
+        except SpoolFull as error:
+            trouble = error
+        except OSError as error:
+            if self._own and not self._own.usable:
+                self.seal()
+            kind = SpoolFull if error.errno in _NO_ROOM else SpoolFailed
+            trouble = kind(f"the spool's disk: {error.strerror}")
+            trouble.__cause__ = error
+            self._failed = True
+        if trouble:  # that it is over is for `look` to tell, once a second at most
+            self._tell(trouble)
+        return verdicts or [trouble] * len(records)
+
+    def look(self) -> None:
+        """Count anew, and if the last writing failed see whether another would."""
+        try:
+            self.census = self._counter.look()
+            if self._failed:  # nobody may come to try: whoever is told that nothing is taken stays away
+                folders.probe(self._folder)
+                self._failed = False
+            bound = self._bound()
+            self._tell(SpoolFull(bound) if bound else None)
+        except OSError as error:
+            self._failed = True
+            self._tell(SpoolFailed(f"the spool's disk: {error.strerror}"), error)
+
+    def seal(self) -> None:
+        """End this process's segment, so that it can be replayed; what comes next begins another."""
+        own, self._own = self._own, None
+        if own:
+            own.close()
+
+    def _append(self, records: Sequence[Record]) -> list[Verdict]:
+        counted = self.census.records
+        census, sizes = folders.measure(self._folder)
+        self.census = structs.replace(census, records=counted)
+        if bound := self._bound():
+            raise SpoolFull(bound)
+        if self._own and self._own.size and self._own.path.name not in sizes:
+            self.seal()  # somebody took the file away: what comes now must not go where nobody finds it
+        if self._own is None or self._own.size >= self._segment_bytes:
+            self.seal()
+            self._own = Segment.begin(self._folder, self._clock())
+        own = self._own
+        room = self._max_bytes - self.census.bytes
+        data = bytearray()
+        verdicts: list[Verdict] = []
+        number = own.records
+        for record in records:
+            frame = frames.seal(self._vault, own.path.name, number, record)
+            if len(data) + len(frame) > room:
+                full = self._full(self.census.bytes + len(data))
+                verdicts.append(SpoolFull(f"{full}: {len(frame):,} more are too many"))
+                continue
+            data += frame
+            number += 1
+            verdicts.append(None)
+        if data:
+            is_first = own.size == 0
+            kept = number - own.records
+            own.append(bytes(data), kept)
+            self.census = structs.replace(
+                self.census,
+                bytes=self.census.bytes + len(data),
+                records=self.census.records + kept,
+                segments=self.census.segments + is_first,
+                born=self.census.born if self.census.born is not None else self._clock(),
+            )
+        return verdicts
+
+    def _bound(self) -> str | None:
+        """Which bound is reached."""
+        census = self.census
+        if census.bytes >= self._full_at:
+            return self._full(census.bytes)
+        if census.born is not None and (age := self._clock() - census.born) > self._max_age:
+            return f"the spool holds webhooks since {age:.0f} s, longer than {self._max_age:g} s"
+        return None
+
+    def _full(self, held: int) -> str:
+        # With commas: app/redaction.py takes seven digits in a row for a phone number.
+        return f"the spool holds {held:,} of {self._max_bytes:,} bytes"
+
+    def _tell(self, trouble: SpoolError | None, cause: OSError | None = None) -> None:
+        before, self.trouble = self.trouble, str(trouble) if trouble else None
+        if trouble and before is None:
+            metrics.alert("spool_refuses")
+            log.error("the spool takes nothing more", alert="spool_refuses", reason=str(trouble), error=cause)
+        elif before and trouble is None:
+            log.info("the spool takes webhooks again")

@@ -1,0 +1,134 @@
+"""The door with a spool while PostgreSQL is away, frozen or slow: 200 in time, and all of it is in the database afterwards, once.
+
+On the cluster of test_webhook_outages.py, whose processes may be stopped.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests import cloud_bodies as cloud
+from tests import receiving
+from tests.integration import test_webhook_outages as outages
+from tests.integration.test_webhook_outages import DEADLINE, in_time, stored_once, webhooks
+from tests.outages import Server
+from tests.receiving import Receiver
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+
+state, server = outages.state, outages.server
+
+# The breaker opens within two seconds of a loss, and closes within ten of its end.
+OPENS, CLOSES = 2.0, 10.0
+
+
+@asynccontextmanager
+async def process(server: Server, folder: Path, *, ready: bool = True, **more: Any) -> AsyncIterator[Receiver]:
+    url, superuser_url = server.cluster.url, server.cluster.superuser_url
+    settings = {"ack_deadline_seconds": DEADLINE, "spool_dir": folder, **more}
+    async with receiving.process(url, superuser_url, ready=ready, **settings) as receiver:
+        yield receiver
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.spool"))
+
+
+async def breaker(web: Receiver, state: str, timeout: float) -> float:
+    """Wait until /metrics shows the database's breaker so; the seconds that took."""
+    began = time.monotonic()
+    async with asyncio.timeout(timeout):
+        while f'qasid_breaker_state{{dependency="database",state="{state}"}} 1.0' not in await metrics(web):
+            await asyncio.sleep(0.05)
+    return time.monotonic() - began
+
+
+async def metrics(web: Receiver) -> str:
+    return (await web.http.get("/metrics")).text
+
+
+async def brought_in(web: Receiver, folder: Path) -> None:
+    """Nothing lies in the spool any more."""
+    async with asyncio.timeout(CLOSES + 10):
+        while segments(folder):
+            await asyncio.sleep(0.05)
+
+
+async def test_what_a_frozen_database_cannot_take_is_kept_and_brought_in(server: Server, tmp_path: Path) -> None:
+    """200 in time before the breaker opens and at once when it is open; then each message and status once, in one lane."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    bodies = webhooks(40)
+    async with process(server, folder) as web:
+        assert (await web.post(bodies[0])).status_code == 200
+        with server.frozen():
+            posts = [asyncio.create_task(web.post(body)) for body in bodies[:20]]
+            assert await asyncio.gather(*map(in_time, posts)) == [200] * 20
+            await breaker(web, "open", OPENS)
+            began = time.monotonic()
+            posts = [asyncio.create_task(web.post(body)) for body in bodies[20:]]
+            assert [answer.status_code for answer in await asyncio.gather(*posts)] == [200] * 20
+            assert time.monotonic() - began < DEADLINE, "an open breaker is not waited for"
+            assert (await web.http.get("/readyz")).status_code == 200, "taken out of rotation it would keep nothing"
+            assert (await web.http.get("/livez")).status_code == 200
+            assert segments(folder)
+        await breaker(web, "closed", CLOSES)
+        await brought_in(web, folder)
+        stored_once(web, bodies)
+
+
+async def test_another_process_brings_in_what_one_has_kept(server: Server, tmp_path: Path) -> None:
+    """It ends with the database still away; the next one finds the folder."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    bodies = webhooks(10)
+    async with process(server, folder) as web:
+        await asyncio.to_thread(server.stop)
+        posts = [asyncio.create_task(web.post(body)) for body in bodies]
+        assert await asyncio.gather(*map(in_time, posts)) == [200] * 10
+    await asyncio.to_thread(server.start)
+    async with process(server, folder) as web:
+        await brought_in(web, folder)
+        stored_once(web, bodies)
+
+
+async def test_a_full_spool_answers_503_and_drops_nothing(server: Server, tmp_path: Path) -> None:
+    """At its bound it takes nothing more: the provider keeps the rest; what it holds is brought in."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    bodies = [cloud.webhook(cloud.text("x" * 4000), statuses=[cloud.status(cloud.fresh())]) for _ in range(300)]
+    async with process(server, folder, spool_max_bytes=1_000_000) as web:
+        assert (await web.post(bodies[0])).status_code == 200
+        await asyncio.to_thread(server.stop)
+        try:
+            answers = [(await web.post(body)).status_code for body in bodies]
+            assert set(answers) == {200, 503} and answers[0] == 200 and answers[-1] == 503
+        finally:
+            await asyncio.to_thread(server.start)
+        await brought_in(web, folder)
+        await outages.redelivered(web, bodies)
+        stored_once(web, bodies)
+
+
+async def test_while_statuses_may_lie_in_the_spool_silence_does_not_count(server: Server, tmp_path: Path) -> None:
+    """They were answered 200 and never come again: until they are brought in, each beat of the door begins silence anew."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    [body] = webhooks(1)
+    async with process(server, folder) as web:
+        with psycopg.connect(server.cluster.superuser_url) as holder:
+            holder.execute("LOCK TABLE messages, statuses IN ACCESS EXCLUSIVE MODE")
+            assert (await web.post(body)).status_code == 200
+            kept = web.one("SELECT clock_timestamp()")
+            async with asyncio.timeout(10):
+                while not web.one("SELECT bool_and(at > %s + interval '1 second') FROM disturbances", kept):
+                    await asyncio.sleep(0.05)
+            holder.rollback()
+        await brought_in(web, folder)
+        stored_once(web, [body])
