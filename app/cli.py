@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from app.commands import dead, spool, users
+from app.commands import breaker, dead, spool, users
 from app.errors import ConfigurationError, QasidError
 from app.settings import Settings, load
 
@@ -169,7 +169,7 @@ def demo(with_parent: bool, once: bool) -> None:
     raise SystemExit(run(load(), once=once))
 
 
-for command in (users.user, dead.dead, dead.replay, spool.spool):
+for command in (users.user, dead.dead, dead.replay, spool.spool, breaker.breaker):
     main.add_command(command)
 
 

@@ -16,25 +16,25 @@ import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, get_args
+from weakref import WeakKeyDictionary
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, ThreadingWSGIServer, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from app.breaker import Breaker, State
 from app.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from app.breaker import Report
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody reads
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1, 2.5, 5, 10, 30, 60)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
+_OUTAGES = (1, 2, 5, 10, 20, 45, 90, 300, 900, 3600)
 
-_Metric = TypeVar("_Metric", Counter, Histogram)
+_Metric = TypeVar("_Metric", Counter, Histogram, Gauge)
 
 
 def _by_label(metric: _Metric) -> Callable[..., _Metric]:
@@ -52,13 +52,19 @@ _turns = _by_label(Counter("qasid_turns", "Turns settled", ["outcome"]))
 _sends = _by_label(Counter("qasid_sends", "Attempts to hand a chunk to the provider", ["outcome"]))
 _stages = _by_label(Histogram("qasid_stage_seconds", "Duration of a stage", ["stage"], buckets=_SECONDS))
 _alerts = _by_label(Counter("qasid_alerts", "What a person should look at", ["kind"]))
-_lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
-_breaker_state = functools.cache(
-    Gauge(
-        "qasid_breaker_state", "1 for the state it is in", ["dependency", "state"], multiprocess_mode="livemax"
-    ).labels
+_breaker_opened = _by_label(Counter("qasid_breaker_opened", "Breakers that opened by themselves", ["dependency"]))
+_breaker_open_seconds = _by_label(
+    Histogram("qasid_breaker_open_seconds", "How long a breaker stood open", ["dependency"], buckets=_OUTAGES)
 )
-_outage_seconds = Histogram("qasid_outage_seconds", "How long the database was away", buckets=_SECONDS)
+# The highest of all web processes: each has breakers of its own, and one that is open shall show. The most recent would
+# hide it behind another that has just closed, and `max` would show a killed process's for ever.
+_breaker_state = _by_label(
+    Gauge("qasid_breaker_state", "1: in this state", ["dependency", "state"], multiprocess_mode="livemax")
+)
+_breaker_forced = _by_label(
+    Gauge("qasid_breaker_forced", "1: held by a person", ["dependency"], multiprocess_mode="livemax")
+)
+_lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
 _spooled = _by_label(Counter("qasid_spooled", "Webhooks that the database could not take", ["result"]))
 _spool_bytes = Gauge("qasid_spool_bytes", "Bytes in the spool's folder", multiprocess_mode="livemax")
 _spool_records = Gauge("qasid_spool_records", "Webhooks in the spool", multiprocess_mode="livemax")
@@ -112,17 +118,6 @@ def stage(name: str, seconds: float) -> None:
     _stages(name).observe(seconds)
 
 
-def breaker(report: "Report") -> None:
-    """A breaker has changed its state."""
-    for state in ("closed", "slow", "open", "half_open"):
-        _breaker_state(report.dependency, state).set(report.state == state)
-
-
-def outage(seconds: float) -> None:
-    """The database was away for so long, as this process saw it."""
-    _outage_seconds.observe(seconds)
-
-
 def spooled(result: str) -> None:
     """A webhook that the database could not take was kept, refused, or later replayed."""
     _spooled(result).inc()
@@ -139,6 +134,26 @@ def spool(*, bytes: int, records: int, oldest: float, corrupt: int) -> None:
 def alert(kind: str) -> None:
     """Something that a person should look at. Whoever calls this logs it too, at error or warning."""
     _alerts(kind).inc()
+
+
+def breaker(breaker: Breaker, before: State) -> None:
+    """A breaker has changed: fit for its `on_change`. Call it once at the start, too, so that there is something to see."""
+    name, state = breaker.name, breaker.state
+    for each in get_args(State):
+        _breaker_state(name, each).set(each == state)
+    _breaker_forced(name).set(breaker.forced is not None)
+    opened, since = _breakers_seen.get(breaker, (0, None))
+    _breaker_opened(name).inc(breaker.opened - opened)
+    if state in ("open", "half_open"):
+        since = breaker.since if since is None else since  # half open, it still lets nobody in
+    elif since is not None:
+        _breaker_open_seconds(name).observe(breaker.since - since)
+        since = None
+    _breakers_seen[breaker] = breaker.opened, since
+
+
+# What has been counted of each: how often it opened, and since when it has stood open (by its own clock), or None.
+_breakers_seen: WeakKeyDictionary[Breaker, tuple[int, float | None]] = WeakKeyDictionary()
 
 
 def lanes_held(lanes: int) -> None:

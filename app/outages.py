@@ -21,6 +21,7 @@ class Outages:
         self._began: float | None = None
         self._refused = self._spooled = 0
         breaker.on_change = self._changed
+        metrics.breaker(breaker, breaker.state)
 
     def refused(self) -> None:
         """A webhook was answered 503."""
@@ -31,7 +32,7 @@ class Outages:
         self._spooled += 1
 
     def _changed(self, breaker: Breaker, before: State) -> None:
-        metrics.breaker(breaker.report())
+        metrics.breaker(breaker, before)
         now = time.monotonic()
         if breaker.state == "open" and self._began is None:
             self._began = now
@@ -39,7 +40,6 @@ class Outages:
             log.error("the database is away", alert="database_away", reason=breaker.reason)
         elif breaker.state in ("closed", "slow") and self._began is not None:
             lasted, self._began = now - self._began, None
-            metrics.outage(lasted)
             log.warning(
                 "the database is back",
                 seconds=round(lasted, 1),

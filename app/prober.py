@@ -4,8 +4,11 @@ With the answer comes what people have said of the breakers. It knows nothing of
 """
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -21,8 +24,12 @@ log = structlog.get_logger(__name__)
 
 # Seconds from one probe to the next, and how long one is waited for: a silent loss is known within two.
 INTERVAL, PATIENCE = 1.0, 0.9
+# When our own loop came later than by LATE, or the process stood still, the answer may lie there unread: GRACE to read it.
+LATE, GRACE = 0.1, 0.25
 # What a broken connection, or a refused one, raises.
 GONE = (psycopg.OperationalError, psycopg.InterfaceError, OSError)
+
+Question = asyncio.Task[breakers.Answer]
 
 
 class Prober:
@@ -32,8 +39,9 @@ class Prober:
         self._url = url
         self._breaker = breaker
         self._heard = heard
-        self._conn: Connection | None = None
-        self._left_behind: set[asyncio.Task[breakers.Answer]] = set()
+        self._conn: Connection | None = None  # None too while the question that is waited for connects
+        self._question: Question | None = None  # the one that is waited for
+        self._questions: set[Question] = set()  # it, and those that were given up and have not ended yet
 
     async def __aenter__(self) -> Self:
         self._asking = asyncio.create_task(self._run(), name="prober")
@@ -42,27 +50,36 @@ class Prober:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await tasks.end(self._asking, *self._left_behind)
-        if self._conn is not None:
-            await self._conn.close()
+        await tasks.end(self._asking)
+        conn = self._conn
+        self._give_up()
+        if self._questions:
+            await asyncio.wait(self._questions, timeout=GRACE)
+        await tasks.end(*self._questions)
+        if conn is not None:
+            await conn.close()
 
     async def _run(self) -> None:
         while True:
             began = time.monotonic()
-            await self._probe(began)
+            try:
+                await self._probe(began)
+            except Exception:  # whatever it was, nobody else would close the breaker
+                log.exception("a probe failed")
             await asyncio.sleep(max(0.0, began + INTERVAL - time.monotonic()))
 
     async def _probe(self, began: float) -> None:
-        question = asyncio.create_task(self._ask(began), name="probe")
+        question = self._question = asyncio.create_task(self._ask(began), name="probe")
+        self._questions.add(question)
+        question.add_done_callback(self._ended)
         # Not asyncio.timeout: cancelling a query on a frozen server takes ten seconds.
-        done, _ = await asyncio.wait({question}, timeout=PATIENCE)
+        await asyncio.wait({question}, timeout=PATIENCE)
+        if not question.done() and time.monotonic() - began > PATIENCE + LATE:
+            await asyncio.wait({question}, timeout=GRACE)
         took = time.monotonic() - began
-        if not done:
-            self._conn = None  # the question has it, and closes it
-            question.cancel()
-            self._left_behind.add(question)
-            question.add_done_callback(self._forgotten)
-            self._breaker.probed(False, took)
+        if not question.done():
+            self._give_up()
+            self._breaker.probed(False, max(took, PATIENCE))  # uvloop's timers may ring a millisecond early
         elif error := question.exception():
             if not isinstance(error, psycopg.Error | OSError):
                 raise error
@@ -73,30 +90,55 @@ class Prober:
             self._breaker.probed(answer.takes_writes, took)
             self._heard(answer.forced)
 
-    def _forgotten(self, question: "asyncio.Task[breakers.Answer]") -> None:
-        self._left_behind.discard(question)
-        if not question.cancelled():
-            question.exception()
+    def _give_up(self) -> None:
+        """Wait no longer for the question, and have it end soon; its connection, if it has one, is good for nothing.
 
-    async def _ask(self, began: float) -> breakers.Answer:
+        A query is not cancelled: psycopg would ask the server for it over a new connection, and wait for that. It ends
+        by itself once its connection is shut down on our side.
+        """
+        question, self._question = self._question, None
         conn, self._conn = self._conn, None
         if conn is not None:
+            with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
+        elif question is not None:
+            question.cancel()
+
+    def _ended(self, question: Question) -> None:
+        self._questions.discard(question)
+        if not question.cancelled():
+            question.exception()  # of one that was given up nobody else asks
+
+    async def _ask(self, began: float) -> breakers.Answer:
+        if self._conn is not None:
             try:
-                return await self._asked(conn)
+                return await self._asked(self._conn)
             except GONE:
+                if not self._waited_for():
+                    raise
                 # Twice in one probe: the connection is gone, and whether a new one comes decides what that means.
                 self._breaker.probed(False, time.monotonic() - began)
         options = db.options("qasid_courier", timeout=PATIENCE)
-        conn = await psycopg.AsyncConnection.connect(
+        conn: Connection = await psycopg.AsyncConnection.connect(
             self._url, autocommit=True, **{**options, "application_name": "qasid prober"}
         )
+        if not self._waited_for():  # a cancellation that came too late
+            await conn.close()
+            raise asyncio.CancelledError
+        self._conn = conn
         return await self._asked(conn)
 
     async def _asked(self, conn: Connection) -> breakers.Answer:
         try:
             answer = await breakers.probe(conn)
         except BaseException:
+            if self._conn is conn:
+                self._conn = None
             await conn.close()
             raise
-        self._conn = conn
+        if self._conn is not conn:  # it came just as it was given up
+            await conn.close()
         return answer
+
+    def _waited_for(self) -> bool:
+        return self._question is asyncio.current_task()

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import click
 
+from app.commands.columns import aligned
 from app.commands.database import with_pool
 from app.errors import ConfigurationError, QasidError, Unknown
 from app.settings import load
@@ -171,11 +172,10 @@ def table(letters: "Sequence[DeadLetter]") -> list[str]:
     from app.store.dead import Letter
 
     head = ("AGE", "TENANT", "CONVERSATION", "WHAT", "WHY", "ID")
-    rows = [_row(letter) for letter in letters]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(head, widths, strict=True)).rstrip()]
-    for letter, row in zip(letters, rows, strict=True):
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    heading, *told = aligned(head, [_row(letter) for letter in letters])
+    lines = [heading]
+    for letter, line in zip(letters, told, strict=True):
+        lines.append(line)
         if letter.text:
             whom = letter.row.whom if isinstance(letter.row, Letter) else letter.row.address or "?"
             lines += [

@@ -1,5 +1,6 @@
 """breakers: what a person has said of the breakers. Each process reads it with its probe, once a second."""
 
+from datetime import datetime
 from typing import Literal
 
 from msgspec import Struct
@@ -14,6 +15,14 @@ class Answer(Struct, frozen=True):
 
     takes_writes: bool
     forced: dict[str, Forced]
+
+
+class Held(Struct, frozen=True):
+    """What a person has said, and when."""
+
+    dependency: str
+    forced: Forced
+    at: datetime
 
 
 PROBE = """
@@ -42,3 +51,9 @@ async def force(conn: Connection, dependency: str, forced: Forced) -> None:
 async def let_go(conn: Connection, dependency: str) -> bool:
     """Let the breaker decide again; whether anybody had said otherwise."""
     return (await conn.execute("DELETE FROM breakers WHERE dependency = %s", (dependency,))).rowcount == 1
+
+
+async def every(conn: Connection) -> list[Held]:
+    """All that people hold, by name."""
+    rows = await conn.execute("SELECT dependency, forced, at FROM breakers ORDER BY dependency")
+    return [Held(*row) for row in await rows.fetchall()]

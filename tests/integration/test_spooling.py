@@ -20,8 +20,9 @@ import pytest
 from tests import cloud_bodies as cloud
 from tests import receiving
 from tests.integration import test_webhook_outages as outages
-from tests.integration.test_webhook_outages import DEADLINE, Server, in_time, stored_once, webhooks
+from tests.integration.test_webhook_outages import DEADLINE, in_time, stored_once, webhooks
 from tests.integration.test_webhook_server import answering, started
+from tests.outages import Server
 from tests.receiving import Receiver
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]

@@ -4,13 +4,9 @@ On a cluster of its own, whose processes it stops by their ids.
 """
 
 import asyncio
-import os
-import shutil
-import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,12 +14,9 @@ import httpx
 import psycopg
 import pytest
 
-from app import embedded
-from app.embedded import postmaster
-from app.migrate import migrate
 from tests import cloud_bodies as cloud
 from tests import receiving
-from tests.conftest import FAST
+from tests.outages import Server, state_folder
 from tests.receiving import ENVIRON, Receiver
 
 pytestmark = pytest.mark.anyio
@@ -36,64 +29,15 @@ CHALLENGE = {"hub.mode": "subscribe", "hub.challenge": "1", "hub.verify_token": 
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
     """The state folder of a cluster that may be frozen and stopped."""
-    root = Path(tempfile.mkdtemp(prefix="qasid-test-"))
-    root.chmod(0o755)  # PostgreSQL may run as another user
-    yield root / "state"
-    embedded.destroy(root / "state")
-    shutil.rmtree(root)
-
-
-class Server:
-    """The cluster, and what may happen to it."""
-
-    def __init__(self, state: Path) -> None:
-        self.state = state
-        self.cluster = embedded.ensure(state, settings=FAST)
-
-    def stop(self) -> None:
-        postmaster.stop(self.cluster.data)
-
-    def start(self) -> None:
-        self.cluster = embedded.ensure(self.state, settings=FAST)
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """All of its processes stand still, as on a host that hangs; what connects, connects to nobody."""
-        first = postmaster.running(self.cluster.data)
-        assert first is not None
-        stopped = []
-        try:
-            for pid in (first, *children(first)):
-                with suppress(ProcessLookupError):  # an autovacuum worker ends when it likes
-                    os.kill(pid, signal.SIGSTOP)
-                    stopped.append(pid)
-            yield
-        finally:
-            for pid in reversed(stopped):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
-        if int(fields[1]) == parent:
-            found.append(int(stat.parent.name))
-    return found
+    with state_folder() as folder:
+        yield folder
 
 
 @pytest.fixture
 def server(state: Path) -> Server:
     """The cluster with an empty, migrated database `qasid`."""
     server = Server(state)
-    with psycopg.connect(server.cluster.superuser_url.replace("/qasid", "/postgres"), autocommit=True) as conn:
-        conn.execute("DROP DATABASE IF EXISTS qasid WITH (FORCE)")
-        conn.execute("CREATE DATABASE qasid OWNER qasid")
-    list(migrate(server.cluster.url))
+    server.make_anew()
     return server
 
 

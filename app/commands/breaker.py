@@ -1,0 +1,225 @@
+"""`qasid breaker`: shows the breakers, and says what a person wants of them.
+
+The person's word is a row in the database. What each process thinks is asked of its own /metrics; nobody is told directly.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import click
+from msgspec import Struct
+
+from app.commands.columns import aligned
+from app.commands.database import installation
+from app.errors import ConfigurationError, DatabaseUnavailable
+from app.settings import Settings, load
+
+if TYPE_CHECKING:
+    from app.db import Connection
+    from app.store.breakers import Forced, Held
+
+T = TypeVar("T")
+
+KNOWN = ("database",)
+PATIENCE = 2.0  # seconds that a process may take to show its metrics
+
+OPENED = """\
+The breaker of the {0} is held OPEN. Within 2 seconds, every process stops asking the {0}:
+- web answers webhooks 503, or takes them into the spool where QASID_SPOOL_DIR is set;
+- workers claim no conversations, so nobody is answered.
+It stays so, over restarts too, until you undo it: qasid breaker auto {0}"""
+CLOSED = """\
+The breaker of the {0} is held CLOSED. Within 2 seconds, every process asks the {0} as if nothing were amiss,
+however it answers: where it hangs, each webhook waits for its whole deadline.
+It stays so, over restarts too, until you undo it: qasid breaker auto {0}"""
+AWAY = """\
+Nothing was changed, and nothing has to be: while the database cannot be reached, the breaker of each process opens by \
+itself within 2 seconds (unless it is held closed), and closes by itself once the database has answered three times. \
+What a person says is kept in the database, so it can be said only while that takes writes. {0}"""
+
+
+class Seen(Struct, frozen=True):
+    """A breaker as one process shows it; `state` names several where server processes behind one port differ."""
+
+    dependency: str
+    state: str
+    held: bool
+    opened: int
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def breaker(ctx: click.Context) -> None:
+    """Show the breakers, or hold one open or closed.
+
+    A process whose database fails stops asking it (its breaker is OPEN), goes on with what needs no database, and asks
+    again when it answers. That needs nobody. Without a further word this lists what people hold, and the state in the
+    processes on this machine: it asks web at QASID_HOST and QASID_PORT, and one worker at QASID_WORKER_METRICS_PORT.
+
+    \b
+    closed     all is well
+    slow       most calls take over half a second: it is asked for writes, not for reads
+    open       it is not asked
+    half_open  one call has been let through to try
+    """  # noqa: D301  click wants the character, not the escape
+    if ctx.invoked_subcommand is None:
+        _list()
+
+
+_dependency = click.argument("dependency")
+
+
+@breaker.command("open")
+@_dependency
+def breaker_open(dependency: str) -> None:
+    """Have no process ask DEPENDENCY any more. This stops the service.
+
+    For the time in which you repair the database and want it left alone, but for one short question a second from each
+    process. Within 2 seconds web answers webhooks 503 (Meta sends them again, for days) or takes them into the spool,
+    and workers claim nothing, so nobody gets an answer. Undo it with `qasid breaker auto DEPENDENCY`: it never ends by
+    itself. DEPENDENCY is `database`.
+    """
+    _force(dependency, "open", OPENED)
+
+
+@breaker.command("close")
+@_dependency
+def breaker_close(dependency: str) -> None:
+    """Have every process ask DEPENDENCY, however it answers: held closed.
+
+    For a breaker that stays open although you know that the database is well. This mends nothing: while the database
+    hangs, each webhook now waits for its whole deadline before its 503. Undo it with `qasid breaker auto DEPENDENCY`:
+    it never ends by itself. DEPENDENCY is `database`.
+    """
+    _force(dependency, "closed", CLOSED)
+
+
+@breaker.command("auto")
+@_dependency
+def breaker_auto(dependency: str) -> None:
+    """Let each process decide again: undoes `open` and `close`.
+
+    DEPENDENCY is `database`.
+    """
+    from app.store import breakers
+
+    _known(dependency)
+    if _done(lambda conn: breakers.let_go(conn, dependency)):
+        click.echo(
+            f"The breaker of the {dependency} is held no longer: within 2 seconds each process decides by itself."
+        )
+    else:
+        click.echo(f"Nobody held the breaker of the {dependency}: each process decides by itself.")
+
+
+def _force(dependency: str, forced: "Forced", words: str) -> None:
+    from app.store import breakers
+
+    _known(dependency)
+    _done(lambda conn: breakers.force(conn, dependency, forced))
+    click.echo(words.format(dependency))
+
+
+def _known(dependency: str) -> None:
+    if dependency not in KNOWN:
+        raise ConfigurationError(f"There is no breaker {dependency!r} to hold. Known is: {', '.join(KNOWN)}.")
+
+
+def _done(work: "Callable[[Connection], Awaitable[T]]") -> T:
+    """Do it in the database; where that is not to be had, say what a person has to do: nothing."""
+    import psycopg
+
+    try:
+        return asyncio.run(installation(work))
+    except DatabaseUnavailable as error:
+        raise DatabaseUnavailable(AWAY.format(_line(error))) from error
+    except psycopg.errors.ReadOnlySqlTransaction as error:
+        raise DatabaseUnavailable(AWAY.format("PostgreSQL takes no writes: it is read-only.")) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _list() -> None:
+    """What people hold, then what processes show: that is worth seeing most when the database is away."""
+    from app.store import breakers
+
+    settings = load()
+    away: DatabaseUnavailable | None = None
+    try:
+        for held in asyncio.run(installation(breakers.every)):
+            click.echo(_told(held))
+    except DatabaseUnavailable as error:
+        away = error
+    rows: list[tuple[str, ...]] = []
+    silent = []
+    for process, port in (("web", settings.port), ("worker", settings.worker_metrics_port)):
+        found = shown(settings, port)
+        if isinstance(found, str):
+            silent.append(f"{process}: {found}")
+        else:
+            rows += [(process, s.dependency, s.state, "a person" if s.held else "", str(s.opened)) for s in found]
+    if rows:
+        for line in aligned(("PROCESS", "DEPENDENCY", "STATE", "HELD BY", "OPENED"), rows):
+            click.echo(line)
+    for line in silent:
+        click.echo(line)
+    if away is not None:
+        raise DatabaseUnavailable(
+            f"What people hold cannot be read. While the database cannot be reached, each process's breaker opens by "
+            f"itself, whatever was said before, unless it is held closed. {_line(away)}"
+        ) from away
+
+
+def _told(held: "Held") -> str:
+    state: Literal["OPEN", "CLOSED"] = "OPEN" if held.forced == "open" else "CLOSED"
+    return (
+        f"{held.dependency} is held {state} by a person since {held.at:%Y-%m-%d %H:%M:%S %Z}. "
+        f"Undo: qasid breaker auto {held.dependency}"
+    )
+
+
+def shown(settings: Settings, port: int) -> list[Seen] | str:
+    """The breakers that a process on this machine shows at this port, or in words why it shows none."""
+    import httpx
+
+    if port == 0:
+        return "not asked, since QASID_WORKER_METRICS_PORT is 0."
+    # An address to listen at need not be one to ask at.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(settings.host, settings.host)  # noqa: S104
+    at = f"{f'[{host}]' if ':' in host else host}:{port}"
+    headers = {b"Authorization": b"Bearer " + settings.metrics_token.encode()} if settings.metrics_token else {}
+    try:
+        # No proxy from the environment: it is this machine that is asked.
+        answer = httpx.get(f"http://{at}/metrics", headers=headers, timeout=PATIENCE, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return f"does not answer at {at} ({type(error).__name__})."
+    if answer.status_code == 403:
+        return f"does not show its metrics at {at}: is QASID_METRICS_TOKEN the one that it was started with?"
+    if answer.status_code != 200:
+        return f"answers HTTP {answer.status_code} at {at}."
+    try:
+        return read(answer.text) or f"answers at {at}, and shows no breaker: an older build?"
+    except ValueError:
+        return f"what answers at {at} shows no metrics."
+
+
+def read(text: str) -> list[Seen]:
+    """The breakers in a page of metrics. Raises ValueError: it is no such page."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    states: dict[str, list[str]] = {}
+    held: set[str] = set()
+    opened: dict[str, int] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name = sample.labels.get("dependency", "")
+            if sample.name == "qasid_breaker_state" and sample.value:
+                states.setdefault(name, []).append(sample.labels["state"])
+            elif sample.name == "qasid_breaker_forced" and sample.value:
+                held.add(name)
+            elif sample.name == "qasid_breaker_opened_total":
+                opened[name] = int(sample.value)
+    return [Seen(name, " / ".join(sorted(states[name])), name in held, opened.get(name, 0)) for name in sorted(states)]
