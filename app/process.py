@@ -1,4 +1,4 @@
-"""What a process owes to its surroundings: it ends with its parent, and asks for a port before it counts on it."""
+"""What a process owes to its surroundings: it ends with its parent, gives way, asks for a port before it counts on it."""
 
 import ctypes
 import errno
@@ -44,6 +44,14 @@ def require_free_port(host: str, port: int, *, setting: str) -> None:
                 f"Port {port} on {host} is in use: stop what holds it, or set {setting} to another."
             ) from error
         raise ConfigurationError(f"Cannot listen at {host}:{port}: {error.strerror or error}") from error
+
+
+def give_way() -> None:
+    """Let others on this machine go first: a web process has a quarter of a second, whoever waits for an assistant has more.
+
+    Where a core is idle it changes nothing. A quarter of the share that others have is left where none is.
+    """
+    os.nice(6)
 
 
 def settle_memory() -> None:
