@@ -7,10 +7,14 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 from app.errors import ConfigurationError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# About a quarter of the weight of 0.
+NICE = 6
 
 
 def end_with_parent(sign: signal.Signals = signal.SIGTERM) -> None:
@@ -49,9 +53,13 @@ def require_free_port(host: str, port: int, *, setting: str) -> None:
 def give_way() -> None:
     """Let others on this machine go first: a web process has a quarter of a second, whoever waits for an assistant has more.
 
-    Where a core is idle it changes nothing. A quarter of the share that others have is left where none is.
+    Where a core is idle it changes nothing. A quarter of the share that others have is left where none is. Linux shares
+    cores among sessions first (sched(7), autogroup), so a process that leads one gives way as a session.
     """
-    os.nice(6)
+    os.nice(NICE)
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):  # no such kernel, or no such file in this container
+            Path("/proc/self/autogroup").write_text(f"{NICE}\n")
 
 
 def settle_memory() -> None:
