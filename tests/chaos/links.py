@@ -5,6 +5,7 @@ import os
 import random
 import socket
 import struct
+from collections import deque
 from typing import Protocol, cast
 
 from msgspec import Struct
@@ -91,8 +92,9 @@ class Side(asyncio.Protocol):
         self.peer: Side = self
         self.transport: asyncio.Transport | None = None
         self._early: list[bytes] = []  # of a client that spoke before the server's side was connected
-        self._due = 0.0
-        self._under_way = 0
+        # What is delayed, each with its time; a timer for the first alone. Timers of one instant ring in any order, and
+        # uvloop's are rounded: with one for each piece the stream would come out shuffled, as no TCP does.
+        self._under_way: deque[tuple[float, bytes]] = deque()
         self._reading = True
         self._full = False  # what this side's peer reads has nowhere to go
         self._ended = False
@@ -117,14 +119,21 @@ class Side(asyncio.Protocol):
         if delay <= 0 and not self._under_way:
             self._write(data)
             return
-        loop = asyncio.get_running_loop()
-        self._due = max(self._due, loop.time() + delay)
-        self._under_way += 1
-        loop.call_at(self._due, self._arrive, data)
+        due = asyncio.get_running_loop().time() + delay
+        self._under_way.append((due, data))
+        if len(self._under_way) == 1:
+            asyncio.get_running_loop().call_at(due, self._arrive)
 
-    def _arrive(self, data: bytes) -> None:
-        self._under_way -= 1
-        self._write(data)
+    def _arrive(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while True:
+            _, data = self._under_way.popleft()
+            self._write(data)
+            if not self._under_way:
+                return
+            if (due := self._under_way[0][0]) > now:
+                asyncio.get_running_loop().call_at(due, self._arrive)
+                return
 
     def _write(self, data: bytes) -> None:
         if self.transport is None:

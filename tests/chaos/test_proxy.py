@@ -109,6 +109,15 @@ async def test_latency_delays_every_reply_and_keeps_the_order(database: Any, pro
         assert time.monotonic() - begin < 0.05
 
 
+async def test_under_latency_a_stream_stays_in_order(database: Any, proxied: Proxied) -> None:
+    """Thousands of pieces, each delayed by another time: they come out as they went in, as TCP promises."""
+    async with await connected(database, proxied) as conn:
+        await proxied.latency(0.02, 0.019)
+        for _ in range(3):
+            cursor = await conn.execute("SELECT n, repeat('x', 400) FROM generate_series(1, 20000) n")
+            assert [n for n, _ in await cursor.fetchall()] == list(range(1, 20001))
+
+
 @pytest.mark.parametrize("how", ["reset", "half_close"])
 async def test_a_cut_ends_every_connection_and_new_ones_are_taken(database: Any, proxied: Proxied, how: str) -> None:
     """After RST or FIN nobody's connection works, and the next one does."""

@@ -1,0 +1,16 @@
+"""What a process owes to its surroundings."""
+
+import subprocess
+import sys
+
+ASKED = "import os; from app.process import give_way; give_way(); print(os.nice(0)); print(open('/proc/self/autogroup').read())"
+
+
+def test_a_worker_gives_way_with_its_whole_session() -> None:
+    """By its own priority, and where the kernel shares cores among sessions by that of the session that it leads."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED], capture_output=True, text=True, check=True, start_new_session=True
+    )
+    own, session = done.stdout.splitlines()[:2]
+    assert own == "6"
+    assert session.endswith("nice 6") or "autogroup" not in session
