@@ -49,6 +49,8 @@ _turns = _by_label(Counter("qasid_turns", "Turns settled", ["outcome"]))
 _sends = _by_label(Counter("qasid_sends", "Attempts to hand a chunk to the provider", ["outcome"]))
 _stages = _by_label(Histogram("qasid_stage_seconds", "Duration of a stage", ["stage"], buckets=_SECONDS))
 _alerts = _by_label(Counter("qasid_alerts", "What a person should look at", ["kind"]))
+_sessions = _by_label(Counter("qasid_sessions", "Turns by where their conversation came from", ["result"]))
+_session_bytes = Gauge("qasid_session_bytes", "Conversations kept in memory", multiprocess_mode="livesum")
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
 _loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
 
@@ -106,6 +108,16 @@ def alert(kind: str) -> None:
 def lanes_held(lanes: int) -> None:
     """This process holds so many lanes now."""
     _lanes_held.set(lanes)
+
+
+def session(result: str) -> None:
+    """A turn had its conversation so far: from memory (hit), from the database (miss), from memory without knowing (stale)."""
+    _sessions(result).inc()
+
+
+def session_bytes(size: int) -> None:
+    """So many bytes of conversations are kept in memory."""
+    _session_bytes.set(size)
 
 
 async def watch_loop(interval: float = 0.5) -> None:

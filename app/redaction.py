@@ -23,7 +23,7 @@ def _words(text: str) -> frozenset[str]:
 NUMBERS: Final = _words(
     "ack_ms ai_ms db_ms fastpath_ms queue_ms send_ms applied attempt attempts bytes chunks code count days depth "
     "duplicates exit_code held ignored input_tokens items lanes lost messages milliseconds n output_tokens pid port "
-    "quarantined retry_after rows seconds seq size sqlstate stored tokens turns version waiting"
+    "quarantined retry_after rows seconds seq size sqlstate stale_s stored tokens turns version waiting"
 )
 IDS: Final = _words(
     "channel_id chunk chunk_id contact_id conversation conversation_id correlation endpoint_id job_id lane message_id "
