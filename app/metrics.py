@@ -64,6 +64,8 @@ _breaker_state = _by_label(
 _breaker_forced = _by_label(
     Gauge("qasid_breaker_forced", "1: held by a person", ["dependency"], multiprocess_mode="livemax")
 )
+_sessions = _by_label(Counter("qasid_sessions", "Turns by where their conversation came from", ["result"]))
+_session_bytes = Gauge("qasid_session_bytes", "Conversations kept in memory", multiprocess_mode="livesum")
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
 _spooled = _by_label(Counter("qasid_spooled", "Webhooks that the database could not take", ["result"]))
 _spool_bytes = Gauge("qasid_spool_bytes", "Bytes in the spool's folder", multiprocess_mode="livemax")
@@ -159,6 +161,16 @@ _breakers_seen: WeakKeyDictionary[Breaker, tuple[int, float | None]] = WeakKeyDi
 def lanes_held(lanes: int) -> None:
     """This process holds so many lanes now."""
     _lanes_held.set(lanes)
+
+
+def session(result: str) -> None:
+    """A turn had its conversation so far: from memory (hit), from the database (miss), from memory without knowing (stale)."""
+    _sessions(result).inc()
+
+
+def session_bytes(size: int) -> None:
+    """So many bytes of conversations are kept in memory."""
+    _session_bytes.set(size)
 
 
 async def watch_loop(interval: float = 0.5) -> None:

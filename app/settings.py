@@ -39,6 +39,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     in_doubt_max_seconds: Seconds = 900.0
     pair_seconds: Seconds = 6.0
     worker_lanes: Annotated[int, Meta(ge=1, le=100_000)] = 2000
+    session_cache_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
     web_workers: Annotated[int, Meta(ge=1, le=64)] = 2
     worker_metrics_port: Port = 8002
     secure_cookies: bool = False

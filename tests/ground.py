@@ -182,12 +182,12 @@ class Ground(Struct, frozen=True):
         """Settle a turn with chunks of these bodies; the fence's word and the chunks' ids."""
         pieces = [(uuid4(), body) for body in bodies]
         settlement: dict[str, Any] = {"version": None, "outcome": "answered", "send": False, "correlation": "c"} | more
-        [fence] = await turns.settle(
+        [settled] = await turns.settle(
             self.conn,
             worker,
             [turns.Settlement(claim=claim, turn=turn, body=" ".join(bodies), pieces=pieces, **settlement)],
         )
-        return fence, [id for id, _ in pieces]
+        return settled.fence, [id for id, _ in pieces]
 
     def status(self, chunk: UUID, status: str, *, attempt: int = 1, **more: Any) -> Reported:
         """What the provider says of an attempt; `channel`, `tenant`, `code` and `at` unless as usual."""

@@ -129,7 +129,7 @@ class Model(Struct):
                 for lane_id in parameters["conversation_id"]:
                     self.silences[worker, lane_id] = self._silence()
             case "settle":
-                self._settled(parameters, [fence for (fence,) in rows])
+                self._settled(parameters, [fence for fence, _, _ in rows])
             case "intend":
                 for i, (fence, _) in enumerate(rows):
                     if fence == "ok":

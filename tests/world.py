@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import aiohttp
 import httpx
+import msgspec
 import psycopg
 import pytest
 from aiohttp import web
@@ -35,6 +36,7 @@ from workers.answer import Turns
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
+from workers.sessions import Sessions
 
 NUMBER, PERSON, OTHER = "1000200030004000", "15550002222", "15550003333"
 KEY = "11" * 32
@@ -211,7 +213,7 @@ class World:
         )
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, client, settings)
-        lanes.serve(Turns(commits, delivery, directory, assistants or client).work)
+        lanes.serve(Turns(commits, delivery, directory, assistants or client, Sessions(1 << 20)).work)
         return await self.stack.enter_async_context(lanes)
 
     async def process(self, **more: Any) -> asyncio.subprocess.Process:
@@ -263,6 +265,11 @@ class World:
     def asked(self) -> list[tuple[str, ...]]:
         """The last user turn of each call to the assistant."""
         return [call.user for call in self.sandbox.assistant.calls]
+
+    def shown(self) -> list[str]:
+        """What the assistant was shown last, line by line."""
+        body = msgspec.json.decode(self.sandbox.assistant.calls[-1].body)
+        return [line["content"] for line in body["messages"]]
 
     async def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         async with await psycopg.AsyncConnection.connect(self.superuser_url, autocommit=True) as conn:

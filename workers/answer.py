@@ -26,6 +26,8 @@ from app.text.chunks import split
 from app.text.whatsapp import from_markdown
 from workers.commits import Commits
 from workers.deliver import Delivery, Lane
+from workers.opening import Opened, Openings
+from workers.sessions import Sessions
 from workers.stopwatch import Stopwatch
 
 log = structlog.get_logger(__name__)
@@ -54,8 +56,17 @@ class Reply(Struct, frozen=True, kw_only=True):
 class Turns:
     """`work` a claimed lane."""
 
-    def __init__(self, commits: Commits, delivery: Delivery, directory: Watch, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self,
+        commits: Commits,
+        delivery: Delivery,
+        directory: Watch,
+        client: httpx.AsyncClient,
+        sessions: Sessions | None = None,
+    ) -> None:
+        """`sessions`: what this worker remembers of conversations; nothing where it is None."""
         self._commits = commits
+        self._openings = Openings(commits, Sessions(0) if sessions is None else sessions)
         self._delivery = delivery
         self._directory = directory
         self._client = client
@@ -79,12 +90,12 @@ class Turns:
             return await self._give_up(claim, tenant)
         for restart in range(MOST_RESTARTS + 2):
             try:
-                opening = await watch.db(self._commits.open(claim, history, brake))
+                found = await watch.db(self._openings.open(claim, history, brake))
             except msgspec.DecodeError:  # rows of another build, or damaged ones
                 if attempts <= MOST_CLAIMS:
                     raise
                 return await self._give_up(claim, tenant)
-            opened = watch.elapsed
+            opened, opening = watch.elapsed, found.opening
             before, chunks = _split(opening)
             turn = opening.turn
             if attempts > MOST_CLAIMS and chunks:
@@ -112,7 +123,7 @@ class Turns:
                 before = msgspec.structs.replace(before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened)))
             lane = self._lane(claim, tenant, channel, opening, watch)
             version = opening.version if restart < MOST_RESTARTS else None
-            release = await self._settle(lane, turn, version, reply, before)
+            release = await self._settle(lane, found, turn, version, reply, before)
             if release is not None:
                 return release
         raise AssertionError("a settlement without a version is never turned away for its version")
@@ -247,7 +258,7 @@ class Turns:
     # --- its end ---
 
     async def _settle(
-        self, lane: Lane, turn: Turn, version: int | None, reply: Reply, before: Chunk | None
+        self, lane: Lane, found: Opened, turn: Turn, version: int | None, reply: Reply, before: Chunk | None
     ) -> Release | None:
         """Commit the answer, send its first chunk, and go on as far as the gates allow. None: what was asked has changed."""
         pieces = [(uuid4(), piece) for piece in split(reply.text)]
@@ -269,17 +280,22 @@ class Turns:
             ai_ms=reply.ai_ms,
         )
         try:
-            fence = await lane.watch.db(self._commits.settle(settlement))
+            settled = await lane.watch.db(self._commits.settle(settlement))
         except (DatabaseUnavailable, asyncio.CancelledError):
             if send:
                 self._delivery.disclaim(lane, pieces[0][0], 1)
             raise
-        if fence == "changed":
+        if settled.fence == "changed":
             return None
-        if fence in ("lost", "paused"):  # paused meanwhile, or not ours: whoever has the lane next sees how it stands
+        if settled.fence in (
+            "lost",
+            "paused",
+        ):  # paused meanwhile, or not ours: whoever has the lane next sees how it stands
             return Release(claim=lane.claim, done_seq=None, again_in=0.0)
         metrics.turn(reply.outcome)
-        send = fence == "sending"  # if the number may be sent from now
+        if version is not None:
+            self._openings.settled(lane.claim, found, turn, settled, reply.text)
+        send = settled.fence == "sending"  # if the number may be sent from now
         chunks = [_fresh(turn, no, id, body) for no, (id, body) in enumerate(pieces, 1)]
         if not pieces:
             release = Release(claim=lane.claim, done_seq=turn.last_seq)
@@ -307,6 +323,7 @@ class Turns:
             chunks=len(pieces),
             input_tokens=reply.input_tokens,
             output_tokens=reply.output_tokens,
+            **({} if found.stale_s is None else {"stale_s": round(found.stale_s, 1)}),
             **lane.watch.stages(fast=reply.outcome == "intent"),
         )
         return release
@@ -358,7 +375,7 @@ def _conversation(settings: Assistant, channel: Channel, opening: Opening, stand
     room = settings.history_tokens * CHARACTERS_PER_TOKEN
     later = standing[0].sent_at
     past: list[Line] = []
-    for said in reversed(opening.said):
+    for said in reversed([each for each in opening.said if not each.revoked]):
         room -= len(said.body)
         if later - said.at > gap or room < 0:
             break

@@ -27,6 +27,7 @@ from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
 from workers.listening import answer_wake_ups
+from workers.sessions import Sessions
 
 logger = structlog.get_logger(__name__)
 
@@ -85,7 +86,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         )
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, providers, settings)
-        lanes.serve(Turns(commits, delivery, directory, assistants).work)
+        lanes.serve(Turns(commits, delivery, directory, assistants, Sessions(settings.session_cache_bytes)).work)
         behind: list[asyncio.Task[None]] = []
         stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)

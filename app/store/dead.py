@@ -173,7 +173,8 @@ made AS (
 SELECT e.seq, (SELECT array_agg(p.id ORDER BY p.no) FROM piece p) AS chunks FROM entry e
 """
 
-# Likewise. The messages are entered anew as they stood; who has been erased since is not.
+# Likewise. The messages are entered anew as they stood; who has been erased since is not. They leave the history until they
+# are done with again, and no entry tells when: hence the version.
 ANSWER = """
 WITH dead AS MATERIALIZED (
   SELECT t.*, coalesce(v.merged_into, v.id) AS into
@@ -189,7 +190,7 @@ member AS MATERIALIZED (
                    AND o.seq BETWEEN d.first_seq AND d.last_seq AND o.kind = 'answer'
   JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)),
 lane AS MATERIALIZED (
-  UPDATE lanes l SET head_seq = l.head_seq + c.n, run_at = least(l.run_at, qasid_now())
+  UPDATE lanes l SET head_seq = l.head_seq + c.n, version = l.version + 1, run_at = least(l.run_at, qasid_now())
   FROM dead d CROSS JOIN (SELECT count(*) AS n FROM member) c
   WHERE (l.tenant_id, l.conversation_id) = (d.tenant_id, d.into) AND c.n > 0
   RETURNING l.tenant_id, l.conversation_id, l.head_seq - c.n AS before, d.id AS replays),

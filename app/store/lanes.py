@@ -24,6 +24,9 @@ class Claim(Struct, frozen=True, kw_only=True):
     attempts: int
     suspect: bool = False
     """It was claimed three times or more without progress: that this is one more try is still to be counted (`tried`)."""
+    version: int = 0
+    done_seq: int = 0
+    """With `version`, at the claim: what was read of the conversation at this pair still stands."""
 
     @property
     def lane(self) -> LaneId:
@@ -97,7 +100,8 @@ few AS MATERIALIZED (
 due AS (SELECT * FROM sound UNION ALL SELECT * FROM few UNION ALL SELECT * FROM alone)
 UPDATE lanes l SET owner = %(worker)s, token = l.token + 1, run_at = NULL, attempts = least(l.attempts + 1, greatest(l.attempts, 3))
 FROM due WHERE (l.tenant_id, l.conversation_id) = (due.tenant_id, due.conversation_id)
-RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts, old.attempts >= 3 AS suspect
+RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts, old.attempts >= 3 AS suspect,
+          l.version, l.done_seq
 """
 
 # From columns of the lane row alone: what arrived meanwhile is not lost, whatever the order of commits.

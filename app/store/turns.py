@@ -55,23 +55,31 @@ class Turn(Struct, frozen=True, kw_only=True):
 
 
 class Asked(Struct, frozen=True, kw_only=True):
-    """A message of the turn, as it stands now: edited, or `revoked`. `waited`: seconds since it was stored."""
+    """A message of the turn, as it stands now: edited, or `revoked`. `waited`: seconds since it was stored.
 
+    `blank`: it came without words, so it never stands in a history. `replayed`: it was entered anew, by a person.
+    """
+
+    id: UUID
     kind: str
     body: str
     sent_at: datetime
     correlation: str
     ack_ms: float | None
     waited: float
+    blank: bool
+    replayed: bool
     revoked: bool
 
 
 class Said(Struct, frozen=True, kw_only=True):
-    """A message of before: `mine` is an answer or what the business wrote by hand."""
+    """A message of before: `mine` is an answer or what the business wrote by hand. `revoked`: it takes a place, without words."""
 
+    id: UUID
     mine: bool
     body: str
     at: datetime
+    revoked: bool
 
 
 class Opening(Struct, frozen=True, kw_only=True):
@@ -91,7 +99,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     turn: Turn | None
     asked: list[Asked]
     said: list[Said]
-    """Oldest first."""
+    """Oldest first: by the order of storing, which is that of the ids."""
     memo: dict[str, Any]
     """Results of finished steps at this version, by name."""
     to: list[Identity]
@@ -199,8 +207,9 @@ SELECT json_build_object(
        FROM attempts a WHERE (a.tenant_id, a.chunk_id) = (c.tenant_id, c.id)) tries), '[]'),
   'asked', coalesce((
      SELECT json_agg(json_build_object(
-       'kind', m.kind, 'body', coalesce(edited.body, m.body), 'sent_at', m.sent_at, 'correlation', m.correlation,
-       'ack_ms', m.ack_ms, 'waited', extract(epoch FROM qasid_now() - m.stored_at),
+       'id', m.id, 'kind', m.kind, 'body', coalesce(edited.body, m.body), 'sent_at', m.sent_at,
+       'correlation', m.correlation, 'ack_ms', m.ack_ms, 'waited', extract(epoch FROM qasid_now() - m.stored_at),
+       'blank', m.body = '', 'replayed', o.replays IS NOT NULL,
        'revoked', coalesce(edited.kind = 'revoke', false)) ORDER BY m.sent_at, o.seq)
      FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
      LEFT JOIN LATERAL (
@@ -210,8 +219,9 @@ SELECT json_build_object(
        ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true
      WHERE (o.tenant_id, o.conversation_id) = (t.tenant_id, t.conversation_id) AND o.seq BETWEEN t.first_seq AND t.last_seq), '[]'),
   'said', coalesce((
-     SELECT json_agg(json_build_object('mine', m.direction <> 'in', 'body', coalesce(edited.body, m.body), 'at', m.sent_at)
-                     ORDER BY m.id)
+     SELECT json_agg(json_build_object(
+       'id', m.id, 'mine', m.direction <> 'in', 'at', m.sent_at, 'revoked', coalesce(edited.kind = 'revoke', false),
+       'body', CASE WHEN edited.kind = 'revoke' THEN '' ELSE coalesce(edited.body, m.body) END) ORDER BY m.id)
      FROM (SELECT * FROM messages m
            WHERE (m.tenant_id, m.conversation_id) = (l.tenant_id, l.conversation_id)
              AND m.kind NOT IN ('reaction', 'system', 'edit', 'revoke') AND m.body <> ''
@@ -221,8 +231,7 @@ SELECT json_build_object(
        SELECT e.kind, e.body FROM messages e
        WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
          AND e.kind IN ('edit', 'revoke')
-       ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true
-     WHERE edited.kind IS DISTINCT FROM 'revoke'), '[]'),
+       ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true), '[]'),
   'memo', coalesce((SELECT json_object_agg(s.step, s.result) FROM steps s
                     WHERE (s.tenant_id, s.turn_id, s.version) = (t.tenant_id, t.id, l.version)), '{}'))::text
 FROM input i
@@ -258,7 +267,8 @@ held AS MATERIALIZED (
   FROM lanes l JOIN input i USING (tenant_id, conversation_id)
   ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l),
 good AS MATERIALIZED (
-  SELECT i.*, c.endpoint_id,
+  SELECT i.*, c.endpoint_id, CASE WHEN i.pieces > 0 THEN uuidv7() END AS answer_id,
+         CASE WHEN i.pieces > 0 THEN qasid_now() END AS at,
          i.send AND NOT EXISTS (SELECT FROM holds w WHERE (w.tenant_id, w.channel_id) = (i.tenant_id, i.channel_id)
                                                       AND w.until > qasid_now()) AS sends
   FROM input i JOIN held h USING (ord) JOIN channels c ON (c.tenant_id, c.id) = (i.tenant_id, i.channel_id)
@@ -277,12 +287,12 @@ intent AS (
   WHERE g.sends AND p.no = 1),
 answer AS (
   INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, sent_at, body, turn_id, correlation)
-  SELECT tenant_id, uuidv7(), conversation_id, channel_id, 'out', 'text', qasid_now(), body, turn_id, correlation
+  SELECT tenant_id, answer_id, conversation_id, channel_id, 'out', 'text', at, body, turn_id, correlation
   FROM good WHERE pieces > 0),
 spent AS (
   INSERT INTO usage (tenant_id, turn_id, outcome, messages, chunks, input_tokens, output_tokens, model, ai_ms, at)
   SELECT tenant_id, turn_id, outcome, members, pieces, input_tokens, output_tokens, model, ai_ms, qasid_now() FROM good)
-SELECT CASE WHEN g.sends THEN 'sending' ELSE coalesce(h.fence, 'lost') END
+SELECT CASE WHEN g.sends THEN 'sending' ELSE coalesce(h.fence, 'lost') END, g.answer_id, g.at
 FROM input i LEFT JOIN held h USING (ord) LEFT JOIN good g USING (ord) ORDER BY i.ord
 """
 
@@ -329,7 +339,6 @@ class Memo(Struct, frozen=True):
     result: str
 
 
-Settled = Fence | Literal["sending"]
 Ending = Literal["answered", "intent", "told", "failed", "late", "left", "revoked", "parked"]
 
 
@@ -348,6 +357,17 @@ class Settlement(Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     model: str | None = None
     ai_ms: float | None = None
+
+
+class Settled(Struct, frozen=True):
+    """What became of a settlement, and the message that keeps the answer, where there is one: its id and time.
+
+    'sending': let through, with the intent. 'ok': without, since `send` was not asked for or the number must wait.
+    """
+
+    fence: Fence | Literal["sending"]
+    answer_id: UUID | None = None
+    at: datetime | None = None
 
 
 _opening = msgspec.json.Decoder(Opening)
@@ -398,10 +418,7 @@ async def memo(conn: Connection, rows: Sequence[Memo]) -> list[None]:
 
 
 async def settle(conn: Connection, worker: UUID, rows: Sequence[Settlement]) -> list[Settled]:
-    """Commit answers, with their chunks, usage and, where `send`, the first chunk's intent; whether each was let through.
-
-    'sending': with the intent. 'ok': without, since `send` was not asked for or the number must wait.
-    """
+    """Commit answers, with their chunks, usage and, where `send`, the first chunk's intent; whether each was let through."""
     pieces = [(ord, id, no, body) for ord, r in enumerate(rows, 1) for no, (id, body) in enumerate(r.pieces, 1)]
     result = await conn.execute(
         SETTLE,
@@ -430,7 +447,7 @@ async def settle(conn: Connection, worker: UUID, rows: Sequence[Settlement]) -> 
             "piece_body": [p[3] for p in pieces],
         },
     )
-    return [fence for (fence,) in await result.fetchall()]
+    return [Settled(*row) for row in await result.fetchall()]
 
 
 async def park_head(conn: Connection, worker: UUID, claim: Claim, reason: str) -> int | None:

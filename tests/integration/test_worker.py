@@ -35,6 +35,7 @@ async def test_the_assistant_is_shown_the_session_and_nothing_from_before_its_ga
     await world.say("long ago", timestamp=int(sandbox_now()) - 5 * 3600)
     await world.got(1)
     await world.act("UPDATE messages SET sent_at = sent_at - interval '5 hours' WHERE direction = 'out'")
+    await world.act("UPDATE lanes SET version = version + 1")
     await world.say("first")
     await world.got(2)
     await world.say("second")
