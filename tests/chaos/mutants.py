@@ -225,7 +225,8 @@ OUTBOUND = (
     Mutant(
         name="fact-without-token",
         breaks="a fact speaks for whatever attempt has its number, be it another claim's",
-        scene="machine",
+        scene="suite",
+        test="tests/integration/test_chunks.py::test_a_fact_speaks_for_the_attempt_of_its_own_claim_alone",
         patches=(
             Patch(
                 "app/store/chunks.py",

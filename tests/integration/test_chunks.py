@@ -292,6 +292,19 @@ async def test_a_send_under_an_older_token_is_in_doubt_never_ready(here: Ground)
     assert await it.attempts() == ["accepted"]
 
 
+async def test_a_fact_speaks_for_the_attempt_of_its_own_claim_alone(here: Ground) -> None:
+    """An intent that was never committed has a number that the next claim uses: saying that it never left says nothing of that."""
+    it = await answer(here)
+    disclaimed = it.claim
+    await it.again()
+    assert await it.intend(1) == "ok"
+    own, it.claim = it.claim, disclaimed
+    assert await it.fact("never_left", "ready") == "sending"
+    assert await it.attempts() == ["sending"]
+    it.claim = own
+    assert await it.fact("never_left", "ready") == "ready"
+
+
 async def test_only_one_attempt_is_ever_open(here: Ground) -> None:
     """An intent follows the last attempt by one, from ready or in doubt; what a status has told makes it moot."""
     it = await answer(here)
