@@ -228,6 +228,17 @@ async def test_what_fails_at_every_try_is_parked_and_its_lane_goes_on(world: Wor
     assert await world.got(2) == [FAILURE, "Hello! How can we help?"]
 
 
+@pytest.mark.parametrize(("deaths", "answer"), [(MOST_CLAIMS - 1, "Hello! How can we help?"), (MOST_CLAIMS, FAILURE)])
+async def test_who_was_at_work_when_workers_died_is_tried_until_the_eighth(
+    world: World, deaths: int, answer: str
+) -> None:
+    """The last try that is let to it is an ordinary one; after that the person is told so."""
+    await world.say("hi")
+    await world.act(f"UPDATE lanes SET attempts = {deaths}")
+    await world.parts()
+    assert await world.got(1) == [answer]
+
+
 async def test_what_cannot_even_be_read_is_parked_and_its_lane_goes_on(world: World) -> None:
     """Rows that no build of ours can open: after as many tries their end is written unread, and told of."""
     before = alerts("turn_parked")

@@ -3,7 +3,13 @@
 import subprocess
 import sys
 
-ASKED = "import os; from app.process import give_way; give_way(); print(os.nice(0)); print(open('/proc/self/autogroup').read())"
+ASKED = """
+import os, pathlib
+from app.process import give_way
+give_way()
+session = pathlib.Path("/proc/self/autogroup")
+print(os.nice(0), session.read_text().strip() if session.exists() else "", sep="\\n")
+"""
 
 
 def test_a_worker_gives_way_with_its_whole_session() -> None:
@@ -11,6 +17,6 @@ def test_a_worker_gives_way_with_its_whole_session() -> None:
     done = subprocess.run(
         [sys.executable, "-c", ASKED], capture_output=True, text=True, check=True, start_new_session=True
     )
-    own, session = done.stdout.splitlines()[:2]
+    own, session = done.stdout.splitlines()
     assert own == "6"
-    assert session.endswith("nice 6") or "autogroup" not in session
+    assert session == "" or session.endswith("nice 6")  # a kernel may be without
