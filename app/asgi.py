@@ -91,7 +91,9 @@ def create_app(settings: Settings | None = None) -> Litestar:
         spool=spool,
     )
     readiness = health.Readiness(console, lambda: configuration.watch is not None, spool)
-    prober = Prober(url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)))
+    prober = Prober(
+        url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)), (courier, console)
+    )
 
     @asynccontextmanager
     async def rooms(app: Litestar) -> AsyncIterator[None]:

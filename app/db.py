@@ -26,6 +26,9 @@ class Pool(AsyncConnectionPool[Connection]):
 
 # How long a statement may take on the server (seconds).
 STATEMENT_TIMEOUT = 10.0
+# A pool that cannot connect doubles its pauses for so long (seconds), then begins anew at whoever asks: an outage may be
+# long, and its end should not be found half a minute late.
+RECONNECT_TIMEOUT = 5.0
 
 
 def options(role: Role, *, timeout: float, extra: str = "") -> dict[str, Any]:
@@ -71,7 +74,7 @@ def pool(
         max_size=max_size,
         max_waiting=10_000,
         timeout=3.0,
-        reconnect_timeout=30.0,
+        reconnect_timeout=RECONNECT_TIMEOUT,
         name=name,
         open=False,
     )

@@ -133,7 +133,7 @@ def jobs_queue(url: str, kind: type[Wakes] = Wakes, *, max_size: int = 4) -> Wak
         name="saq",
         timeout=30.0,  # in a rush its jobs wait for each other: late is fine, an error would only look like one
         max_waiting=1000,
-        reconnect_timeout=5.0,  # then it begins anew at whoever asks: its pauses double, and an outage may be long
+        reconnect_timeout=db.RECONNECT_TIMEOUT,
     )
     return kind(pool=pool, name=QUEUE, min_size=1, max_size=max_size, manage_pool_lifecycle=True)
 
