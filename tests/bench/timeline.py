@@ -116,7 +116,7 @@ def draw(seen: Sequence[Seen], file: Path) -> None:
     for one in seen:
         panel = panels[rows.index(one.trouble)][columns.index(one.spool)]
         panel.set_axis_on()
-        panel.set_title(f"{one.trouble}, {'with' if one.spool else 'without'} a spool", loc="left", fontsize=9)
+        panel.set_title(f"{one.trouble}, {'with' if one.spool else 'without'} a spool", loc="left", fontsize=9, pad=10)
         _panel(panel, one)
     for panel in panels[-1]:
         panel.set_xlabel("seconds")
@@ -142,7 +142,9 @@ def _panel(panel: "Axes", one: Seen) -> None:
         panel.stairs(top, edges, baseline=floor, fill=True, color=colour, label=label, linewidth=0)
         floor = top
     panel.stairs(found.answered, edges, color=ANSWERED, label="answers sent", linewidth=1.0, baseline=None)
-    panel.axvspan(one.began - one.first, one.ended - one.first, color="#CC79A7", alpha=0.25, label="the trouble", lw=0)
+    panel.axvspan(
+        one.began - one.first, one.ended - one.first, color="#CC79A7", alpha=0.25, label="the trouble", lw=0, zorder=0
+    )
     panel.fill_between(
         edges,
         1.0,
