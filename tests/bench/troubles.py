@@ -27,12 +27,14 @@ from app.sandbox.server import running
 from app.sandbox.simulation import Sandbox
 from tests.bench.figures import BenchFailed
 from tests.bench.installation import ADDRESS, CONFIGURATION, STATE
-from tests.chaos.fleet import ENDPOINT, Degraded, Fleet
+from tests.chaos.database import DISK_BYTES, Degraded
+from tests.chaos.fleet import ENDPOINT, Fleet
 
 RATE = 100  # webhooks a second, of one message each
 SECONDS = 60
 BEGINS = 10.0  # the trouble, after the first webhook
 PEOPLE = 1000  # each writes every ten seconds
+SPOOL_BYTES = 100_000_000
 # How long it may take to come to rest, after the last message (seconds).
 PATIENCE = 100.0
 # As often as the provider of the fault test asks again.
@@ -92,11 +94,11 @@ class Seen(Struct, frozen=True, kw_only=True):
 
 
 async def _stop(fleet: Fleet, seconds: float) -> None:
-    await fleet.restart_database(seconds)
+    await fleet.database.restart(seconds)
 
 
 async def _freeze(fleet: Fleet, seconds: float) -> None:
-    await fleet.freeze_database(seconds)
+    await fleet.database.freeze(seconds)
 
 
 async def _blackhole(fleet: Fleet, seconds: float) -> None:
@@ -119,17 +121,21 @@ async def _lose_commits(fleet: Fleet, seconds: float) -> None:
 async def _terminate(fleet: Fleet, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        await fleet.terminate_backends()
+        await fleet.database.terminate_backends()
         await asyncio.sleep(1.0)
 
 
 async def _degrade(how: Degraded, fleet: Fleet, seconds: float) -> None:
-    async with fleet.degraded(how):
+    async with fleet.database.degraded(how):
         await asyncio.sleep(seconds)
 
 
+async def _fill(fleet: Fleet, seconds: float) -> None:
+    await fleet.database.fill_disk(seconds)
+
+
 TROUBLES = (
-    Trouble(name="stopped", what="pg_ctl stop -m immediate; started again", lasts=10, happens=_stop),
+    Trouble(name="stopped", what="pg_ctl stop -m immediate; started again", lasts=20, happens=_stop),
     Trouble(name="frozen", what="SIGSTOP to all of its processes", lasts=10, happens=_freeze),
     Trouble(name="unreachable", what="the network swallows everything", lasts=10, happens=_blackhole),
     Trouble(
@@ -141,7 +147,7 @@ TROUBLES = (
     Trouble(
         name="read_only", what="it takes no writes (25006)", lasts=15, happens=functools.partial(_degrade, "read_only")
     ),
-    Trouble(name="disk_full", what="its disk is full", lasts=20, happens=functools.partial(_degrade, "disk_full")),
+    Trouble(name="disk_full", what="its disk is full", lasts=20, happens=_fill),
     Trouble(name="locked", what="its tables are locked", lasts=10, happens=functools.partial(_degrade, "locked")),
     Trouble(
         name="held",
@@ -165,7 +171,8 @@ async def play(trouble: Trouble, *, spool: bool) -> Seen:
     """
     folder = STATE / f"{trouble.name}-{'spool' if spool else 'plain'}"
     secret = secrets.token_hex(16)
-    fleet = Fleet(folder, webs=1, workers=1, spools=("web1",) if spool else (), small_disk=trouble.name == "disk_full")
+    disk = DISK_BYTES if trouble.happens is _fill else None
+    fleet = Fleet(folder, webs=1, workers=1, spool=SPOOL_BYTES if spool else None, disk=disk)
     async with running() as sandbox, fleet:
         environ = {"BENCH_SECRET": secret}
         await fleet.configure(CONFIGURATION.format(url=sandbox.url, endpoint=ENDPOINT, address=ADDRESS), environ)
