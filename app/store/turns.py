@@ -42,7 +42,8 @@ class Chunk(Struct, frozen=True, kw_only=True):
     quiet_for: float
     """How long statuses of it have been able to come since then, and none came; 0 while a door is missing."""
     flowing: bool
-    """Of what this endpoint's provider took last, nine in ten have been heard of in time: silence means something."""
+    """Silence means something: of what this endpoint's provider took last, nine in ten have been heard of in time, and
+    something that was sent since it began has been heard of, or nobody else waits for that, or it has lasted for very long."""
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -191,8 +192,15 @@ SELECT json_build_object(
        'doubt_for', coalesce(extract(epoch FROM qasid_now() - c.in_doubt_at), 0),
        'quiet_for', CASE WHEN c.state = 'in_doubt' THEN greatest(0, coalesce(extract(epoch FROM
                       (SELECT CASE WHEN bool_and(alive_until > qasid_now()) THEN min(beaten_at) END FROM doors)
-                      - greatest(c.in_doubt_at, c.missed_at, l.disturbed_at)), 0)) ELSE 0 END,
-       'flowing', c.state = 'in_doubt' AND (SELECT f.flowing FROM flow f WHERE f.endpoint_id = l.endpoint_id)) ORDER BY c.seq, c.no)
+                      - silence.since), 0)) ELSE 0 END,
+       'flowing', c.state = 'in_doubt' AND (SELECT f.flowing FROM flow f WHERE f.endpoint_id = l.endpoint_id) AND (
+          EXISTS (SELECT FROM attempts a
+                  WHERE a.endpoint_id = l.endpoint_id AND a.begun_at > silence.since AND a.heard_at IS NOT NULL)
+          OR silence.since < silence.long_ago
+          OR NOT EXISTS (
+            SELECT FROM (SELECT * FROM attempts a WHERE a.endpoint_id = l.endpoint_id ORDER BY a.begun_at DESC LIMIT 20) AS newest
+            WHERE chunk_id <> c.id AND heard_at IS NULL AND state IN ('sending', 'in_doubt', 'accepted')
+              AND begun_at > silence.long_ago))) ORDER BY c.seq, c.no)
      FROM (SELECT * FROM chunks c
            WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq > l.done_seq
              AND c.seq <= coalesce(t.last_seq, l.done_seq + 1)
@@ -201,6 +209,9 @@ SELECT json_build_object(
             WHERE (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id) AND c.seq <= l.done_seq
               AND c.state NOT IN ('cancelled', 'parked', 'failed')
             ORDER BY c.seq DESC, c.no DESC LIMIT 1)) c
+     CROSS JOIN LATERAL (
+       SELECT greatest(c.in_doubt_at, c.missed_at, l.disturbed_at) AS since,
+              qasid_now() - %(silence)s * 5 * interval '1 second' AS long_ago) silence
      CROSS JOIN LATERAL (
        SELECT count(*) FILTER (WHERE a.state = 'refused') AS refusals, count(*) FILTER (WHERE a.state = 'held') AS holds,
               count(*) FILTER (WHERE a.state IN ('sending', 'in_doubt')) AS doubts

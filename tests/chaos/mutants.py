@@ -209,6 +209,13 @@ OUTBOUND = (
         ),
     ),
     Mutant(
+        name="flow-of-before",
+        breaks="statuses that came before an outage show that they flow after it",
+        scene="suite",
+        test="tests/integration/test_chunks.py::test_what_flowed_before_the_silence_says_nothing_of_it",
+        patches=(Patch("app/store/turns.py", " AND a.begun_at > silence.since AND a.heard_at", " AND a.heard_at"),),
+    ),
+    Mutant(
         name="doors-not-minded",
         breaks="silence counts although no web process is there to hear",
         scene="suite",

@@ -398,7 +398,7 @@ async def test_silence_means_something_only_while_statuses_flow(here: Ground) ->
     it = await in_state(here, "in_doubt")
     assert (await here.open(it.claim)).chunks[0].flowing, "nobody else waits"
     neighbour = await in_state(here, "accepted")
-    assert (await here.open(it.claim)).chunks[0].flowing, "its status may still come"
+    assert not (await here.open(it.claim)).chunks[0].flowing, "its status may still come"
     await here.pass_time(16)
     assert not (await here.open(it.claim)).chunks[0].flowing
     await neighbour.told("sent")
@@ -410,6 +410,29 @@ async def test_silence_means_something_only_while_statuses_flow(here: Ground) ->
     await in_state(here, "accepted")
     await here.pass_time(80)
     assert not (await here.open(it.claim)).chunks[0].flowing
+
+
+async def test_what_flowed_before_the_silence_says_nothing_of_it(here: Ground) -> None:
+    """Something sent since it began must have been heard of; unless nobody else waits, or it lasts five times as long."""
+    for _ in range(9):
+        await (await in_state(here, "accepted")).told("sent")
+    await here.pass_time(1)
+    it, other = await in_state(here, "in_doubt"), await in_state(here, "in_doubt")
+    await here.pass_time(60)
+    assert not (await here.open(it.claim)).chunks[0].flowing, "all that was heard of is older"
+    await doors.beat(here.conn, "here", 3600, [], everything=True)
+    await here.pass_time(61)
+    await (await in_state(here, "accepted")).told("sent")
+    assert (await here.open(it.claim)).chunks[0].flowing, "one that was sent since"
+    await here.pass_time(62)
+    await doors.beat(here.conn, "here", 3600, [], everything=True)
+    assert not (await here.open(it.claim)).chunks[0].flowing, "the silence has begun anew"
+    assert await other.fact("never_left", "ready") == "ready"
+    assert (await here.open(it.claim)).chunks[0].flowing, "nobody else waits any more"
+    await in_state(here, "in_doubt")
+    assert not (await here.open(it.claim)).chunks[0].flowing, "somebody else waits again"
+    await here.pass_time(62 + 5 * 30 + 1)
+    assert (await here.open(it.claim)).chunks[0].flowing, "five times as long"
 
 
 async def quiet(here: Ground, it: Answer, at: float) -> float:
