@@ -44,10 +44,10 @@ async def test_members_come_back_from_what_is_done_to_them_and_end_with_the_flee
         assert [roll.code for roll in rolls] == [0, 0]
         assert max(roll.seconds for roll in rolls) < 30
 
-        await fleet.restart_database(0.1)
-        await fleet.freeze_database(0.2)
+        await fleet.database.restart(0.1)
+        await fleet.database.freeze(0.2)
         await fleet.ready()
-        assert await fleet.terminate_backends() > 0
+        assert await fleet.database.terminate_backends() > 0
         async with await psycopg.AsyncConnection.connect(fleet.superuser_url) as conn:
             await conn.execute("SELECT 1")
 
