@@ -20,6 +20,7 @@ SPARED_CYCLES = 5
 # two cycles, since the statement is prepared in the first; then each cycle is a question.
 PROBER = b"qasid prober\0"
 FIRST_CYCLES = 2
+FAREWELL = b"X"  # Terminate
 READY = b"Z\0\0\0\5"  # ReadyForQuery up to its status byte (PostgreSQL: Message Formats)
 _LINGER = struct.pack("ii", 1, 0)  # l_onoff 1, l_linger 0: close() sends RST (socket(7))
 
@@ -63,7 +64,7 @@ class Link:
         if not self._busy:
             self._busy = True
             self._cycles += 1
-            if self._probes and self._cycles > FIRST_CYCLES:
+            if self._probes and self._cycles > FIRST_CYCLES and data[:1] != FAREWELL:
                 self.proxy.probed(self, time.time())
             chance = self.proxy.now.lost_commit
             if chance and self._cycles > SPARED_CYCLES and self.proxy.random.random() < chance:
