@@ -194,14 +194,22 @@ class Database:
             await asyncio.sleep(0.1)
 
     async def _undo(self, conn: Superuser, statements: Sequence[LiteralString]) -> None:
-        """On another connection if this one has broken: its locks are gone with it, a role's settings are not."""
+        """On another connection if this one has broken: its locks are gone with it, a role's settings are not.
+
+        Raises RigFailed: it stays as it is, and nothing that comes after means anything.
+        """
         try:
             for statement in statements:
                 await conn.execute(statement)
+            return
         except psycopg.OperationalError:
+            pass
+        try:
             async with await self._superuser() as fresh:
                 for statement in statements:
                     await fresh.execute(statement)
+        except psycopg.OperationalError as error:
+            raise RigFailed(f"PostgreSQL could not be made well again: {error}") from error
 
     async def _superuser(self) -> Superuser:
         return await psycopg.AsyncConnection.connect(self.superuser_url, autocommit=True, connect_timeout=5)

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from app import db
+from tests.chaos import degraded, evidence
 from tests.chaos.database import Database, Degraded
 from tests.chaos.disk import PARENT, PREFIX, Disk
 from tests.chaos.fleet import Fleet
@@ -79,6 +80,34 @@ async def test_an_end_that_nobody_ordered_is_recorded_and_the_member_comes_back(
             await worker.ready()
         [death] = fleet.deaths
         assert (death.name, death.code, death.ready) == ("worker1", -9, True)
+
+
+async def test_what_processes_do_in_an_outage_is_evidence(tmp_path: Path) -> None:
+    """Their breakers by their logs, their probes by the proxy, their lives and the outage by the rig: all fit together."""
+    async with Fleet(tmp_path, webs=1, workers=1) as fleet:
+        await fleet.start()
+        while min(time.time() - life.began for life in fleet.lives) < degraded.START_SECONDS:
+            await asyncio.sleep(0.1)
+        await fleet.database.freeze(5.0)
+        async with asyncio.timeout(30):
+            while [change.state for change in evidence.breakers(tmp_path)] != ["open", "closed"] * 2:
+                await asyncio.sleep(0.2)
+        seen = evidence.Evidence(
+            run="A",
+            policy="resend",
+            seed=0,
+            outages=fleet.database.outages,
+            lives=fleet.lives,
+            breakers=evidence.breakers(tmp_path),
+            probes=fleet.proxy.probes,
+        )
+    names = ["web1", "worker1"]
+    assert [outage.kind for outage in seen.outages] == ["freeze"]
+    assert [life.name for life in seen.lives] == names
+    assert sorted({probe.of for probe in seen.probes}) == names
+    assert [life.name for life, _, _ in degraded.openings(seen)] == names
+    assert [life.name for life, _, _ in degraded.closings(seen)] == names
+    assert not list(degraded.probes_paced(seen))
 
 
 def test_free_ports_are_none_that_a_connection_could_take() -> None:
