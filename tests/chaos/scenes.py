@@ -73,10 +73,10 @@ SCENES = {
         _row("kill", 1.5, every=0.7),
     ),
     "kept": Scene(
-        what="the database stands still for 7 s, and one of the webs has a spool",
+        what="the database stands still for 6 s, and one of the webs has a spool",
         run=_run("a spool"),
-        shape=Shape(inbound=240, conversations=200, busiest=3, seconds=9, parts={1: 1.0}),
-        schedule=Schedule(rows=(_row("freeze", 2.0, 7.0),), lost_commits=0.0),
+        shape=Shape(inbound=300, conversations=250, busiest=3, seconds=11, parts={1: 1.0}),
+        schedule=Schedule(rows=(_row("freeze", 4.0, 6.0),), lost_commits=0.0),  # no process is young by then
         spool=True,
     ),
     "mute": Scene(
