@@ -1,5 +1,5 @@
 """The invariants of FAULTS.md section 4, each a pure function of the evidence; 2 and 3 are in recipients.py, 7 and 11 in
-manners.py.
+manners.py, 12 and those of the spool in degraded.py.
 
 A violation names the items it is about, so that the report can tell their whole history. Nothing here prints.
 """
@@ -9,14 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
-from tests.chaos import runs
+from tests.chaos import degraded, runs
 from tests.chaos.evidence import Evidence
 from tests.chaos.manners import retries_bounded, waits_as_told, webhooks_answered
 from tests.chaos.readings import (
     Violation,
+    acknowledged,
     calls_about,
     chunk_of,
-    first_heard,
     membership,
     tokens_in,
 )
@@ -28,11 +28,11 @@ _WAMID = re.compile(r'"(wamid\.[^"]+)"')
 
 def stored_once(evidence: Evidence) -> Iterator[Violation]:
     """1: every inbound ever answered 200 exists once, and every injected id is eventually answered 200."""
-    acknowledged = {id for d in evidence.deliveries if d.kind == "inbound" and d.status == 200 for id in d.ids}
+    answered = {id for d in evidence.deliveries if d.kind == "inbound" and d.status == 200 for id in d.ids}
     stored = Counter((m.tenant, m.provider_id) for m in evidence.messages)
     kept = Counter(id for raw in evidence.quarantined for id in set(_WAMID.findall(raw)))
     for item in evidence.planned:
-        if item.token not in acknowledged:
+        if item.token not in answered:
             yield Violation(invariant=1, what="an injected id was never answered 200", tokens=(item.token,))
         elif item.kind == "unknown":
             if kept[item.id] != 1:
@@ -126,7 +126,7 @@ def tenants_apart(evidence: Evidence) -> Iterator[Violation]:
 
 def statuses_converge(evidence: Evidence) -> Iterator[Violation]:
     """8: a status never regresses: what was accepted and had its ladder ends as `read`, in whatever order it came."""
-    heard = first_heard(evidence)
+    heard = acknowledged(evidence)
     states = {f"{attempt.chunk}:{attempt.n}": attempt.state for attempt in evidence.attempts}
     best: dict[str, bool] = defaultdict(bool)
     for send in evidence.sends:
@@ -229,6 +229,7 @@ CHECKS: tuple[tuple[int, str, Check], ...] = (
     (3, "nothing sent again while no status flows", nothing_blind),
     (4, "nothing stuck", nothing_stuck),
     (4, "no lane forgotten", every_lane_waits_for_something),
+    (4, "nothing left in the spool", degraded.spool_emptied),
     (5, "each answer billed once", billed_once),
     (6, "tenants apart", tenants_apart),
     (7, "Retry-After kept", waits_as_told),
@@ -237,7 +238,11 @@ CHECKS: tuple[tuple[int, str, Check], ...] = (
     (9, "no reply to echoes or the unreadable", no_reply_to_ourselves),
     (10, "no intent of a stale owner", owners_only),
     (11, "webhooks answered 200 or 503, in time", webhooks_answered),
+    (12, "breakers open 2 s after a loss", degraded.breakers_open),
+    (12, "breakers close 10 s after it", degraded.breakers_close),
+    (12, "one probe a second", degraded.probes_paced),
     (13, "no growth, no unheard end of a task", tidy),
+    (13, "spool within its bound", degraded.spool_bounded),
     (0, "processes start, stop and crash as ordered", processes_behaved),
 )
 

@@ -7,14 +7,20 @@ end. Nothing here decides anything.
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import psycopg
 from msgspec import Struct
 from psycopg.rows import class_row
 
 from app.sandbox.ledger import Delivery, Line
+from tests.chaos.database import Outage
+from tests.chaos.member import Life
+from tests.chaos.proxied import Probe
 from tests.chaos.workload import Planned
 
 
@@ -141,8 +147,26 @@ class Broken(Struct, frozen=True, kw_only=True):
     target: str
 
 
+class Change(Struct, frozen=True, kw_only=True, gc=False):
+    """A process's breaker of the database was in this state from then on, as its log says."""
+
+    process: str
+    at: float
+    state: str
+
+
+class Kept(Struct, frozen=True, kw_only=True, gc=False):
+    """So many bytes lay in the spool from then on, by the file system's word."""
+
+    at: float
+    bytes: int
+
+
 class Evidence(Struct, frozen=True, kw_only=True):
-    """One run's. Times are unix seconds of this machine. `webs` are the names of the processes behind each URL."""
+    """One run's. Times are unix seconds of this machine. `webs` are the names of the processes behind each URL.
+
+    `spooling` is the one that has a spool: its 200 to a status may mean that the database hears of it later.
+    """
 
     run: str
     policy: str
@@ -162,9 +186,21 @@ class Evidence(Struct, frozen=True, kw_only=True):
     memory: Sequence[Memory] = ()
     logged: Sequence[Logged] = ()
     broken: Sequence[Broken] = ()
+    outages: Sequence[Outage] = ()
+    lives: Sequence[Life] = ()
+    breakers: Sequence[Change] = ()
+    probes: Sequence[Probe] = ()
+    spool: Sequence[Kept] = ()
     webs: dict[str, str] = {}
+    spooling: str | None = None
     stopped: tuple[float, float] | None = None
     drained_in: float | None = None
+
+
+class _BreakerLine(Struct):
+    timestamp: datetime
+    breaker: str
+    state: str
 
 
 _MESSAGES = """
@@ -256,4 +292,18 @@ def logged(folder: Path, canary: re.Pattern[str], *, most: int = 200) -> list[Lo
                     if counts[why] < most and says(line):
                         counts[why] += 1
                         found.append(Logged(process=log.stem, why=why, text=line.strip()[:1000]))
+    return found
+
+
+def breakers(folder: Path) -> list[Change]:
+    """Each change of a database's breaker in the logs of all processes, in time's order for each."""
+    found: list[Change] = []
+    for log in sorted(folder.glob("*.log")):
+        with log.open(errors="replace") as lines:
+            for line in lines:
+                if '"breaker changed"' in line:
+                    with suppress(msgspec.DecodeError):  # its writer was killed in mid-line
+                        told = msgspec.json.decode(line, type=_BreakerLine)
+                        if told.breaker == "database":
+                            found.append(Change(process=log.stem, at=told.timestamp.timestamp(), state=told.state))
     return found

@@ -1,4 +1,4 @@
-"""The processes and the database of one run: a cluster of its own, the proxy before it, web and worker members.
+"""The processes of one run: its database, the proxy before it, web and worker members, and the spool that one of them has.
 
 It ends all it started, however the run ends. It decides no fault: it is what faults are done to.
 """
@@ -6,29 +6,27 @@ It ends all it started, however the run ends. It decides no fault: it is what fa
 import asyncio
 import os
 import secrets
-import signal
+import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, LiteralString, Self
+from typing import Literal, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
-from app import embedded
-from app.embedded import postmaster
 from tests.chaos import witness
-from tests.chaos.member import Death, Member, RigFailed, Roll
-from tests.chaos.processes import free_ports, freeze
+from tests.chaos.database import Database
+from tests.chaos.member import Death, Life, Member, RigFailed, Roll
+from tests.chaos.processes import free_ports
 from tests.chaos.proxied import ROOT, Proxied
 
-__all__ = ["Fleet", "Member", "RigFailed", "Roll", "Death", "ROOT", "ENDPOINT", "LEASE_SECONDS"]
+__all__ = ["Fleet", "Member", "RigFailed", "Roll", "Death", "ROOT", "ENDPOINT", "LEASE_SECONDS", "SPOOL_BYTES"]
 
 ENDPOINT = "chaos"
-Degraded = Literal["connections", "read_only", "locked", "held"]
 LEASE_SECONDS = 6.0
 COMMAND_SECONDS = 60.0
 SETTINGS: Mapping[str, str] = {
@@ -40,47 +38,39 @@ SETTINGS: Mapping[str, str] = {
     "QASID_PAIR_SECONDS": "0.06",  # 6 s by 100, as the provider's Limits(scale=100)
     "QASID_WEB_WORKERS": "1",
     "QASID_LOG_FORMAT": "json",
+    "PGSSLMODE": "disable",  # the first bytes of a connection tell whose it is, heard or not
 }
-# Backends of killed processes linger while the server is frozen.
-POSTGRES = {"max_connections": "400"}
-
-
-# By SQL of the superuser: what begins it, what ends it. Roles' settings count for new connections, hence the termination.
-_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'qasid'"
-DEGRADED: dict[Degraded, tuple[tuple[LiteralString, ...], tuple[LiteralString, ...]]] = {
-    "connections": (
-        ("ALTER ROLE qasid CONNECTION LIMIT 2", _END_ALL),
-        ("ALTER ROLE qasid CONNECTION LIMIT -1",),
-    ),
-    "read_only": (
-        ("ALTER ROLE qasid SET default_transaction_read_only = on", _END_ALL),
-        ("ALTER ROLE qasid RESET default_transaction_read_only", _END_ALL),
-    ),
-    "locked": (
-        ("BEGIN", "LOCK TABLE messages, lanes, chunks IN ACCESS EXCLUSIVE MODE"),
-        ("ROLLBACK",),
-    ),
-    "held": (
-        # An application that begins, reads for update, and goes away without an end.
-        ("BEGIN", "SELECT FROM lanes FOR UPDATE"),
-        ("ROLLBACK",),
-    ),
-}
+# One web has a spool, the other none: what the database cannot take is kept by one and refused by the other.
+SPOOLING = "web1"
+SPOOL_BYTES = 1_000_000  # the least that may be set: the longest outages reach it
 
 
 class Fleet:
     """Enter it, `configure` it, `start` it."""
 
-    def __init__(self, folder: Path, *, source: Path = ROOT, webs: int = 2, workers: int = 2) -> None:
-        """`folder`: of this run alone; an earlier run's database in it goes. `source`: the tree to run (a mutant's)."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        source: Path = ROOT,
+        webs: int = 2,
+        workers: int = 2,
+        spool: bool = True,
+        disk: int | None = None,
+    ) -> None:
+        """`folder`: of this run alone; an earlier run's database in it goes. `source`: the tree to run (a mutant's).
+
+        `spool`: whether the first web has one. `disk`: see Database.
+        """
         self.folder, self.source = folder.resolve(), source.resolve()
+        self.database = Database(self.folder, disk=disk)
+        self.spool = self.folder / "spool" if spool else None
         self._kinds: dict[str, Literal["web", "worker"]] = {
             **{f"web{n}": "web" for n in range(1, webs + 1)},
             **{f"worker{n}": "worker" for n in range(1, workers + 1)},
         }
         self.members: list[Member] = []
         self._key = secrets.token_hex(32)
-        self._database = asyncio.Lock()  # one outage at a time
         self._life = AsyncExitStack()
 
     @property
@@ -98,7 +88,12 @@ class Fleet:
     @property
     def superuser_url(self) -> str:
         """Straight to PostgreSQL, past the proxy."""
-        return self.cluster.superuser_url
+        return self.database.superuser_url
+
+    @property
+    def lives(self) -> list[Life]:
+        """Of all processes, until now for those that run."""
+        return [life for member in self.members for life in member.lives]
 
     @property
     def deaths(self) -> list[Death]:
@@ -112,10 +107,11 @@ class Fleet:
 
     async def __aenter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.folder / "spool", ignore_errors=True)
         async with self._life:
-            self.cluster = await asyncio.to_thread(self._fresh_cluster)
-            self._life.push_async_callback(asyncio.to_thread, self._discard_cluster)
-            self.proxy = await self._life.enter_async_context(Proxied(_port(self.cluster.url), list(self._kinds)))
+            await self._life.enter_async_context(self.database)
+            self._url = self.database.cluster.url
+            self.proxy = await self._life.enter_async_context(Proxied(_port(self._url), list(self._kinds)))
             ports = free_ports(len(self._kinds))
             for (name, kind), port in zip(self._kinds.items(), ports, strict=True):
                 log = self.folder / f"{name}.log"
@@ -169,66 +165,23 @@ class Fleet:
         """All members by SIGTERM, for good; recorded as rolls."""
         await asyncio.gather(*(member.end(gently=True) for member in self.members))
 
-    async def restart_database(self, down: float) -> None:
-        """`pg_ctl stop -m immediate`, so many seconds without, start on the same port; returns when it is ready."""
-        async with self._database:
-            pid = self._postmaster()
-            os.kill(pid, signal.SIGQUIT)  # what pg_ctl's immediate mode sends
-            while postmaster.running(self.cluster.data) == pid:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(down)
-            started = await asyncio.to_thread(embedded.ensure, self.folder, settings=POSTGRES)
-            if started.url != self.cluster.url:
-                raise RigFailed("PostgreSQL came back on another port: something took its own meanwhile")
+    async def blackhole(self, seconds: float) -> None:
+        """Nothing passes between the members and the database for so long, and nothing is closed."""
+        await self.proxy.blackhole(seconds)
+        began = time.time()
+        await asyncio.sleep(seconds)
+        self.database.over("blackhole", began)
 
-    async def freeze_database(self, seconds: float) -> None:
-        """SIGSTOP to the postmaster and its children, SIGCONT after so long."""
-        async with self._database:
-            await freeze(self._postmaster(), seconds)
-
-    async def terminate_backends(self) -> int:
-        """pg_terminate_backend on every connection of the service; returns how many they were."""
-        async with (
-            self._database,
-            await psycopg.AsyncConnection.connect(self.superuser_url, autocommit=True, connect_timeout=5) as conn,
-        ):
-            ended = await conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'qasid'")
-            return ended.rowcount
-
-    @asynccontextmanager
-    async def degraded(self, how: Degraded) -> AsyncIterator[None]:
-        """PostgreSQL is there, and of no use: the superuser alone does anything with it meanwhile."""
-        begin, end = DEGRADED[how]
-        async with (
-            self._database,
-            await psycopg.AsyncConnection.connect(self.superuser_url, autocommit=True, connect_timeout=5) as conn,
-        ):
-            for statement in begin:
-                await conn.execute(statement)
-            try:
-                yield
-            finally:
-                for statement in end:
-                    await conn.execute(statement)
-
-    def _fresh_cluster(self) -> embedded.Cluster:
-        embedded.destroy(self.folder)
-        (self.folder / "pg").mkdir(mode=0o711)
-        # Where it looks for the port of an earlier start. Below those that the kernel hands to connections: one of
-        # these could have it when PostgreSQL comes back.
-        (self.folder / "pg" / "port").write_text(f"{free_ports(1)[0]}\n")
-        return embedded.ensure(self.folder, settings=POSTGRES)
-
-    def _discard_cluster(self) -> None:
-        if (pid := postmaster.running(self.cluster.data)) is not None:
-            os.kill(pid, signal.SIGQUIT)  # what is about to be deleted needs no checkpoint
-        embedded.destroy(self.folder)
-
-    def _postmaster(self) -> int:
-        pid = postmaster.running(self.cluster.data)
-        if pid is None:
-            raise RigFailed("PostgreSQL has ended, and nobody stopped it")
-        return pid
+    def spooled(self) -> int:
+        """Bytes that lie in the spool, by the file system's word."""
+        total = 0
+        if self.spool is not None:
+            with suppress(FileNotFoundError):
+                for entry in os.scandir(self.spool):
+                    with suppress(FileNotFoundError):  # replayed meanwhile
+                        if not entry.name.startswith("."):  # there it tries whether it could write
+                            total += entry.stat().st_size
+        return total
 
     def _environ(self, name: str) -> dict[str, str]:
         """Nothing of the caller's own Qasid or PostgreSQL; the database is behind the proxy's port of that name."""
@@ -237,12 +190,14 @@ class Fleet:
             for key, value in os.environ.items()
             if not key.startswith(("QASID_", "PG")) and key != "CRASHPOINT"
         }
-        parts = urlsplit(self.cluster.url)
+        parts = urlsplit(self._url)
         login = parts.netloc.rpartition("@")[0]
-        port = self.proxy.ports.get(name, _port(self.cluster.url))
+        port = self.proxy.ports.get(name, _port(self._url))
+        spool = {"QASID_SPOOL_DIR": str(self.spool), "QASID_SPOOL_MAX_BYTES": str(SPOOL_BYTES)}
         return {
             **ours,
             **SETTINGS,
+            **(spool if self.spool is not None and name == SPOOLING else {}),
             "PYTHONPATH": str(self.source),
             "QASID_DATABASE_URL": urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{port}")),
             "QASID_SECRET_KEY": self._key,

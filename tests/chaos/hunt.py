@@ -20,8 +20,8 @@ import psycopg
 from msgspec import Struct
 
 from tests.chaos import checker, evidence, manners, planting, recipients, report, runs, workload
-from tests.chaos.evidence import Evidence, Fault
-from tests.chaos.fleet import ROOT, Fleet
+from tests.chaos.evidence import Evidence, Fault, Kept
+from tests.chaos.fleet import ROOT, SPOOLING, Fleet
 from tests.chaos.member import RigFailed
 from tests.chaos.monkey import Monkey
 from tests.chaos.mutants import MUTANTS
@@ -81,7 +81,8 @@ class _Hunt:
         began, quiet = time.monotonic(), 0
         while time.monotonic() < began + self._scene.rest and quiet < 2:
             left = await evidence.behind(self._fleet.superuser_url)
-            quiet = quiet + 1 if left is not None and left[:2] == (0, 0) and self._provider.quiet else 0
+            at_rest = left is not None and left[:2] == (0, 0) and self._provider.quiet and not self._fleet.spooled()
+            quiet = quiet + 1 if at_rest else 0
             await asyncio.sleep(0.4)
         if quiet == 2:
             self._drained = time.monotonic() - began
@@ -98,7 +99,8 @@ class _Hunt:
             if over:
                 raise
             return None  # the database is away
-        rules = [rule for _, _, rule in checker.CHECKS] if over else AT_ANY_TIME
+        at_any_time = [rule for rule in AT_ANY_TIME if not (self._scene.spool and rule is checker.stored_once)]
+        rules = [rule for _, _, rule in checker.CHECKS] if over else at_any_time
         return next(((found, seen) for rule in rules for found in rule(seen) if found.invariant in by), None)
 
     async def _seen(self, *, over: bool) -> Evidence:
@@ -124,7 +126,13 @@ class _Hunt:
             if self._monkey
             else (),
             logged=evidence.logged(self._fleet.folder, re.compile(rf"q{self._seed}ct\d\dz")) if over else (),
+            outages=self._fleet.database.outages,
+            lives=self._fleet.lives,
+            breakers=evidence.breakers(self._fleet.folder) if over else (),
+            probes=self._fleet.proxy.probes,
+            spool=[Kept(at=time.time(), bytes=self._fleet.spooled())] if over else (),
             webs=webs,
+            spooling=SPOOLING if self._scene.spool else None,
             drained_in=self._drained,
             **found,
         )
@@ -133,7 +141,10 @@ class _Hunt:
 async def hunted(scene: Scene, seed: int, source: Path, folder: Path, by: Collection[int]) -> Catch | None:
     """Play a scene with the tree `source`; what breaks one of the invariants `by` first. Raises RigFailed."""
     secret = secrets.token_hex(16)
-    async with simulated(scene.run, seed, secret) as provider, Fleet(folder, source=source) as fleet:
+    async with (
+        simulated(scene.run, seed, secret) as provider,
+        Fleet(folder, source=source, spool=scene.spool) as fleet,
+    ):
         sandbox = provider.sandbox
         toml = runs.configuration(seed, "resend", assistant_url=sandbox.assistant_url, graph_url=sandbox.graph_url)
         await fleet.configure(toml, {"CHAOS_SECRET": secret})

@@ -1,10 +1,14 @@
-"""One connection through the proxy: pumped both ways, and of what is picked the reply is read and may be swallowed."""
+"""One connection through the proxy: pumped both ways, and of what is picked the reply is read and may be swallowed.
+
+A prober's connection is known by its name, and its questions are told, so that nobody's own word is needed for them.
+"""
 
 import asyncio
 import os
 import random
 import socket
 import struct
+import time
 from collections import deque
 from typing import Protocol, cast
 
@@ -12,6 +16,11 @@ from msgspec import Struct
 
 # The first cycles of a connection belong to its set-up: the pool would only make another.
 SPARED_CYCLES = 5
+# The application name of a prober's connection (app/prober.py), as its start-up packet says it. What it asks first takes
+# two cycles, since the statement is prepared in the first; then each cycle is a question.
+PROBER = b"qasid prober\0"
+FIRST_CYCLES = 2
+FAREWELL = b"X"  # Terminate
 READY = b"Z\0\0\0\5"  # ReadyForQuery up to its status byte (PostgreSQL: Message Formats)
 _LINGER = struct.pack("ii", 1, 0)  # l_onoff 1, l_linger 0: close() sends RST (socket(7))
 
@@ -34,6 +43,7 @@ class Hub(Protocol):
 
     def connect(self, link: "Link") -> None: ...
     def lost(self, link: "Link") -> None: ...
+    def probed(self, link: "Link", at: float) -> None: ...
 
 
 class Link:
@@ -45,6 +55,8 @@ class Link:
         self.client.peer, self.server.peer = self.server, self.client
         self._busy = True  # until the server is ready for the first time
         self._cycles = 0
+        self._began = time.time()
+        self._probes = False  # a prober's
         self._tail = b""
         self._held: bytearray | None = None  # the reply to a picked cycle
 
@@ -52,9 +64,15 @@ class Link:
         if not self._busy:
             self._busy = True
             self._cycles += 1
+            if self._probes and self._cycles > FIRST_CYCLES and data[:1] != FAREWELL:
+                self.proxy.probed(self, time.time())
             chance = self.proxy.now.lost_commit
             if chance and self._cycles > SPARED_CYCLES and self.proxy.random.random() < chance:
                 self._held = bytearray()
+        elif self._cycles == 0 and not self._probes and PROBER in data:
+            self._probes = True
+            # In a blackhole its first bytes are read late, perhaps long after it was given up.
+            self.proxy.probed(self, self._began)
         self.server.send(data)
 
     def from_server(self, data: bytes) -> None:

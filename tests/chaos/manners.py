@@ -8,12 +8,18 @@ from app.sandbox.ledger import Line
 from tests.bench.figures import percentiles
 from tests.chaos import runs
 from tests.chaos.evidence import Evidence
-from tests.chaos.readings import Violation, attempt_of, chunk_of, items_of, tokens_in, worker_hit
+from tests.chaos.readings import (
+    COMMIT_SECONDS,
+    Violation,
+    attempt_of,
+    chunk_of,
+    items_of,
+    tokens_in,
+    worker_hit,
+)
 
 # A process that is being started takes no connections yet; some wait for it in the backlog.
 _START_SECONDS = 5.0
-# From the beginning of a fact's statement until others see what it says.
-_COMMIT_SECONDS = 0.25
 
 
 def waits_as_told(evidence: Evidence) -> Iterator[Violation]:
@@ -35,7 +41,7 @@ def waits_as_told(evidence: Evidence) -> Iterator[Violation]:
             known = attempts.get(busy.key or "")
             for line in lines[early : bisect_left(times, busy.t + busy.retry_after, early)]:
                 permitted = attempts.get(line.key or "")
-                if known and known.ended and permitted and permitted.began < known.ended + _COMMIT_SECONDS:
+                if known and known.ended and permitted and permitted.began < known.ended + COMMIT_SECONDS:
                     continue
                 yield Violation(
                     invariant=7,

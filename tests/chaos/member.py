@@ -43,6 +43,14 @@ class Death(Struct, frozen=True, kw_only=True):
     said: str
 
 
+class Life(Struct, frozen=True, kw_only=True):
+    """A process from its start until its end, or until now, in unix seconds."""
+
+    name: str
+    began: float
+    ended: float
+
+
 class Roll(Struct, frozen=True, kw_only=True):
     """An orderly stop by SIGTERM: how long it took, and the exit code (0 is right). Over ROLL_SECONDS is a violation."""
 
@@ -73,6 +81,8 @@ class Member:
         self.starts = 0
         self._source, self._environ = source, dict(environ)
         self._lives: deque[Mapping[str, str]] = deque()  # what the next starts find in their environment besides
+        self._ended: list[Life] = []
+        self._began = 0.0
         self._process: asyncio.subprocess.Process | None = None
         self._up = asyncio.Event()
         self._hands = asyncio.Lock()  # one fault at a time: a process that is paused is not killed meanwhile
@@ -84,11 +94,18 @@ class Member:
         """Of the process at the top; 0 while there is none."""
         return self._process.pid if self._process is not None and self._up.is_set() else 0
 
+    @property
+    def lives(self) -> list[Life]:
+        """One after the other."""
+        now = Life(name=self.name, began=self._began, ended=time.time())
+        return [*self._ended, now] if self.pid else [*self._ended]
+
     async def live(self) -> None:
         """Keep it running until `end`."""
         while not self._ending:
             await self._portis_free()
             extra = self._lives.popleft() if self._lives else {}
+            self._began = time.time()
             with self.log.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "app.cli", self.kind, "--with-parent"),
@@ -108,6 +125,7 @@ class Member:
             watch = asyncio.create_task(self._server_crash(process)) if armed and self.kind == "web" else None
             code = await process.wait()
             self._up.clear()
+            self._ended.append(Life(name=self.name, began=self._began, ended=time.time()))
             if watch is not None:
                 watch.cancel()
             if self._ordered or self._ending:

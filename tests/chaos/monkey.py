@@ -17,7 +17,8 @@ import click
 import psycopg
 from msgspec import Struct
 
-from tests.chaos.fleet import Degraded, Fleet
+from tests.chaos.database import Degraded
+from tests.chaos.fleet import Fleet
 from tests.chaos.member import Member
 from tests.chaos.schedule import SCHEDULES, Kind, Row, Schedule
 
@@ -65,6 +66,7 @@ class Monkey:
             "blackhole": self._blackhole,
             "reset": self._reset,
             "half_close": self._half_close,
+            "disk_full": self._disk_full,
         } | {how: functools.partial(self._degrade, how) for how in get_args(Degraded)}
 
     @property
@@ -186,24 +188,31 @@ class Monkey:
 
     async def _restart(self, chance: random.Random, lasts: float) -> None:
         async with self._alone(), self._noted("restart", POSTGRES):
-            await self._fleet.restart_database(lasts)
+            await self._fleet.database.restart(lasts)
 
     async def _freeze(self, chance: random.Random, lasts: float) -> None:
         async with self._alone(), self._noted("freeze", POSTGRES):
-            await self._fleet.freeze_database(lasts)
+            await self._fleet.database.freeze(lasts)
 
     async def _terminate(self, chance: random.Random, lasts: float) -> None:
         async with self._outage, self._noted("terminate", POSTGRES):
             with suppress(psycopg.OperationalError):  # still recovering: there is nobody to terminate
-                await self._fleet.terminate_backends()
+                await self._fleet.database.terminate_backends()
 
     async def _degrade(self, how: Degraded, chance: random.Random, lasts: float) -> None:
         async with self._alone(), self._noted(how, POSTGRES):
             try:
-                async with self._fleet.degraded(how):
+                async with self._fleet.database.degraded(how):
                     await asyncio.sleep(lasts)
             except psycopg.OperationalError as error:
                 self._miss(f"{how}: {error}")
+
+    async def _disk_full(self, chance: random.Random, lasts: float) -> None:
+        if self._fleet.database.disk is None:
+            self._miss("disk_full: no tmpfs can be mounted here, which takes root")
+            return
+        async with self._alone(), self._noted("disk_full", POSTGRES):
+            await self._fleet.database.fill_disk(lasts)
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -216,8 +225,7 @@ class Monkey:
 
     async def _blackhole(self, chance: random.Random, lasts: float) -> None:
         async with self._alone(), self._noted("blackhole", POSTGRES):
-            await self._fleet.proxy.blackhole(lasts)
-            await asyncio.sleep(lasts)
+            await self._fleet.blackhole(lasts)
 
     async def _latency(self, chance: random.Random, lasts: float) -> None:
         async with self._noted("latency", POSTGRES):

@@ -13,14 +13,16 @@ import msgspec
 
 from tests.chaos import evidence, runs, workload
 from tests.chaos.crashes import Crashes
-from tests.chaos.evidence import Broken, Evidence, Fault, Memory
-from tests.chaos.fleet import ROOT, Fleet
+from tests.chaos.database import DISK_BYTES
+from tests.chaos.evidence import Broken, Evidence, Fault, Kept, Memory
+from tests.chaos.fleet import ROOT, SPOOLING, Fleet
 from tests.chaos.monkey import SCHEDULES, Monkey
 from tests.chaos.provider import Provider, simulated
 from tests.chaos.runs import Policy, Run, Size
 
 Say = Callable[[str], None]
 _PROGRESS_SECONDS = 4.0
+_SPOOL_SECONDS = 0.2
 _ROLL_SECONDS = 30.0
 _QUIET = 3  # looks in a row, half a second apart, that must find nothing to do
 
@@ -36,6 +38,7 @@ class Rig:
         self.faults: Callable[[], Sequence[Fault]] = tuple
         self.broken: list[Broken] = []
         self.memory: list[Memory] = []
+        self.spool: list[Kept] = []
         self.stopped: tuple[float, float] | None = None
 
     async def play(self) -> None:
@@ -65,7 +68,8 @@ class Rig:
                 self.provider.calm()
                 calm = True
             left = await evidence.behind(self.fleet.superuser_url)
-            quiet = quiet + 1 if left is not None and left[:2] == (0, 0) and self.provider.quiet else 0
+            at_rest = left is not None and left[:2] == (0, 0) and self.provider.quiet and not self.look_at_spool()
+            quiet = quiet + 1 if at_rest else 0
             if quiet == _QUIET:
                 return waited
             await asyncio.sleep(0.5)
@@ -85,6 +89,19 @@ class Rig:
                 f"{time.monotonic() - began:5.0f} s  inbound {self.provider.acknowledged}/{len(self.provider.planned)}, "
                 f"accepted {accepted}, {rows}  {last}"
             )
+
+    async def watch_spool(self) -> None:
+        """Until cancelled."""
+        while True:
+            self.look_at_spool()
+            await asyncio.sleep(_SPOOL_SECONDS)
+
+    def look_at_spool(self) -> int:
+        """Bytes that lie there now."""
+        bytes = self.fleet.spooled()
+        if not self.spool or self.spool[-1].bytes != bytes:
+            self.spool.append(Kept(at=time.time(), bytes=bytes))
+        return bytes
 
     def weigh(self, early: bool) -> None:
         for member in self.fleet.members:
@@ -125,7 +142,9 @@ async def played(
     """
     folder = folder or ROOT / ".qasid" / "chaos" / f"{run.name}-{policy}-{seed}"
     secret = secrets.token_hex(16)
-    async with simulated(run, seed, secret) as provider, Fleet(folder, source=source) as fleet:
+    rows = SCHEDULES[name].rows if run.monkey else ()
+    disk = DISK_BYTES if any(row.kind == "disk_full" for row in rows) else None
+    async with simulated(run, seed, secret) as provider, Fleet(folder, source=source, disk=disk) as fleet:
         sandbox = provider.sandbox
         toml = runs.configuration(seed, policy, assistant_url=sandbox.assistant_url, graph_url=sandbox.graph_url)
         await fleet.configure(toml, {"CHAOS_SECRET": secret})
@@ -133,18 +152,20 @@ async def played(
         provider.open(fleet.webhook_urls)
         rig = Rig(run, runs.SIZES[name], name, seed, policy, fleet, provider)
         say("the fleet is up")
-        telling = asyncio.create_task(rig.tell(say))
+        beside = [asyncio.create_task(rig.tell(say)), asyncio.create_task(rig.watch_spool())]
         try:
             await rig.play()
             say("the load and the faults are over")
             drained = await rig.drain()
         finally:
-            telling.cancel()
+            for task in beside:
+                task.cancel()
         if not run.monkey and not run.crashes:
             rig.weigh(early=False)
         webs = {url: web.name for url, web in zip(fleet.webhook_urls, fleet.webs, strict=True)}
         say("at rest" if drained is not None else "NOT at rest")
         await fleet.stop()
+        rig.look_at_spool()
         provider.collect()
         found = await evidence.rows(fleet.superuser_url)
         return Evidence(
@@ -159,7 +180,13 @@ async def played(
             memory=rig.memory,
             logged=evidence.logged(folder, re.compile(rf"q{seed}ct\d\dz")),
             broken=rig.broken + _broken(fleet),
+            outages=fleet.database.outages,
+            lives=fleet.lives,
+            breakers=evidence.breakers(folder),
+            probes=fleet.proxy.probes,
+            spool=rig.spool,
             webs=webs,
+            spooling=SPOOLING,
             stopped=rig.stopped,
             drained_in=drained,
             **found,

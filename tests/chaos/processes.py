@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import socket
+import time
 from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -11,17 +12,22 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 # A shell of its own stops and continues: so what is stopped goes on in time even if the rig is killed meanwhile. The
 # parent is stopped first, or it might have one child more than were listed.
 FREEZE = """kill -STOP "$1" || exit; all="$1 $(cat "/proc/$1/task/$1/children")"; kill -STOP $all
-sleep "$2"; kill -CONT $all"""
+echo; sleep "$2"; kill -CONT $all"""
 
 
-async def freeze(pid: int, seconds: float) -> None:
-    """Stop a process and its children for so long."""
+async def freeze(pid: int, seconds: float) -> float:
+    """Stop a process and its children for so long; returns since when they stood still, in unix seconds."""
     shell = await asyncio.create_subprocess_exec(
         *("/bin/sh", "-c", FREEZE, "sh", str(pid), str(seconds)),
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,  # one of them may have ended meanwhile
         start_new_session=True,
     )
+    assert shell.stdout is not None
+    await shell.stdout.readline()
+    began = time.time()
     await shell.wait()
+    return began
 
 
 def family(pid: int) -> list[int]:

@@ -21,12 +21,20 @@ class LostCommit(Struct, frozen=True, kw_only=True):
     of: str
 
 
+class Probe(Struct, frozen=True, kw_only=True):
+    """A prober's question: unix seconds, and the client by its name."""
+
+    at: float
+    of: str
+
+
 class Proxied:
     """Enter it: the proxy runs before PostgreSQL at `port` of loopback, with a port of its own for each name."""
 
     def __init__(self, port: int, names: list[str]) -> None:
         self.ports: dict[str, int] = {}
         self.lost: list[LostCommit] = []
+        self.probes: list[Probe] = []
         self._target, self._names = port, names
         self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._one_at_a_time = asyncio.Lock()
@@ -92,5 +100,7 @@ class Proxied:
             said: dict[str, Any] = msgspec.json.decode(line)
             if "lost" in said:
                 self.lost.append(LostCommit(at=said["lost"], of=said["of"]))
+            elif "probe" in said:
+                self.probes.append(Probe(at=said["probe"], of=said["of"]))
             else:
                 self._answers.put_nowait(said)

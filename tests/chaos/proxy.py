@@ -53,6 +53,10 @@ class Proxy:
         link.reset()
         self._tell({"lost": time.time(), "of": link.name})
 
+    def probed(self, link: Link, at: float) -> None:
+        """A prober has asked, at this unix time."""
+        self._tell({"probe": at, "of": link.name})
+
     def latency(self, mean: float, jitter: float) -> None:
         self.now.mean, self.now.jitter = mean, jitter
 

@@ -11,6 +11,8 @@ from tests.chaos import runs
 from tests.chaos.evidence import Asked, Evidence, Message
 from tests.chaos.workload import Planned
 
+# From the beginning of a statement that writes a fact until others see what it says.
+COMMIT_SECONDS = 0.25
 MARK = re.compile(r"([A-Za-z0-9-]+)#(\d+)/(\d+)")
 
 
@@ -51,13 +53,34 @@ def items_of(delivery: Delivery) -> tuple[str, ...]:
     return delivery.ids[:3] if delivery.kind == "inbound" else ()
 
 
-def first_heard(evidence: Evidence) -> dict[str, float]:
-    """When the first status of a provider id was acknowledged."""
+def acknowledged(evidence: Evidence) -> dict[str, float]:
+    """When the first status of a provider id was answered 200."""
     heard: dict[str, float] = {}
     for d in evidence.deliveries:
         if d.kind == "statuses" and d.status == 200:
             for id in d.ids:
                 heard[id] = min(heard.get(id, float("inf")), d.t + d.ack_ms / 1000)
+    return heard
+
+
+def first_heard(evidence: Evidence) -> dict[str, float]:
+    """When the first status of a provider id was in the database for all to see.
+
+    A 200 means that it is, but for the 200 of the web that has a spool: it may lie there, and is heard at its replay. Of
+    that the row of its attempt tells; never, if no row does.
+    """
+    applied = {f"{attempt.chunk}:{attempt.n}": attempt.heard for attempt in evidence.attempts}
+    rows = {send.provider_id: applied.get(send.key or "") for send in evidence.sends}
+    heard: dict[str, float] = {}
+    for d in evidence.deliveries:
+        if d.kind != "statuses" or d.status != 200:
+            continue
+        answered = d.t + d.ack_ms / 1000
+        may_be_spooled = evidence.spooling is not None and evidence.webs.get(d.url) == evidence.spooling
+        for id in d.ids:
+            row = rows.get(id) or float("inf")
+            at = row + COMMIT_SECONDS if may_be_spooled and row > answered else answered
+            heard[id] = min(heard.get(id, float("inf")), at)
     return heard
 
 

@@ -12,6 +12,7 @@ from tests.chaos.readings import (
     MARK,
     Part,
     Violation,
+    acknowledged,
     addresses,
     attempt_of,
     calls_about,
@@ -102,8 +103,8 @@ def sent_once(evidence: Evidence) -> Iterator[Violation]:
 
     A, P, E and `park`: no duplicate at all. B and C with `resend`: a duplicate's earlier send was accepted, its fact
     was not committed (the answer was lost, or a fault hit the worker or the database before), and no status of it was
-    acknowledged before the later one. Parked is only what was in doubt in earnest, without a status; with `resend`,
-    nothing.
+    heard before the later one: what lies in the spool is not heard. Parked is only what was in doubt in earnest, without
+    a status; with `resend`, nothing.
     """
     heard = first_heard(evidence)
     accepted: dict[str, list[Line]] = defaultdict(list)
@@ -128,7 +129,7 @@ def sent_once(evidence: Evidence) -> Iterator[Violation]:
                     chunks=(chunk,),
                     at=later.t,
                 )
-    yield from _parked(evidence, heard)
+    yield from _parked(evidence, acknowledged(evidence))
 
 
 def nothing_blind(evidence: Evidence) -> Iterator[Violation]:
@@ -192,7 +193,7 @@ def _no_excuse(evidence: Evidence, earlier: Line, later: Line, heard: dict[str, 
     if evidence.policy == "park":
         return "though the policy is park"
     if heard.get(earlier.provider_id, float("inf")) < later.t:
-        return "though a status of the first was acknowledged before"
+        return "though a status of the first was heard before"
     if evidence.run == "B" and not earlier.silent:
         return "though the first would have had statuses"
     if earlier.responded and earlier.outcome in _CERTAIN and not worker_hit(evidence, earlier.t):

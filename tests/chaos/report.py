@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tests.bench.figures import percentiles
+from tests.chaos import degraded
 from tests.chaos.evidence import Evidence
-from tests.chaos.readings import Violation, chunk_of, first_heard, membership, tokens_in
+from tests.chaos.readings import Violation, acknowledged, chunk_of, membership, tokens_in
 
 Verdicts = Sequence[tuple[int, str, list[Violation]]]
 
@@ -41,10 +42,23 @@ def _figures(evidence: Evidence) -> Iterator[str]:
     yield f"              {_counted(Counter(send.outcome for send in evidence.sends))}"
     yield f"received twice {len(accepted) - len({chunk_of(send) for send in accepted})}"
     yield f"faults        {_counted(Counter(fault.kind for fault in evidence.faults)) or 'none'}"
+    yield f"outages       {_counted(Counter(outage.kind for outage in evidence.outages)) or 'none'}"
+    yield from _breakers(evidence)
+    yield f"spool         at most {max((kept.bytes for kept in evidence.spool), default=0):,} bytes"
     yield f"error lines   {_counted(Counter(line.process for line in evidence.logged if line.why == 'error')) or 'none'}"
     yield f"at rest       {drained} after the last fault and message"
     for memory in evidence.memory:
         yield f"memory        {memory.name}, {memory.when}: {memory.bytes / 2**20:.0f} MiB"
+
+
+def _breakers(evidence: Evidence) -> Iterator[str]:
+    known = [after for _, _, after in degraded.openings(evidence) if after is not None]
+    after_well = [ended - began for _, began, ended in degraded.closings(evidence)]
+    opened = sum(change.state == "open" for change in evidence.breakers)
+    yield (
+        f"breakers      opened {opened} times, at most {max(known, default=0):.2f} s after {len(known)} losses; open for at most "
+        f"{max(after_well, default=0):.2f} s while all was well; {len(evidence.probes)} probes"
+    )
 
 
 def _counted(counts: Counter[str]) -> str:
@@ -70,7 +84,7 @@ class _Teller:
         self._evidence = evidence
         self._members = membership(evidence)
         self._began = min((d.t for d in evidence.deliveries), default=0.0)
-        self._heard = first_heard(evidence)
+        self._heard = acknowledged(evidence)
 
     def tell(self, violation: Violation) -> Iterator[str]:
         """The timeline of the items, turns and chunks that a violation names."""

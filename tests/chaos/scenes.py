@@ -20,6 +20,7 @@ class Scene(Struct, frozen=True, kw_only=True):
     schedule: Schedule | None = None
     mute: tuple[float, float] | None = None  # statuses stop: when, for how long
     armed: str = ""  # a crash point of one worker
+    spool: bool = False  # one of the webs has one: what was answered 200 is in the database at rest, not before
     rest: float = 40.0
 
 
@@ -70,6 +71,13 @@ SCENES = {
         Shape(inbound=150, conversations=100, busiest=2, seconds=12, parts={1: 1.0}),
         _row("restart", 1.0, 8.0),
         _row("kill", 1.5, every=0.7),
+    ),
+    "kept": Scene(
+        what="the database stands still for 6 s, and one of the webs has a spool",
+        run=_run("a spool"),
+        shape=Shape(inbound=300, conversations=250, busiest=3, seconds=11, parts={1: 1.0}),
+        schedule=Schedule(rows=(_row("freeze", 4.0, 6.0),), lost_commits=0.0),  # no process is young by then
+        spool=True,
     ),
     "mute": Scene(
         what="statuses stop for 8 s",

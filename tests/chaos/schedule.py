@@ -1,13 +1,16 @@
 """The schedule of faults (FAULTS.md 3): which kinds come when, in full and in smoke. It does none of them."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
-from tests.chaos.fleet import LEASE_SECONDS, Degraded
+from tests.chaos.database import Degraded
+from tests.chaos.fleet import LEASE_SECONDS
 
 OfMember = Literal["kill", "pause", "roll", "block", "clock"]
-OfDatabase = Literal["restart", "freeze", "terminate", "latency", "blackhole", "reset", "half_close", Degraded]
+OfDatabase = Literal[
+    "restart", "freeze", "terminate", "latency", "blackhole", "reset", "half_close", "disk_full", Degraded
+]
 Kind = OfMember | OfDatabase
 LOST_COMMITS = 0.01
 
@@ -50,15 +53,18 @@ FULL = Schedule(
         _recurring("reset", 40, 60),
         _recurring("half_close", 40, 60),
         _recurring("roll", 120, 120),
-        Row(kind="connections", first=(60, 90), every=(120, 120), lasts=(10, 10)),
-        Row(kind="read_only", first=(100, 160), lasts=(15, 15)),
-        Row(kind="locked", first=(170, 200), lasts=(10, 10)),
-        Row(kind="held", first=(210, 240), lasts=(10, 10)),
+        # A quarter of the time in all: spread, so that much is answered between two of them.
+        Row(kind="connections", first=(40, 60), every=(130, 130), lasts=(10, 10)),
+        Row(kind="disk_full", first=(80, 100), lasts=(20, 20)),
+        Row(kind="read_only", first=(130, 150), lasts=(15, 15)),
+        Row(kind="locked", first=(210, 230), lasts=(10, 10)),
+        Row(kind="held", first=(245, 260), lasts=(10, 10)),
         Row(kind="block", first=(30, 120), lasts=(40, 40)),
         Row(kind="clock", first=(120, 200), lasts=(30, 30)),
     )
 )
-# Each kind at least once in 25 s, with time between the outages of PostgreSQL.
+# Each kind at least once in 25 s, with time between the outages of PostgreSQL: those that last for ten and more seconds
+# have none there.
 SMOKE = Schedule(
     rows=(
         _recurring("kill", 3, 6),
@@ -77,4 +83,5 @@ SMOKE = Schedule(
     rolled=1,
     block_at=3,
 )
+FULL_ONLY: frozenset[Kind] = frozenset({"disk_full", *get_args(Degraded)})
 SCHEDULES = {"smoke": SMOKE, "full": FULL, "soak": FULL}

@@ -1,6 +1,8 @@
 """Each rule of the checker finds what breaks it: a check that cannot fail proves nothing."""
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -8,14 +10,17 @@ import pytest
 
 from app.sandbox.ledger import Delivery, Line
 from app.sandbox.scripts import parts
-from tests.chaos import checker, manners, recipients, runs
+from tests.chaos import checker, degraded, evidence, manners, recipients, runs
+from tests.chaos.database import Outage
 from tests.chaos.evidence import (
     Asked,
     Attempt,
     Broken,
+    Change,
     Chunk,
     Evidence,
     Fault,
+    Kept,
     Lane,
     Logged,
     Memory,
@@ -23,6 +28,9 @@ from tests.chaos.evidence import (
     Stale,
     Turn,
 )
+from tests.chaos.fleet import SPOOL_BYTES
+from tests.chaos.member import Life
+from tests.chaos.proxied import Probe
 from tests.chaos.readings import Violation
 from tests.chaos.report import histories, table
 from tests.chaos.workload import Planned, Shape, canary, items, webhooks
@@ -132,10 +140,25 @@ def well() -> Evidence:
         ],
         webs={URL: "web1"},
         drained_in=1.0,
+        **lost_and_found(),
     )
 
 
-def changed(evidence: Evidence, field: str, at: int, **to: Any) -> Evidence:
+def lost_and_found() -> dict[str, Any]:
+    """For five seconds the database was frozen: the breaker opened after a second, and closed three after its end."""
+    return {
+        "outages": [Outage(kind="freeze", began=BEGAN + 30, ended=BEGAN + 35)],
+        "lives": [Life(name="web1", began=BEGAN, ended=BEGAN + 60)],
+        "breakers": [
+            Change(process="web1", at=BEGAN + 31, state="open"),
+            Change(process="web1", at=BEGAN + 38, state="closed"),
+        ],
+        "probes": [Probe(at=BEGAN + n, of="web1") for n in range(60)],
+        "spool": [Kept(at=BEGAN, bytes=0), Kept(at=BEGAN + 32, bytes=5_000), Kept(at=BEGAN + 39, bytes=0)],
+    }
+
+
+def changed(evidence: Evidence, field: str, at: int, /, **to: Any) -> Evidence:
     """With one element of a list changed."""
     rows = list(getattr(evidence, field))
     rows[at] = swap(rows[at], **to)
@@ -307,6 +330,25 @@ BROKEN: Sequence[Breaking] = (
             memory=[Memory(name="w", when="tenth", bytes=100), Memory(name="w", when="drained", bytes=121)],
         ),
     ),
+    ("breaker too late", degraded.breakers_open, lambda e: changed(e, "breakers", 0, at=BEGAN + 32.5)),
+    ("breaker never open", degraded.breakers_open, lambda e: swap(e, breakers=[])),
+    ("breaker open for nothing", degraded.breakers_open, lambda e: swap(e, run="E", outages=[])),
+    ("breaker closed too late", degraded.breakers_close, lambda e: changed(e, "breakers", 1, at=BEGAN + 45.5)),
+    ("breaker never closed", degraded.breakers_close, lambda e: without(e, "breakers", 1)),
+    (
+        "breaker open though all is well",
+        degraded.breakers_close,
+        lambda e: changed(swap(e, outages=[]), "breakers", 1, at=BEGAN + 42),
+    ),
+    (
+        "probed all the time",
+        degraded.probes_paced,
+        lambda e: swap(e, probes=[Probe(at=BEGAN + n / 2, of="web1") for n in range(120)]),
+    ),
+    ("never probed", degraded.probes_paced, lambda e: swap(e, probes=[Probe(at=BEGAN + 1, of="web2")])),
+    ("left in the spool", degraded.spool_emptied, lambda e: with_(e, "spool", Kept(at=BEGAN + 40, bytes=1))),
+    ("spool beyond its bound", degraded.spool_bounded, lambda e: changed(e, "spool", 1, bytes=SPOOL_BYTES + 1)),
+    ("spool used for nothing", degraded.spool_bounded, lambda e: swap(e, run="E")),
     ("memory unknown", checker.tidy, lambda e: swap(e, run="E")),
     ("slow stop", checker.processes_behaved, lambda e: swap(e, broken=[Broken(what="x", target="web1")])),
 )
@@ -421,6 +463,79 @@ def test_a_web_process_that_is_down_is_not_slow() -> None:
     assert not found(swap(e, faults=[kill]), manners.webhooks_answered)
     assert found(swap(e, faults=[swap(kill, target="web2")]), manners.webhooks_answered)
     assert not found(changed(e, "deliveries", 0, ack_ms=3.0), manners.webhooks_answered)
+
+
+def test_who_is_disturbed_himself_need_not_notice_a_loss() -> None:
+    """Started or ended just then, stopped, or its clock put wrong; another's misfortune excuses nobody."""
+    e = swap(well(), breakers=[])
+    assert found(e, degraded.breakers_open)
+    for life in ((BEGAN + 26, BEGAN + 60), (BEGAN, BEGAN + 31)):
+        assert not found(swap(e, lives=[Life(name="web1", began=life[0], ended=life[1])]), degraded.breakers_open)
+    stopped = Fault(kind="pause", target="web1", began=BEGAN + 25, ended=BEGAN + 31)
+    assert not found(swap(e, faults=[stopped]), degraded.breakers_open)
+    assert found(swap(e, faults=[swap(stopped, target="web2")]), degraded.breakers_open)
+    assert found(swap(e, faults=[swap(stopped, target="postgres")]), degraded.breakers_open)
+
+
+def test_only_a_whole_loss_of_some_length_must_be_noticed() -> None:
+    """A server that answers while a table is locked is none, nor a restart of two seconds; that all closes again is asked."""
+    e = swap(well(), breakers=[])
+    assert found(changed(e, "outages", 0, kind="read_only"), degraded.breakers_open)
+    for kind in ("locked", "held", "disk_full"):
+        assert not found(changed(e, "outages", 0, kind=kind), degraded.breakers_open)
+        assert found(changed(without(well(), "breakers", 1), "outages", 0, kind=kind), degraded.breakers_close)
+    assert not found(changed(e, "outages", 0, ended=BEGAN + 32.4), degraded.breakers_open)
+
+
+def test_a_breaker_may_be_open_as_long_as_one_outage_follows_the_other() -> None:
+    """Nine seconds between two outages are too short to be judged, eleven are not. Half open is not closed."""
+    e = changed(well(), "breakers", 1, at=BEGAN + 55)
+    for began, word in ((44, False), (46, True)):
+        more = with_(e, "outages", Outage(kind="freeze", began=BEGAN + began, ended=BEGAN + 52))
+        assert bool(found(more, degraded.breakers_close)) is word
+    half = with_(e, "breakers", Change(process="web1", at=BEGAN + 36, state="half_open"))
+    assert found(swap(half, breakers=sorted(half.breakers, key=lambda change: change.at)), degraded.breakers_close)
+
+
+def test_a_broken_connection_may_be_asked_over_again() -> None:
+    """So eleven questions in ten seconds are no haste; and each process has a pace of its own."""
+    again = [Probe(at=BEGAN + n + 0.01, of="web1") for n in (10, 30)]
+    assert not found(with_(well(), "probes", *again), degraded.probes_paced)
+    others = [Probe(at=BEGAN + n + 0.5, of="web2") for n in range(60)]
+    assert not found(with_(well(), "probes", *others), degraded.probes_paced)
+
+
+def test_a_status_in_the_spool_is_heard_when_it_is_replayed() -> None:
+    """Answered 200 by the web that has one: what its attempt's row says. By the other it is there with its 200."""
+    e = changed(doubled("C", silent=False), "deliveries", 2, ids=("p3",), t=BEGAN + 5)
+    e = swap(e, spooling="web1")
+    spooled = changed(e, "attempts", 3, heard=BEGAN + 20)
+    assert not found(spooled, recipients.sent_once)  # the second left at 9, the first was heard of at 20
+    assert found(changed(e, "attempts", 3, heard=BEGAN + 6), recipients.sent_once)
+    assert found(changed(e, "attempts", 3, heard=BEGAN + 5), recipients.sent_once)
+    assert found(swap(spooled, spooling=None), recipients.sent_once)
+    assert found(swap(spooled, spooling="web2"), recipients.sent_once)
+
+
+def test_a_status_that_is_lost_in_the_spool_is_missed_in_the_end() -> None:
+    """It was answered 200: no row that tells of it is no excuse."""
+    assert found(changed(well(), "attempts", 0, state="accepted", heard=None), checker.statuses_converge)
+
+
+def test_breakers_are_read_from_logs(tmp_path: Path) -> None:
+    """Of the database alone; a line that a kill has cut short is passed over."""
+    (tmp_path / "web1.log").write_text(
+        '{"timestamp":"2026-11-22T10:00:00.500+00:00","event":"breaker changed","breaker":"database","state":"open"}\n'
+        '{"timestamp":"2026-11-22T10:00:01.500+00:00","event":"breaker changed","breaker":"wa_main","state":"open"}\n'
+        '{"timestamp":"2026-11-22T10:00:02.500+00:00","event":"breaker changed","brea\n'
+        '{"timestamp":"2026-11-22T10:00:04.000+00:00","event":"breaker changed","breaker":"database","state":"closed"}\n'
+    )
+    (tmp_path / "worker1.log").write_text("")
+    began = datetime(2026, 11, 22, 10, tzinfo=UTC).timestamp()
+    assert evidence.breakers(tmp_path) == [
+        Change(process="web1", at=began + 0.5, state="open"),
+        Change(process="web1", at=began + 4, state="closed"),
+    ]
 
 
 # --- the workload ----------------------------------------------------------------------------------------------------

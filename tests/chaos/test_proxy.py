@@ -1,5 +1,6 @@
 """The proxy disturbs as it says, and nothing else: tried with a real PostgreSQL behind it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,11 +24,11 @@ async def proxied(database: Any) -> AsyncIterator[Proxied]:
         yield proxied
 
 
-async def connected(database: Any, proxied: Proxied, name: str = "one") -> AsyncConnection[Any]:
+async def connected(database: Any, proxied: Proxied, name: str = "one", **more: Any) -> AsyncConnection[Any]:
     parts = urlsplit(database.superuser_url)
     login = parts.netloc.rpartition("@")[0]
     url = urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{proxied.ports[name]}"))
-    return await AsyncConnection.connect(url, autocommit=True, connect_timeout=5)
+    return await AsyncConnection.connect(url, autocommit=True, **{"connect_timeout": 5, **more})
 
 
 async def count(database: Any) -> int:
@@ -129,6 +130,35 @@ async def test_a_cut_ends_every_connection_and_new_ones_are_taken(database: Any,
         await conn.close()
     async with await connected(database, proxied) as conn:
         await conn.execute("SELECT 1")
+
+
+async def test_a_probers_questions_are_counted_and_nobody_elses(database: Any, proxied: Proxied) -> None:
+    """By the name of its connection; what it asks first, prepared as it is, is one question, and each further is one."""
+    began = time.time()
+    async with await connected(database, proxied) as other:
+        other.prepare_threshold = 0
+        async with await connected(database, proxied, "two", application_name="qasid prober") as prober:
+            prober.prepare_threshold = 0
+            for _ in range(3):
+                await prober.execute("SELECT 1")
+                await other.execute("SELECT 1")
+    await proxied.calm()  # by its answer, all that it had to tell before is here
+    assert [probe.of for probe in proxied.probes] == ["two"] * 3
+    assert all(began <= probe.at <= time.time() for probe in proxied.probes)
+
+
+async def test_a_question_that_is_read_late_counts_from_when_it_was_asked(database: Any, proxied: Proxied) -> None:
+    """In a blackhole nothing is read: whoever gave up by then has asked all the same."""
+    await proxied.blackhole(1.0)
+    asked = time.time()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await connected(database, proxied, "two", application_name="qasid prober", sslmode="disable")
+    async with await connected(database, proxied) as conn:  # when it is over
+        await conn.execute("SELECT 1")
+    await proxied.calm()
+    [probe] = proxied.probes
+    assert abs(probe.at - asked) < 0.5
 
 
 def test_a_reply_counts_as_a_commit_only_if_a_command_was_done_outside_a_transaction() -> None:
