@@ -102,8 +102,7 @@ async def _freeze(fleet: Fleet, seconds: float) -> None:
 
 
 async def _blackhole(fleet: Fleet, seconds: float) -> None:
-    await fleet.proxy.blackhole(seconds)
-    await asyncio.sleep(seconds)
+    await fleet.blackhole(seconds)
 
 
 async def _latency(fleet: Fleet, seconds: float) -> None:

@@ -75,11 +75,10 @@ def spool_emptied(evidence: Evidence) -> Iterator[Violation]:
 
 
 def spool_bounded(evidence: Evidence) -> Iterator[Violation]:
-    """13: the spool keeps within the bound that it was given; in E nothing is ever put there."""
+    """13: the spool keeps within the bound that it was given."""
     most = max((kept.bytes for kept in evidence.spool), default=0)
-    bound = 0 if evidence.run == "E" else SPOOL_BYTES
-    if most > bound:
-        yield Violation(invariant=13, what=f"the spool held {most} bytes, {bound} being its bound")
+    if most > SPOOL_BYTES:
+        yield Violation(invariant=13, what=f"the spool held {most} bytes, {SPOOL_BYTES} being its bound")
 
 
 def openings(evidence: Evidence) -> Iterator[tuple[Life, Outage, float | None]]:

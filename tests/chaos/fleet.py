@@ -55,16 +55,17 @@ class Fleet:
         source: Path = ROOT,
         webs: int = 2,
         workers: int = 2,
-        spool: bool = True,
+        spool: int | None = SPOOL_BYTES,
         disk: int | None = None,
     ) -> None:
         """`folder`: of this run alone; an earlier run's database in it goes. `source`: the tree to run (a mutant's).
 
-        `spool`: whether the first web has one. `disk`: see Database.
+        `spool`: how many bytes the first web's may hold; None: it has none. `disk`: see Database.
         """
         self.folder, self.source = folder.resolve(), source.resolve()
         self.database = Database(self.folder, disk=disk)
         self.spool = self.folder / "spool" if spool else None
+        self._spool_bytes = spool
         self._kinds: dict[str, Literal["web", "worker"]] = {
             **{f"web{n}": "web" for n in range(1, webs + 1)},
             **{f"worker{n}": "worker" for n in range(1, workers + 1)},
@@ -193,7 +194,7 @@ class Fleet:
         parts = urlsplit(self._url)
         login = parts.netloc.rpartition("@")[0]
         port = self.proxy.ports.get(name, _port(self._url))
-        spool = {"QASID_SPOOL_DIR": str(self.spool), "QASID_SPOOL_MAX_BYTES": str(SPOOL_BYTES)}
+        spool = {"QASID_SPOOL_DIR": str(self.spool), "QASID_SPOOL_MAX_BYTES": str(self._spool_bytes)}
         return {
             **ours,
             **SETTINGS,

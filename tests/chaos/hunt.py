@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from tests.chaos import checker, evidence, manners, planting, recipients, report, runs, workload
 from tests.chaos.evidence import Evidence, Fault, Kept
-from tests.chaos.fleet import ROOT, SPOOLING, Fleet
+from tests.chaos.fleet import ROOT, SPOOL_BYTES, SPOOLING, Fleet
 from tests.chaos.member import RigFailed
 from tests.chaos.monkey import Monkey
 from tests.chaos.mutants import MUTANTS
@@ -143,7 +143,7 @@ async def hunted(scene: Scene, seed: int, source: Path, folder: Path, by: Collec
     secret = secrets.token_hex(16)
     async with (
         simulated(scene.run, seed, secret) as provider,
-        Fleet(folder, source=source, spool=scene.spool) as fleet,
+        Fleet(folder, source=source, spool=SPOOL_BYTES if scene.spool else None) as fleet,
     ):
         sandbox = provider.sandbox
         toml = runs.configuration(seed, "resend", assistant_url=sandbox.assistant_url, graph_url=sandbox.graph_url)

@@ -348,7 +348,6 @@ BROKEN: Sequence[Breaking] = (
     ("never probed", degraded.probes_paced, lambda e: swap(e, probes=[Probe(at=BEGAN + 1, of="web2")])),
     ("left in the spool", degraded.spool_emptied, lambda e: with_(e, "spool", Kept(at=BEGAN + 40, bytes=1))),
     ("spool beyond its bound", degraded.spool_bounded, lambda e: changed(e, "spool", 1, bytes=SPOOL_BYTES + 1)),
-    ("spool used for nothing", degraded.spool_bounded, lambda e: swap(e, run="E")),
     ("memory unknown", checker.tidy, lambda e: swap(e, run="E")),
     ("slow stop", checker.processes_behaved, lambda e: swap(e, broken=[Broken(what="x", target="web1")])),
 )
