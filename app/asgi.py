@@ -21,7 +21,7 @@ from litestar.logging.config import BaseLoggingConfig
 from litestar.types import GetLogger, Logger, Scope
 from psycopg.conninfo import conninfo_to_dict
 
-from app import db, log, metrics, place, process
+from app import db, log, place, process
 from app import settings as settings_of_environment
 from app.backlog import Backlog
 from app.breaker import Breaker
@@ -31,6 +31,7 @@ from app.doors import Doors
 from app.doors import place as place_of
 from app.errors import DatabaseUnavailable, QasidError
 from app.ingest import Ingest
+from app.loop_watch import LoopWatch
 from app.outages import Outages
 from app.policies import DATABASE
 from app.prober import Prober
@@ -113,7 +114,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             stack.push_async_callback(ingest.drain)
             if spool is not None:
                 await stack.enter_async_context(Backlog(spool, breaker, lambda: configuration.watch, ingest, doors))
-            await stack.enter_async_context(running(metrics.watch_loop()))
+            await stack.enter_async_context(LoopWatch())
             process.settle_memory()
             yield
 

@@ -6,7 +6,6 @@ Several web processes behind one port share what they count through PROMETHEUS_M
 fresh folder, when QASID_WEB_WORKERS is above 1). Workers never share: each has a port of its own.
 """
 
-import asyncio
 import functools
 import hmac
 import ipaddress
@@ -73,6 +72,7 @@ _spool_records = Gauge("qasid_spool_records", "Webhooks in the spool", multiproc
 _spool_oldest = Gauge("qasid_spool_oldest_seconds", "Age of the spool's oldest segment", multiprocess_mode="livemax")
 _spool_corrupt = Gauge("qasid_spool_corrupt", "Files set aside as damaged", multiprocess_mode="livemax")
 _loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
+_loop_blocked = Counter("qasid_loop_blocked", "Times that the event loop was held up, and where is known")
 
 
 def webhook(endpoint: str, outcome: str) -> None:
@@ -173,13 +173,14 @@ def session_bytes(size: int) -> None:
     _session_bytes.set(size)
 
 
-async def watch_loop(interval: float = 0.5) -> None:
-    """Measure, for ever, how much later than asked (seconds) the event loop wakes us."""
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + interval
-        await asyncio.sleep(interval)
-        _loop_lag.observe(max(0.0, loop.time() - due))
+def loop_lag(seconds: float) -> None:
+    """The event loop came so much later than asked."""
+    _loop_lag.observe(seconds)
+
+
+def loop_blocked() -> None:
+    """Something held the event loop up, and it is known where. Whoever calls this logs it too, though not each time."""
+    _loop_blocked.inc()
 
 
 def render() -> bytes:

@@ -16,6 +16,7 @@ from app import settings as settings_of_environment
 from app.breaker import Breaker
 from app.directory import Watch
 from app.errors import ConfigurationError, DatabaseUnavailable
+from app.loop_watch import LoopWatch
 from app.migrate import require
 from app.outages import Outages
 from app.policies import DATABASE
@@ -90,8 +91,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         behind: list[asyncio.Task[None]] = []
         stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)
-        lag = asyncio.create_task(metrics.watch_loop())
-        stack.callback(lag.cancel)
+        await stack.enter_async_context(LoopWatch())
         process.settle_memory()
         behind.append(await answer_wake_ups(url, lanes, stop))
         logger.info("worker stopping")
