@@ -62,9 +62,10 @@ def create_app(settings: Settings | None = None) -> Litestar:
     url = place.database_url(settings)
     log.hide([settings.secret_key, settings.metrics_token, url, str(conninfo_to_dict(url).get("password") or "")])
 
-    console = db.pool(url, "qasid_app", name="console", min_size=1, max_size=4)
+    console = db.pool(url, "qasid_app", name="console", min_size=1, max_size=4, max_waiting=100)
     courier = db.pool(url, "qasid_courier", name="courier", min_size=2, max_size=8)
-    queue = jobs_queue(url)
+    queue = jobs_queue(url, max_size=2)
+    pages = jobs_queue(url, max_size=2, patience=3.0)  # whoever looks at jobs holds up no wake-up
     sessions = Sessions(console, keys, secure=settings.secure_cookies)
     courier.breaker = breaker = Breaker("database", DATABASE)
     outages = Outages(breaker)
@@ -102,8 +103,9 @@ def create_app(settings: Settings | None = None) -> Litestar:
             for pool in (console, courier):
                 await pool.open(wait=False)
                 stack.push_async_callback(pool.close)
-            stack.push_async_callback(queue.pool.close)  # SAQ closes it only if its first use went well
-            stack.push_async_callback(queue.disconnect)
+            for each in (queue, pages):
+                stack.push_async_callback(each.pool.close)  # SAQ closes it only if its first use went well
+                stack.push_async_callback(each.disconnect)
             await stack.enter_async_context(prober)
             if spool is not None:
                 await stack.enter_async_context(spool)
@@ -125,7 +127,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             health.show_metrics,
             webhooks.route(door),
             auth.routes(sessions, console),
-            jobs.routes(queue, sessions),
+            jobs.routes(pages, sessions),
         ],
         dependencies={
             "readiness": Provide(lambda: readiness, sync_to_thread=False),

@@ -77,7 +77,7 @@ class LoopWatch:
     # In the loop
 
     def _begin(self) -> None:
-        self._depth = len(_stack(sys._getframe().f_back))
+        self._depth = len(stack_of(sys._getframe().f_back))
         self._beat_again(time.monotonic())
         self._thread.start()
 
@@ -98,7 +98,7 @@ class LoopWatch:
         if overdue == due and places:
             metrics.loop_blocked()
             self._tell(now, lag, places)
-        self._depth = len(_stack(sys._getframe().f_back))
+        self._depth = len(stack_of(sys._getframe().f_back))
         self._beat_again(now)
 
     def _tell(self, now: float, lag: float, places: list[str]) -> None:
@@ -150,7 +150,7 @@ class LoopWatch:
 
     def _places(self) -> list[str]:
         """Where the loop's thread is: innermost first, `file:line:function`. Empty: between two callbacks."""
-        stack = _stack(sys._current_frames().get(self._ident))
+        stack = stack_of(sys._current_frames().get(self._ident))
         return places(stack[: max(0, len(stack) - self._depth)])
 
 
@@ -166,7 +166,7 @@ def places(stack: list[FrameType]) -> list[str]:
     return found
 
 
-def _stack(frame: FrameType | None) -> list[FrameType]:
+def stack_of(frame: FrameType | None) -> list[FrameType]:
     """The frame and those that called it, innermost first."""
     found = []
     while frame is not None:

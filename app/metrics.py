@@ -76,7 +76,7 @@ _loop_blocked = Counter("qasid_loop_blocked", "Times that the event loop was hel
 
 
 def webhook(endpoint: str, outcome: str) -> None:
-    """A webhook was answered: stored, refused, unreadable, unavailable, too_large, unknown.
+    """A webhook was answered: stored, refused, unreadable, unavailable, overloaded, too_large, unknown.
 
     `endpoint` is a slug of the directory, else "unknown": a stranger's URLs must not make series.
     """
@@ -103,6 +103,11 @@ def wake_up(result: str, lanes: int = 1) -> None:
     """A wake-up that names so many lanes was rung, lost, answered."""
     _wake_ups(result).inc()
     _woken_lanes(result).inc(lanes)
+
+
+def wake_up_unnamed() -> None:
+    """A lane woke that no wake-up will name: too many did. Workers find it all the same."""
+    _woken_lanes("unnamed").inc()
 
 
 def turn(outcome: str) -> None:
