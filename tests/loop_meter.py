@@ -9,10 +9,9 @@ import selectors
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from msgspec import Struct
@@ -40,7 +39,7 @@ class Stretch(Struct, frozen=True):
 
 
 class Meter(selectors.DefaultSelector):
-    """The selector of one loop (`new_loop`). A context manager: entered, it also looks at where the long ones are."""
+    """The selector of one loop (`new_loop`)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,24 +49,25 @@ class Meter(selectors.DefaultSelector):
         self._began: tuple[float, float, float] | None = None
         self._where: tuple[str, ...] = ()
         self._queued: int | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, name="loop meter", daemon=True)
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
         """The one loop that is measured."""
         return asyncio.SelectorEventLoop(self)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        if self._queued is not None:
-            os.close(self._queued)
+    @contextmanager
+    def looking(self) -> Iterator[Self]:
+        """Look at where the long ones are, from a thread."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._look_on, args=[ended], name="loop meter")
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+            if self._queued is not None:
+                os.close(self._queued)
+                self._queued = None
 
     def select(self, timeout: float | None = None) -> Any:
         """What the loop does between two calls of this is a stretch."""
@@ -104,8 +104,8 @@ class Meter(selectors.DefaultSelector):
         queued = int(os.pread(self._queued, 100, 0).split()[1]) / 1e9 if self._queued is not None else 0.0
         return time.perf_counter(), time.thread_time(), queued
 
-    def _look_on(self) -> None:
-        while not self._ended.wait(_LOOK_EVERY):
+    def _look_on(self, ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_EVERY):
             began = self._began
             if began is None or self._where or time.perf_counter() - began[0] < _LOOK_AFTER:
                 continue

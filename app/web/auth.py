@@ -61,6 +61,10 @@ class Attempts:
         self._clock = clock
         self._bad: dict[str, deque[float]] = {}
 
+    def __len__(self) -> int:
+        """Names and clients that are remembered."""
+        return len(self._bad)
+
     def wait(self, *who: str) -> float:
         """Seconds until another try is allowed for all of these; 0: now."""
         now = self._clock()
@@ -75,7 +79,7 @@ class Attempts:
 
     def count(self, *who: str) -> None:
         """A try begins. It counts as bad until `forgive`, so that tries at the same time count too."""
-        if len(self._bad) >= MOST_REMEMBERED:
+        if len(self._bad) + len(who) > MOST_REMEMBERED:
             now = self._clock()
             recent = [(key, times) for key, times in self._bad.items() if times and now - times[-1] < WINDOW]
             self._bad = dict(recent[-MOST_REMEMBERED // 2 :])  # the longest known go first

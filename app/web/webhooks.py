@@ -148,8 +148,10 @@ class Webhooks:
                 patience.reschedule(None)
                 whole = True
                 large = len(body) > LARGE
-                read = await asyncio.to_thread(_read, door, signatures, body, endpoint) if large else _read(
-                    door, signatures, body, endpoint
+                read = (
+                    await asyncio.to_thread(_read, door, signatures, body, endpoint)
+                    if large
+                    else _read(door, signatures, body, endpoint)
                 )
                 if read is None:
                     return 403, b"The signature does not fit.", "refused"
