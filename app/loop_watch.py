@@ -128,9 +128,9 @@ class LoopWatch:
             else:
                 if looked != due:
                     looked, self._seen = due, (due, self._places())
-                if now - due >= STUCK and told != due:
+                if now - due >= STUCK and told != due and (still := self._places()):
                     told = due
-                    log.error("event loop stands still", seconds=round(now - due), function=self._places())
+                    log.error("event loop stands still", seconds=round(now - due), function=still)
                 wake_at = now + self._slow
             slept_at = time.monotonic()
 

@@ -13,7 +13,9 @@ from psycopg.errors import UndefinedTable
 
 from app import db, http, log, metrics, place, process, tasks
 from app import settings as settings_of_environment
+from app.assistants import assistant
 from app.breaker import Breaker
+from app.channels import provider
 from app.directory import Watch
 from app.errors import ConfigurationError, DatabaseUnavailable
 from app.loop_watch import LoopWatch
@@ -70,6 +72,8 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         if directory is None:
             return
         log.set_fingerprint_key(directory.current.digest_key)
+        provider("cloud")  # imported now: the first turn would hold all others up for it
+        assistant("anthropic")
         providers = http.client(total=settings.send_timeout_seconds, limit=settings.worker_lanes)
         assistants = http.client(total=600.0, limit=settings.worker_lanes)
         for client in (providers, assistants):

@@ -20,7 +20,7 @@ from litestar.types.asgi_types import HTTPScope
 
 from app import metrics
 from app.breaker import Breaker
-from app.channels import Provider, provider
+from app.channels import LARGE, Provider, provider
 from app.directory import Directory, Endpoint, Watch
 from app.doors import Doors
 from app.errors import DatabaseUnavailable, Overloaded, SpoolError, Unknown
@@ -39,8 +39,6 @@ BODY_PATIENCE = 5.0
 SPOOL_PATIENCE = 0.8
 # Bodies that one process holds at a time (bytes): beyond that nothing more is read.
 MOST_BYTES = 64 * 1024 * 1024
-# A body above this (bytes) is verified and read in a thread: the largest keeps a core busy for long.
-LARGE = 64 * 1024
 # The signature-less GET is for one person in front of Meta's page: wrong tokens per endpoint and minute.
 MOST_CHALLENGES = 10
 

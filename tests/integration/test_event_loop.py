@@ -21,7 +21,9 @@ from litestar.routes import HTTPRoute
 from app import db, metrics, passwords
 from app.asgi import create_app
 from app.settings import Settings
+from app.spool import Record, Spool
 from app.store import operators
+from app.vault import Vault
 from tests import cloud_bodies as cloud
 from tests import receiving
 from tests import world as shared
@@ -204,6 +206,29 @@ async def test_no_webhook_holds_the_loop_up(http: httpx.AsyncClient, meter: Mete
     worst["forged"] = await meter.worst_of(lambda: post(http, forged, 403, "not the secret"))
     print(told(worst))
     assert not offenders(worst), told(offenders(worst))
+
+
+async def test_no_webhook_from_the_spool_holds_the_loop_up(database: Database, tmp_path: Path, meter: Meter) -> None:
+    """The largest webhook on its way back from the disk: no stretch of 50 ms."""
+    await receiving.configure(database.url, tmp_path)
+    keys, folder = Vault([bytes.fromhex(receiving.KEY)]), tmp_path / "spool"
+    async with receiving.process(database.url, database.superuser_url, spool_dir=folder) as web:
+        [(endpoint,)] = web.execute("SELECT id FROM endpoints WHERE slug = 'meta'")
+
+        async def comes_back() -> None:
+            before = web.one("SELECT count(*) FROM messages")
+            body = await asyncio.to_thread(bodies()["2,000 texts of 4 MiB"])
+            async with Spool(folder, keys, max_bytes=100_000_000, max_age=3_600) as spool:
+                await spool.keep(
+                    Record(endpoint_id=endpoint, endpoint="meta", correlation="c", received_at=time.time(), body=body)
+                )
+            async with asyncio.timeout(60):
+                while await asyncio.to_thread(web.one, "SELECT count(*) FROM messages") < before + 2_000:
+                    await asyncio.sleep(0.05)
+
+        worst = await meter.worst_of(comes_back)
+        print(worst)
+        assert worst.took < LIMIT, worst
 
 
 async def test_a_handler_that_sleeps_or_reckons_is_found(
