@@ -31,8 +31,9 @@ class Batches(Generic[Row, Verdict]):
 
     `write(rows)` returns one verdict per row, in order, once they are committed. A batch refused for its data is halved
     until the bad row stands alone; `refuse(row, error)` then gives its verdict. A flush that takes longer than
-    `patience` seconds is left behind (a frozen server is not waited for): its rows fail, `late` is told, the next flush
-    goes on with another connection.
+    `patience` seconds is left behind (a frozen server is not waited for): its rows fail, the next flush goes on with
+    another connection. `late` is told of it, and once before, after half of that: so the first flush that nobody answers
+    counts as two deadlines.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Batches(Generic[Row, Verdict]):
         refuse: Callable[[Row, Exception], Awaitable[Verdict]] | None = None,
         weigh: Callable[[Row], int] | None = None,
         patience: float = 10.0,
-        late: Callable[[], None] | None = None,
+        late: Callable[[], None] = lambda: None,
         most_rows: int = MOST_ROWS,
     ) -> None:
         self.name = name
@@ -84,8 +85,7 @@ class Batches(Generic[Row, Verdict]):
 
     def _leave_behind(self, flight: asyncio.Task[None], batch: list[Waiting[Row, Verdict]]) -> None:
         log.warning("flush left behind", name=self.name, rows=len(batch), seconds=self._patience)
-        if self._late is not None:
-            self._late()
+        self._late()
         flight.cancel()
         self._left_behind.add(flight)
         flight.add_done_callback(self._left_behind.discard)
@@ -98,10 +98,12 @@ class Batches(Generic[Row, Verdict]):
         batch = self._next()
         loop = asyncio.get_running_loop()
         began = loop.time()
+        half = loop.call_later(self._patience / 2, self._late)
         patience = loop.call_later(self._patience, self._leave_behind, flight, batch)
         try:
             told = await self._written(batch) if batch else []
         finally:
+            half.cancel()
             patience.cancel()
         if batch:
             metrics.flush(self.name, len(batch), loop.time() - began)

@@ -28,6 +28,9 @@ class Pool(AsyncConnectionPool[Connection]):
 STATEMENT_TIMEOUT = 10.0
 # How many may wait for a connection of one pool: a worker's lanes, each of which may need one for itself, and some.
 MOST_WAITING = 10_000
+# A pool that cannot connect doubles its pauses for so long (seconds), then begins anew at whoever asks: an outage may be
+# long, and its end should not be found half a minute late.
+RECONNECT_TIMEOUT = 5.0
 
 
 def options(role: Role, *, timeout: float, extra: str = "") -> dict[str, Any]:
@@ -74,7 +77,7 @@ def pool(
         max_size=max_size,
         max_waiting=max_waiting,
         timeout=3.0,
-        reconnect_timeout=30.0,
+        reconnect_timeout=RECONNECT_TIMEOUT,
         name=name,
         open=False,
     )

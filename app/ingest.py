@@ -61,9 +61,9 @@ class Ingest:
     """The only way in for what providers say: `take` for each authentic webhook."""
 
     def __init__(
-        self, pool: Pool, statuses: Statuses, bell: Bell, *, patience: float, late: Callable[[], None] | None = None
+        self, pool: Pool, statuses: Statuses, bell: Bell, *, patience: float, late: Callable[[], None] = lambda: None
     ) -> None:
-        """`patience`: seconds after which a flush is left behind; `late` is told of it."""
+        """`patience`: seconds after which a flush is left behind; `late` is told of it, and after half of that."""
         self._pool = pool
         self._statuses = statuses
         self._bell = bell

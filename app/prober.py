@@ -1,13 +1,14 @@
 """Asks the database once a second whether it is there, on a connection outside of all pools, and tells the breaker.
 
-With the answer comes what people have said of the breakers. It knows nothing of what the database is used for.
+With the answer comes what people have said of the breakers. After an outage it has the pools throw out what that left dead.
+It knows nothing of what the database is used for.
 """
 
 import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -33,12 +34,24 @@ Question = asyncio.Task[breakers.Answer]
 
 
 class Prober:
-    """An async context manager: it asks for as long as it is entered. `heard` gets the person's word, by dependency."""
+    """An async context manager: it asks for as long as it is entered. `heard` gets the person's word, by dependency.
 
-    def __init__(self, url: str, breaker: Breaker, heard: Callable[[Mapping[str, breakers.Forced]], None]) -> None:
+    `pools`: whose dead connections are thrown out at the first good answer of an open breaker, before it lets anybody in:
+    else each would fail one more call, and five in a row would open it again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        breaker: Breaker,
+        heard: Callable[[Mapping[str, breakers.Forced]], None],
+        pools: Sequence[db.Pool] = (),
+    ) -> None:
         self._url = url
         self._breaker = breaker
         self._heard = heard
+        self._pools = pools
+        self._renewing: set[asyncio.Task[None]] = set()
         self._conn: Connection | None = None  # None too while the question that is waited for connects
         self._question: Question | None = None  # the one that is waited for
         self._questions: set[Question] = set()  # it, and those that were given up and have not ended yet
@@ -87,6 +100,12 @@ class Prober:
             self._breaker.probed(not isinstance(error, GONE), took)
         else:
             answer = question.result()
+            if answer.takes_writes and self._breaker.state == "open" and not self._renewing:
+                for pool in self._pools:
+                    # Never cancelled: a pool forgets to count a connection whose check is.
+                    renewal = asyncio.create_task(pool.check(), name=f"renew {pool.name}")
+                    self._renewing.add(renewal)
+                    renewal.add_done_callback(self._renewed)
             self._breaker.probed(answer.takes_writes, took)
             self._heard(answer.forced)
 
@@ -103,6 +122,11 @@ class Prober:
                 same.shutdown(socket.SHUT_RDWR)
         elif question is not None:
             question.cancel()
+
+    def _renewed(self, renewal: asyncio.Task[None]) -> None:
+        self._renewing.discard(renewal)
+        if not renewal.cancelled() and (error := renewal.exception()):  # the pool has been closed, say
+            log.info("connections cannot be checked", error=error)
 
     def _ended(self, question: Question) -> None:
         self._questions.discard(question)

@@ -137,7 +137,7 @@ def jobs_queue(url: str, kind: type[Wakes] = Wakes, *, max_size: int = 4, patien
         name="saq",
         timeout=patience,
         max_waiting=1000,
-        reconnect_timeout=5.0,  # then it begins anew at whoever asks: its pauses double, and an outage may be long
+        reconnect_timeout=db.RECONNECT_TIMEOUT,
     )
     return kind(pool=pool, name=QUEUE, min_size=1, max_size=max_size, manage_pool_lifecycle=True)
 

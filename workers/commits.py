@@ -34,11 +34,11 @@ class Commits:
         order_wait: float,
         silence: float,
         patience: float,
-        late: Callable[[], None] | None = None,
+        late: Callable[[], None] = lambda: None,
     ) -> None:
         """`order_wait`, `silence`, `patience`: seconds, of the gate's bounded wait, of a doubt, of one flush.
 
-        `late` is told of each flush that took longer than its patience.
+        `late` is told of each flush that takes longer than its patience, and after half of that.
         """
         self.pool = pool
         self.worker = worker

@@ -66,7 +66,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         pool.breaker = breaker = Breaker("database", DATABASE)
         Outages(breaker)
         await stack.enter_async_context(
-            Prober(url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)))
+            Prober(url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)), (pool,))
         )
         directory = await _directory(stack, pool, settings, stop)
         if directory is None:

@@ -89,6 +89,32 @@ def waiting(conversations: int, ai_seconds: float, file: Path | None, no_bounds:
     _finish(bench.measure(conversations, ai_seconds), file, no_bounds)
 
 
+@main.command()
+@click.option("--only", "names", multiple=True, metavar="NAME", help="Only this trouble; may be given again.")
+@click.option("--spool/--plain", "spool", default=None, help="Only with a spool, or only without; else both.")
+@click.option(
+    "--drawing",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path(".qasid/bench/outage.png"),
+    show_default=True,
+    help="Draw it there; the suffix says how.",
+)
+@_common
+def outage(names: tuple[str, ...], spool: bool | None, drawing: Path, file: Path | None, no_bounds: bool) -> None:
+    """What each trouble of the database does, a second at a time.
+
+    100 webhooks/s for a minute, ten seconds of calm, then trouble; each without a spool and with one. Printed: strips of
+    a character a second, and what must be kept; drawn: a panel each. First, unless --only is given: the CPU that the
+    breaker costs per webhook, by five rounds with it and without, in turns. Half an hour; a single trouble takes 80 s.
+
+    stopped, frozen, unreachable, connections, read_only, disk_full, locked, held, far, unheard, cut.
+    """
+    from tests.bench import outage as bench
+
+    spools = (False, True) if spool is None else (spool,)
+    _finish(bench.measure(names, spools, drawing, with_cost=not names), file, no_bounds)
+
+
 if __name__ == "__main__":
     try:
         main()

@@ -4,8 +4,6 @@ No worker runs: the lanes fill up, the wake-ups lie in SAQ's table. After the me
 """
 
 import math
-import subprocess
-import sys
 from statistics import median
 
 import msgspec
@@ -22,9 +20,6 @@ LEAD_IN = 5
 ROUNDS = 3
 # Requests are built beforehand; nobody answers more than this many in a second.
 MOST_PER_SECOND = 12_000
-
-# As if a worker had answered: the next message of each person wakes its lane again, as it does in life.
-ANSWERED = "UPDATE lanes SET done_seq = head_seq, run_at = NULL"
 
 
 class Round(Struct, frozen=True, kw_only=True):
@@ -63,7 +58,7 @@ class _Ingest:
         say(f"{PEOPLE} people write for the first time …")
         self._post(count=PEOPLE, seconds=30, in_turn=True)
         baseline = Baseline(at.cluster.bin, at.url, at.admin, at.folder, people=PEOPLE)
-        self._rest()
+        self._at.rest()
         baseline.run(TRANSACTION, 1)
         baseline.run(STATEMENT, 1)
         self._post(count=MOST_PER_SECOND, seconds=1)
@@ -108,11 +103,11 @@ class _Ingest:
 
     def _round(self, baseline: Baseline, number: int) -> Round:
         at = self._at
-        self._rest()
+        self._at.rest()
         commits = baseline.run(TRANSACTION, self._seconds)
-        self._rest()
+        self._at.rest()
         statements = baseline.run(STATEMENT, self._seconds)
-        self._rest()
+        self._at.rest()
         meters.forget_statements(at.admin)
         used = meters.cpu_seconds(self._web), meters.cpu_seconds(at.postmaster)
         outcome = self._post(count=MOST_PER_SECOND * self._seconds, seconds=self._seconds)
@@ -134,17 +129,12 @@ class _Ingest:
         )
 
     def _half(self, rate: float) -> load.Outcome:
-        self._rest()
+        self._at.rest()
         say(f"half of the top rate: {rate:,.0f}/s …")
         # Just after a checkpoint PostgreSQL logs each page that it touches whole: that is not the state it is in for the
         # next quarter of an hour. So the first seconds at this pace are not measured.
         self._post(count=math.ceil(rate * LEAD_IN), seconds=LEAD_IN, rate=rate)
         return self._post(count=math.ceil(rate * self._seconds), seconds=self._seconds, rate=rate)
-
-    def _rest(self) -> None:
-        self._at.admin.execute(ANSWERED)
-        self._at.admin.execute("TRUNCATE saq_jobs")
-        self._at.settle()
 
     def _post(self, *, count: int, seconds: int, rate: float = 0.0, in_turn: bool = False) -> load.Outcome:
         self._orders += 1
@@ -161,16 +151,7 @@ class _Ingest:
             rate=rate,
             in_turn=in_turn,
         )
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.load"],
-            input=msgspec.json.encode(order),
-            capture_output=True,
-            timeout=seconds + 120,
-            check=False,
-        )
-        if done.returncode:
-            raise BenchFailed(f"the load generator failed: {done.stderr.decode().strip()[-500:]}")
-        outcome = msgspec.json.decode(done.stdout, type=load.Outcome)
+        outcome = load.carried_out(order)
         if len(outcome.refused) * 100 > outcome.sent:
             raise BenchFailed(f"{len(outcome.refused)} of {outcome.sent} webhooks were not answered 200")
         refused = set(outcome.refused)

@@ -39,7 +39,7 @@ class Installation:
 
     def __init__(self) -> None:
         self.secret = secrets.token_hex(16)
-        self.port, self.worker_metrics_port = free_ports(2)
+        self.port, self.other_port, self.worker_metrics_port = free_ports(3)
         self.webhook_url = f"http://127.0.0.1:{self.port}/webhooks/{ENDPOINT}"
         self.folder = STATE / "run"
         self._name = f"bench_{os.getpid()}"
@@ -95,6 +95,11 @@ class Installation:
         """`qasid web`, ready; its pid."""
         return self._start("web", lambda: _answers(f"http://127.0.0.1:{self.port}/readyz"))
 
+    def start_other_web(self, module: str) -> int:
+        """The same beside it at `other_port`, by `python -m` of a module that stands in for `app.cli`; its pid."""
+        ready = f"http://127.0.0.1:{self.other_port}/readyz"
+        return self._start("web", lambda: _answers(ready), module=module, QASID_PORT=str(self.other_port))
+
     def start_worker(self) -> int:
         """`qasid worker`, registered and listening; its pid."""
 
@@ -124,19 +129,27 @@ class Installation:
         self.admin.execute("ANALYZE")
         self.admin.execute("CHECKPOINT")
 
-    def _start(self, name: str, ready: Callable[[], bool]) -> int:
+    def rest(self) -> None:
+        """As if a worker had answered everybody: the next message of each person wakes its lane again, as it does in life."""
+        self.admin.execute("UPDATE lanes SET done_seq = head_seq, run_at = NULL")
+        self.admin.execute("TRUNCATE saq_jobs")
+        self.settle()
+
+    def _start(self, name: str, ready: Callable[[], bool], *, module: str = "app.cli", **environ: str) -> int:
+        """`environ`: settings besides those that all have."""
+        said = f"{name}-{len(self._started)}"
         say(f"qasid {name} …")
-        log = self.folder / f"{name}.log"
+        log = self.folder / f"{said}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*_QASID, name, "--with-parent"],
-                env=self._environ(),
+                [sys.executable, "-m", module, name, "--with-parent"],
+                env=self._environ() | environ,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )
         self._life.callback(_stop, process)
-        self._started.append(name)
+        self._started.append(said)
         deadline = time.monotonic() + START_SECONDS
         while not ready():
             if process.poll() is not None or time.monotonic() > deadline:

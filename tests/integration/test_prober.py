@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from app import db
 from app.breaker import Breaker, State
 from app.policies import DATABASE
 from app.prober import Prober
@@ -248,6 +249,32 @@ async def test_a_connection_that_breaks_alone_is_no_loss(server: Server) -> None
         assert (ear.breaker.opened, ear.breaker.state, len(line.came)) == (0, "closed", 2)
 
 
+async def test_what_an_outage_left_dead_fails_no_call_after_it(server: Server) -> None:
+    """Before the breaker closes the pools are renewed: as many calls as there are connections, and none finds a dead one."""
+    connections = 4
+    async with listening(server) as (ear, line):
+        url = server.cluster.url.replace(f":{port_of(server)}/", f":{line.port}/")
+        async with db.pool(url, "qasid_courier", name="calls", min_size=connections, max_size=connections) as pool:
+            await pool.wait()
+            breaker = pool.breaker = Breaker("database", DATABASE)
+            async with Prober(url, breaker, lambda _: None, (pool,)):
+                breaker.on_change = ear._changed
+                async with stopped(server, line):
+                    await ear.until(lambda: breaker.state == "open")
+                await ear.until(lambda: breaker.state == "closed")
+                held = asyncio.Barrier(connections)
+
+                async def call() -> None:
+                    async with db.connection(pool) as conn:
+                        await held.wait()  # so that no two of them share a connection
+                        await conn.execute("SELECT 1")
+
+                async with asyncio.TaskGroup() as calls:
+                    for _ in range(connections):
+                        calls.create_task(call())
+            assert breaker.opened == 1
+
+
 async def test_a_server_without_our_schema_is_there(server: Server) -> None:
     """An older schema has no table `breakers`: a breaker that is open closes all the same."""
     with psycopg.connect(server.cluster.superuser_url, autocommit=True) as conn:
@@ -288,8 +315,6 @@ async def test_a_server_that_takes_no_writes_is_as_good_as_away(server: Server) 
 
 async def say(server: Server, word: Forced | None) -> None:
     """As `qasid breaker` does."""
-    from app import db
-
     async with db.pool(server.cluster.url, "qasid_app", name="cli", max_size=1) as pool, db.acting(pool) as conn:
         if word is None:
             assert await breakers.let_go(conn, "database")

@@ -134,6 +134,26 @@ async def test_a_stuck_flush_is_left_behind() -> None:
     await batches.drain()
 
 
+async def test_a_flush_that_nobody_answers_counts_as_two_deadlines() -> None:
+    """`late` is told after half of the patience, and when it is left behind; one that ends in time tells nothing."""
+    database = Database()
+    told: list[float] = []
+    loop = asyncio.get_running_loop()
+    batches = Batches("test", database.write, patience=0.2, late=lambda: told.append(loop.time()))
+    assert await batches.submit("quick") == "wrote quick"
+    database.free.clear()
+    began = loop.time()
+    with pytest.raises(DatabaseUnavailable):
+        await batches.submit("stuck")
+    assert len(told) == 2
+    assert told[0] - began >= 0.09
+    assert told[1] - began >= 0.19
+    database.free.set()
+    assert await batches.submit("next") == "wrote next"
+    await asyncio.sleep(0.15)  # longer than half of the patience: what its flush left armed would ring now
+    assert len(told) == 2
+
+
 async def test_a_row_whose_submitter_has_left_is_not_written() -> None:
     """As long as it waits; in flight, it is written all the same and disturbs nobody."""
     database = Database()
