@@ -21,7 +21,7 @@ from litestar.logging.config import BaseLoggingConfig
 from litestar.types import GetLogger, Logger, Scope
 from psycopg.conninfo import conninfo_to_dict
 
-from app import db, log, metrics, place, process
+from app import db, log, place, process
 from app import settings as settings_of_environment
 from app.backlog import Backlog
 from app.breaker import Breaker
@@ -31,6 +31,7 @@ from app.doors import Doors
 from app.doors import place as place_of
 from app.errors import DatabaseUnavailable, QasidError
 from app.ingest import Ingest
+from app.loop_watch import LoopWatch
 from app.outages import Outages
 from app.policies import DATABASE
 from app.prober import Prober
@@ -61,9 +62,10 @@ def create_app(settings: Settings | None = None) -> Litestar:
     url = place.database_url(settings)
     log.hide([settings.secret_key, settings.metrics_token, url, str(conninfo_to_dict(url).get("password") or "")])
 
-    console = db.pool(url, "qasid_app", name="console", min_size=1, max_size=4)
+    console = db.pool(url, "qasid_app", name="console", min_size=1, max_size=4, max_waiting=100)
     courier = db.pool(url, "qasid_courier", name="courier", min_size=2, max_size=8)
-    queue = jobs_queue(url)
+    queue = jobs_queue(url, max_size=2)
+    pages = jobs_queue(url, max_size=2, patience=3.0)  # whoever looks at jobs holds up no wake-up
     sessions = Sessions(console, keys, secure=settings.secure_cookies)
     courier.breaker = breaker = Breaker("database", DATABASE)
     outages = Outages(breaker)
@@ -103,8 +105,9 @@ def create_app(settings: Settings | None = None) -> Litestar:
             for pool in (console, courier):
                 await pool.open(wait=False)
                 stack.push_async_callback(pool.close)
-            stack.push_async_callback(queue.pool.close)  # SAQ closes it only if its first use went well
-            stack.push_async_callback(queue.disconnect)
+            for each in (queue, pages):
+                stack.push_async_callback(each.pool.close)  # SAQ closes it only if its first use went well
+                stack.push_async_callback(each.disconnect)
             await stack.enter_async_context(prober)
             if spool is not None:
                 await stack.enter_async_context(spool)
@@ -115,7 +118,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             stack.push_async_callback(ingest.drain)
             if spool is not None:
                 await stack.enter_async_context(Backlog(spool, breaker, lambda: configuration.watch, ingest, doors))
-            await stack.enter_async_context(running(metrics.watch_loop()))
+            await stack.enter_async_context(LoopWatch())
             process.settle_memory()
             yield
 
@@ -126,7 +129,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
             health.show_metrics,
             webhooks.route(door),
             auth.routes(sessions, console),
-            jobs.routes(queue, sessions),
+            jobs.routes(pages, sessions),
         ],
         dependencies={
             "readiness": Provide(lambda: readiness, sync_to_thread=False),

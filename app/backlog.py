@@ -13,7 +13,7 @@ import structlog
 
 from app import metrics, tasks
 from app.breaker import Breaker
-from app.channels import provider
+from app.channels import LARGE, provider
 from app.directory import Directory, Watch
 from app.doors import Doors
 from app.errors import DatabaseUnavailable, Unknown
@@ -110,5 +110,6 @@ async def take(record: Record, directory: Directory, ingest: Ingest) -> None:
     endpoint = directory.endpoint_by_id(record.endpoint_id)
     if endpoint is None:
         raise Unknown(f"the endpoint {record.endpoint} of a spooled webhook is not in the configuration")
-    items = provider(endpoint.kind).decode(record.body)
+    decode, body = provider(endpoint.kind).decode, record.body
+    items = await asyncio.to_thread(decode, body) if len(body) > LARGE else decode(body)
     await ingest.take(directory, endpoint, items, record.correlation, time.monotonic())

@@ -9,11 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import structlog
-from psycopg_pool import TooManyRequests
 
 from app import metrics
 from app.db import BAD_DATA
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, Overloaded
 
 log = structlog.get_logger(__name__)
 
@@ -63,13 +62,12 @@ class Batches(Generic[Row, Verdict]):
         """The future of this row's verdict. Cancelling it before its flush begins takes the row out.
 
         Raises (in the future):
+            Overloaded: too many wait already; the row is not written.
             DatabaseUnavailable: the verdict is unknown; the row may or may not have been written.
         """
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         if len(self._waiting) >= MOST_WAITING:
-            full = DatabaseUnavailable(f"{self.name}: {MOST_WAITING} rows wait already")
-            full.__cause__ = TooManyRequests()  # our own saturation, which says nothing of the database
-            future.set_exception(full)
+            future.set_exception(Overloaded(f"{self.name}: {MOST_WAITING} rows wait already"))
             return future
         self._waiting.append((row, future))
         if self._flight is None:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from app.breaker import Breaker
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, Overloaded
 from app.policies import BAD_DATA as BAD_DATA  # part of what a caller has to know of the database
 
 Role = Literal["qasid_courier", "qasid_app"]
@@ -26,6 +26,8 @@ class Pool(AsyncConnectionPool[Connection]):
 
 # How long a statement may take on the server (seconds).
 STATEMENT_TIMEOUT = 10.0
+# How many may wait for a connection of one pool: a worker's lanes, each of which may need one for itself, and some.
+MOST_WAITING = 10_000
 # A pool that cannot connect doubles its pauses for so long (seconds), then begins anew at whoever asks: an outage may be
 # long, and its end should not be found half a minute late.
 RECONNECT_TIMEOUT = 5.0
@@ -59,6 +61,7 @@ def pool(
     name: str,
     max_size: int,
     min_size: int = 1,
+    max_waiting: int = MOST_WAITING,
     timeout: float = STATEMENT_TIMEOUT,
     extra: str = "",
 ) -> Pool:
@@ -72,7 +75,7 @@ def pool(
         connection_class=AsyncConnection[TupleRow],
         min_size=min_size,
         max_size=max_size,
-        max_waiting=10_000,
+        max_waiting=max_waiting,
         timeout=3.0,
         reconnect_timeout=RECONNECT_TIMEOUT,
         name=name,
@@ -85,6 +88,7 @@ async def connection(pool: Pool, *, vital: bool = False) -> AsyncIterator[Connec
     """A connection of the pool. `vital`: whatever its breaker says, and unseen by it: for the beats that leases live by.
 
     Raises:
+        Overloaded: too many wait for one already.
         DatabaseUnavailable: none could be had in time, or the breaker is open.
     """
     breaker = None if vital else pool.breaker
@@ -97,6 +101,8 @@ async def connection(pool: Pool, *, vital: bool = False) -> AsyncIterator[Connec
             else:
                 with breaker.watching():
                     yield conn
+    except TooManyRequests as error:
+        raise Overloaded(f"too many wait for a connection of the pool {pool.name!r}") from error
     except PoolTimeout as error:
         raise DatabaseUnavailable(f"no connection of the pool {pool.name!r} within {pool.timeout:g} s") from error
 

@@ -3,6 +3,7 @@
 QasidError
 ├── ConfigurationError     something a person wrote is wrong: where, which key, why
 ├── DatabaseUnavailable    PostgreSQL did not answer in time; what was asked of it may or may not have happened
+│   └── Overloaded         more waits for it here than we let wait: 503, the provider sends it again
 ├── SpoolError             the spool did not take a webhook: 503, the provider sends it again
 │   ├── SpoolFull          at its bound of bytes or age, or the disk is full
 │   └── SpoolFailed        the disk refused, or did not answer in time
@@ -33,6 +34,10 @@ class ConfigurationError(QasidError):
 
 class DatabaseUnavailable(QasidError):
     """PostgreSQL did not answer in time; what was asked of it may or may not have happened."""
+
+
+class Overloaded(DatabaseUnavailable):
+    """A queue of our own is full: of what was asked last nothing has happened, and it says nothing of the database."""
 
 
 class SpoolError(QasidError):

@@ -14,12 +14,12 @@ import structlog
 from msgspec import Struct
 from psycopg.errors import DeadlockDetected
 
-from app import db, metrics
+from app import db, metrics, tasks
 from app.batches import Batches
 from app.crashpoints import crashpoint
 from app.db import Connection, Pool
 from app.directory import Channel, Directory, Endpoint
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, Overloaded
 from app.messages import Identity, Item, Message, Status, Stray
 from app.statuses import Statuses
 from app.store import inbox, people, quarantine
@@ -29,6 +29,12 @@ log = structlog.get_logger(__name__)
 
 # A lane that is held at this instant: its items join a flush this much later, doubling up to the second figure (seconds).
 LATER, LATER_AT_MOST = 0.005, 0.1
+# Items in hand: taken in, and not committed yet, wherever they wait. With so many, a webhook is refused; one of statuses
+# alone with half as many, since a message is worth more and a status comes again as well. Beyond a few thousand nothing
+# would be committed before its deadline anyway.
+MOST_IN_HAND = 10_000
+# So many items of one webhook are begun with before others have their turn.
+AT_ONCE = 200
 # How many conversations a process remembers: about 100 bytes each.
 MOST_KNOWN = 500_000
 # Why an item that can be read goes to quarantine.
@@ -61,6 +67,7 @@ class Ingest:
         self._pool = pool
         self._statuses = statuses
         self._bell = bell
+        self._in_hand = 0
         self._known: dict[tuple[UUID, tuple[Identity, ...]], UUID] = {}
         self._batches: Batches[_Arrival, inbox.Outcome] = Batches(
             "ingest", self._write, refuse=self._refuse, weigh=lambda a: len(a.item.raw), patience=patience, late=late
@@ -74,14 +81,34 @@ class Ingest:
         `arrived`: `time.monotonic()` when the webhook came. Cancelling it (the door's deadline) waits for nothing.
 
         Raises:
+            Overloaded: too many are in hand already; none of these was written.
             DatabaseUnavailable: at least one item has no final verdict; the provider must send the webhook again.
         """
-        if len(items) == 1:
-            await self.take_one(directory, endpoint, items[0], correlation, arrived)
-            return
-        ends = await asyncio.gather(
-            *(self.take_one(directory, endpoint, item, correlation, arrived) for item in items), return_exceptions=True
-        )
+        most = MOST_IN_HAND // 2 if all(isinstance(item, Status) for item in items) else MOST_IN_HAND
+        if self._in_hand + len(items) > most:
+            raise Overloaded(f"{self._in_hand} items are in hand already")
+        self._in_hand += len(items)
+        try:
+            if len(items) == 1:
+                await self.take_one(directory, endpoint, items[0], correlation, arrived)
+            else:
+                await self._take_each(directory, endpoint, items, correlation, arrived)
+        finally:
+            self._in_hand -= len(items)
+
+    async def _take_each(
+        self, directory: Directory, endpoint: Endpoint, items: Sequence[Item], correlation: str, arrived: float
+    ) -> None:
+        begun: list[asyncio.Task[inbox.Verdict]] = []
+        try:
+            for n, item in enumerate(items, 1):
+                begun.append(asyncio.create_task(self.take_one(directory, endpoint, item, correlation, arrived)))
+                if n % AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            ends = await asyncio.gather(*begun, return_exceptions=True)
+        except asyncio.CancelledError:
+            await tasks.end(*begun)
+            raise
         for end in ends:
             if isinstance(end, BaseException):
                 raise end

@@ -6,7 +6,6 @@ Several web processes behind one port share what they count through PROMETHEUS_M
 fresh folder, when QASID_WEB_WORKERS is above 1). Workers never share: each has a port of its own.
 """
 
-import asyncio
 import functools
 import hmac
 import ipaddress
@@ -73,10 +72,11 @@ _spool_records = Gauge("qasid_spool_records", "Webhooks in the spool", multiproc
 _spool_oldest = Gauge("qasid_spool_oldest_seconds", "Age of the spool's oldest segment", multiprocess_mode="livemax")
 _spool_corrupt = Gauge("qasid_spool_corrupt", "Files set aside as damaged", multiprocess_mode="livemax")
 _loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
+_loop_blocked = Counter("qasid_loop_blocked", "Times that the event loop was held up, and where is known")
 
 
 def webhook(endpoint: str, outcome: str) -> None:
-    """A webhook was answered: stored, refused, unreadable, unavailable, too_large, unknown.
+    """A webhook was answered: stored, refused, unreadable, unavailable, overloaded, too_large, unknown.
 
     `endpoint` is a slug of the directory, else "unknown": a stranger's URLs must not make series.
     """
@@ -103,6 +103,11 @@ def wake_up(result: str, lanes: int = 1) -> None:
     """A wake-up that names so many lanes was rung, lost, answered."""
     _wake_ups(result).inc()
     _woken_lanes(result).inc(lanes)
+
+
+def wake_up_unnamed() -> None:
+    """A lane woke that no wake-up will name: too many did. Workers find it all the same."""
+    _woken_lanes("unnamed").inc()
 
 
 def turn(outcome: str) -> None:
@@ -173,13 +178,14 @@ def session_bytes(size: int) -> None:
     _session_bytes.set(size)
 
 
-async def watch_loop(interval: float = 0.5) -> None:
-    """Measure, for ever, how much later than asked (seconds) the event loop wakes us."""
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + interval
-        await asyncio.sleep(interval)
-        _loop_lag.observe(max(0.0, loop.time() - due))
+def loop_lag(seconds: float) -> None:
+    """The event loop came so much later than asked."""
+    _loop_lag.observe(seconds)
+
+
+def loop_blocked() -> None:
+    """Something held the event loop up, and it is known where. Whoever calls this logs it too, though not each time."""
+    _loop_blocked.inc()
 
 
 def render() -> bytes:

@@ -4,7 +4,7 @@ import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from app.breaker import Open, Policy, Verdict
-from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, NeverLeft, Refused, SendError
+from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, NeverLeft, Overloaded, Refused, SendError
 
 # The server refused the data itself: the same rows would be refused again, other rows would not.
 BAD_DATA = (
@@ -33,13 +33,13 @@ def of_database(error: Exception) -> Verdict:
     `DatabaseUnavailable` means what its cause means; without one, that no answer came in time. A deadlock and a
     serialization failure are the answer of a server in good health.
     """
+    if isinstance(error, NOT_THE_SERVERS):
+        return "neither"
     if isinstance(error, DatabaseUnavailable):
         cause = error.__cause__
         if isinstance(cause, Open):
             return "neither"
         return of_database(cause) if isinstance(cause, Exception) else "late"
-    if isinstance(error, NOT_THE_SERVERS):
-        return "neither"
     if isinstance(error, LATE):
         return "late"
     return "failed" if isinstance(error, FAILED) else "neither"
@@ -61,6 +61,7 @@ def of_assistant(error: Exception) -> Verdict:
 
 NOT_THE_SERVERS = (
     *BAD_DATA,
+    Overloaded,
     PoolTimeout,
     TooManyRequests,
     PoolClosed,

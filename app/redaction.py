@@ -156,13 +156,13 @@ def _describe_one(error: BaseException) -> str:
 
 def frames(trace: TracebackType | None) -> list[str]:
     """Where it happened, outermost first: file, line, function; no source, no values."""
-    found = []
-    for frame in traceback.extract_tb(trace)[-20:]:
-        path = Path(frame.filename)
-        parts = path.parts
-        if "site-packages" in parts:
-            path = Path(*parts[parts.index("site-packages") + 1 :])
-        elif path.is_relative_to(_ROOT):
-            path = path.relative_to(_ROOT)
-        found.append(f"{path}:{frame.lineno} {frame.name}")
-    return found
+    return [f"{shown_path(f.filename)}:{f.lineno} {f.name}" for f in traceback.extract_tb(trace)[-20:]]
+
+
+def shown_path(filename: str) -> Path:
+    """A source file as we name it: relative to the project, or to where packages are installed."""
+    path = Path(filename)
+    parts = path.parts
+    if "site-packages" in parts:
+        return Path(*parts[parts.index("site-packages") + 1 :])
+    return path.relative_to(_ROOT) if path.is_relative_to(_ROOT) else path

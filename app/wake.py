@@ -29,8 +29,12 @@ SCHEMA_VERSION = 3
 # lanes wake at once, workers find the next ones by themselves as they finish, and a job costs more than it tells.
 GATHER, GATHER_AT_MOST = 0.01, 0.1
 MANY = 16
+# Lanes that one job names; it wakes for all that are due, named or not: the names are for SAQ's page.
+MOST_NAMED = 1_000
 # SAQ's UI shows finished jobs for this long (seconds).
 KEEP = 60
+# In a rush jobs wait for each other: late is fine, an error would only look like one (seconds).
+PATIENCE = 30.0
 # While wake-ups fail they fail at every message: that is said once in this time (seconds). The metrics count each.
 SELDOM = 10.0
 
@@ -112,13 +116,13 @@ Q = TypeVar("Q", bound=Wakes)
 
 
 @overload
-def jobs_queue(url: str, *, max_size: int = 4) -> Wakes: ...
+def jobs_queue(url: str, *, max_size: int = 4, patience: float = PATIENCE) -> Wakes: ...
 @overload
-def jobs_queue(url: str, kind: type[Q], *, max_size: int = 4) -> Q: ...
+def jobs_queue(url: str, kind: type[Q], *, max_size: int = 4, patience: float = PATIENCE) -> Q: ...
 
 
-def jobs_queue(url: str, kind: type[Wakes] = Wakes, *, max_size: int = 4) -> Wakes:
-    """The queue of wake-ups over a pool of its own, closed until `connect()`.
+def jobs_queue(url: str, kind: type[Wakes] = Wakes, *, max_size: int = 4, patience: float = PATIENCE) -> Wakes:
+    """The queue of wake-ups over a pool of its own, closed until `connect()`. `patience`: for a connection, in seconds.
 
     Commits return before the disk has them: what is lost with a crash is made again from the lanes.
     """
@@ -131,7 +135,7 @@ def jobs_queue(url: str, kind: type[Wakes] = Wakes, *, max_size: int = 4) -> Wak
         },
         open=False,
         name="saq",
-        timeout=30.0,  # in a rush its jobs wait for each other: late is fine, an error would only look like one
+        timeout=patience,
         max_waiting=1000,
         reconnect_timeout=db.RECONNECT_TIMEOUT,
     )
@@ -149,7 +153,11 @@ class Bell:
 
     def ring(self, lanes: Iterable[LaneId]) -> None:
         """Tell the workers, soon, that these lanes are due. Never waits, never fails."""
-        self._woke.update(lanes)
+        for lane in lanes:
+            if len(self._woke) < MOST_NAMED or lane in self._woke:
+                self._woke.add(lane)
+            else:
+                metrics.wake_up_unnamed()
         if self._ringer is None and self._woke:
             self._ringer = asyncio.get_running_loop().create_task(self._run(), name="bell")
 

@@ -13,9 +13,12 @@ from psycopg.errors import UndefinedTable
 
 from app import db, http, log, metrics, place, process, tasks
 from app import settings as settings_of_environment
+from app.assistants import assistant
 from app.breaker import Breaker
+from app.channels import provider
 from app.directory import Watch
 from app.errors import ConfigurationError, DatabaseUnavailable
+from app.loop_watch import LoopWatch
 from app.migrate import require
 from app.outages import Outages
 from app.policies import DATABASE
@@ -69,6 +72,8 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         if directory is None:
             return
         log.set_fingerprint_key(directory.current.digest_key)
+        provider("cloud")  # imported now: the first turn would hold all others up for it
+        assistant("anthropic")
         providers = http.client(total=settings.send_timeout_seconds, limit=settings.worker_lanes)
         assistants = http.client(total=600.0, limit=settings.worker_lanes)
         for client in (providers, assistants):
@@ -90,8 +95,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         behind: list[asyncio.Task[None]] = []
         stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)
-        lag = asyncio.create_task(metrics.watch_loop())
-        stack.callback(lag.cancel)
+        await stack.enter_async_context(LoopWatch())
         process.settle_memory()
         behind.append(await answer_wake_ups(url, lanes, stop))
         logger.info("worker stopping")

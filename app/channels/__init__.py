@@ -15,6 +15,8 @@ from app.messages import Identity, Item, Key
 
 # What Meta allows to one person: a message in so many seconds (its page on throughput, "pair rate limits").
 PAIR_SECONDS = 6.0
+# A webhook's body above this (bytes) is verified and read in a thread: the largest keeps a core busy for long.
+LARGE = 64 * 1024
 
 
 class Accepted(Struct, frozen=True):

@@ -39,7 +39,7 @@ _DIGITS = re.compile(r"[0-9]{1,12}")
 _STATUSES = frozenset(get_args(Said))
 # An escaped backslash, a pair, or half a pair, which JSON allows and no text can hold.
 _ESCAPE = re.compile(
-    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    rb"\\(?:\\|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2}))"
 )
 
 

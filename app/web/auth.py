@@ -12,12 +12,13 @@ from urllib.parse import parse_qs
 
 import structlog
 from litestar import MediaType, Request, Response, Router, get, post
-from litestar.exceptions import ClientException, NotAuthorizedException
+from litestar.exceptions import ClientException, NotAuthorizedException, ServiceUnavailableException
 from litestar.response import Redirect
 
 from app import passwords
 from app.db import Pool, acting
 from app.store import operators
+from app.store.operators import Operator
 from app.web.pages import page, policy
 from app.web.session import Sessions, require_same_site, secured
 
@@ -32,6 +33,8 @@ TRIES, WINDOW = 5, 60.0  # bad logins within so many seconds, for one name or on
 BODY_BYTES, BODY_SECONDS = 16 * 1024, 5.0
 # Each verification takes 64 MiB and a core for a while: those who guess wait for each other, not for webhooks.
 AT_ONCE = 2
+MOST_WAITING = 32  # for their turn; beyond that, 503
+MOST_REMEMBERED = 10_000  # names and clients with bad logins
 
 _FORM = """<p>Log in to see the jobs and the API.</p>
 $trouble<form method="post" action="/login">
@@ -58,6 +61,10 @@ class Attempts:
         self._clock = clock
         self._bad: dict[str, deque[float]] = {}
 
+    def __len__(self) -> int:
+        """Names and clients that are remembered."""
+        return len(self._bad)
+
     def wait(self, *who: str) -> float:
         """Seconds until another try is allowed for all of these; 0: now."""
         now = self._clock()
@@ -72,9 +79,10 @@ class Attempts:
 
     def count(self, *who: str) -> None:
         """A try begins. It counts as bad until `forgive`, so that tries at the same time count too."""
-        if len(self._bad) > 10_000:
+        if len(self._bad) + len(who) > MOST_REMEMBERED:
             now = self._clock()
-            self._bad = {key: times for key, times in self._bad.items() if times and now - times[-1] < WINDOW}
+            recent = [(key, times) for key, times in self._bad.items() if times and now - times[-1] < WINDOW]
+            self._bad = dict(recent[-MOST_REMEMBERED // 2 :])  # the longest known go first
         for key in who:
             self._bad.setdefault(key, deque()).append(self._clock())
 
@@ -114,6 +122,20 @@ def routes(sessions: Sessions, console: Pool, *, attempts: Attempts | None = Non
     """/login and /logout."""
     tries = attempts or Attempts()
     hashing = asyncio.Semaphore(AT_ONCE)
+    waiting = 0
+
+    async def verified(name: str, password: str) -> Operator | None:
+        nonlocal waiting
+        waiting += 1
+        try:
+            async with acting(console) as conn:
+                operator = await operators.by_name(conn, name)
+            async with hashing:
+                stored = operator.password if operator is not None else None
+                good = await asyncio.to_thread(passwords.matches, stored, password)
+        finally:
+            waiting -= 1
+        return operator if good else None
 
     @get("/login", media_type=MediaType.HTML)
     async def login_page(request: AnyRequest) -> Response[str]:
@@ -133,13 +155,11 @@ def routes(sessions: Sessions, console: Pool, *, attempts: Attempts | None = Non
         if wait := tries.wait(*who):
             log.warning("too many bad logins", client=client, retry_after=wait)
             return ask(request, status=429, trouble="Too many attempts. Try again in a minute.", wait=wait, then=then)
+        if waiting >= MOST_WAITING:
+            raise ServiceUnavailableException(headers={"Retry-After": "1"})
         tries.count(*who)
-        async with acting(console) as conn:
-            operator = await operators.by_name(conn, name)
-        async with hashing:
-            stored = operator.password if operator is not None else None
-            good = await asyncio.to_thread(passwords.matches, stored, form.get("password", ""))
-        if operator is None or not good:
+        operator = await verified(name, form.get("password", ""))
+        if operator is None:
             log.warning("bad login", client=client)
             return ask(request, trouble="Name or password is wrong.", then=then)
         tries.forgive(*who)

@@ -7,7 +7,8 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -19,14 +20,15 @@ from litestar.types.asgi_types import HTTPScope
 
 from app import metrics
 from app.breaker import Breaker
-from app.channels import provider
+from app.channels import LARGE, Provider, provider
 from app.directory import Directory, Endpoint, Watch
 from app.doors import Doors
-from app.errors import DatabaseUnavailable, SpoolError, Unknown
+from app.errors import DatabaseUnavailable, Overloaded, SpoolError, Unknown
 from app.ingest import Ingest
 from app.messages import Item, Message, Status, Stray
 from app.outages import Outages
 from app.spool import Record, Spool
+from app.wake import Seldom
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +37,13 @@ PREFIX = b"/webhooks/"
 BODY_PATIENCE = 5.0
 # How long the spool's disk may take (seconds): with the deadline before it, the answer comes within two.
 SPOOL_PATIENCE = 0.8
+# Bodies that one process holds at a time (bytes): beyond that nothing more is read.
+MOST_BYTES = 64 * 1024 * 1024
 # The signature-less GET is for one person in front of Meta's page: wrong tokens per endpoint and minute.
 MOST_CHALLENGES = 10
+
+
+TOO_MUCH = b"Too much at once. Send it again."
 
 
 class _Answered(Exception):
@@ -72,6 +79,8 @@ class Webhooks:
         self._outages = outages
         self._spool = spool
         self._wrong_tokens: dict[str, list[float]] = {}
+        self._bytes = 0
+        self._overloaded = Seldom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = time.monotonic()
@@ -81,7 +90,10 @@ class Webhooks:
             directory, endpoint = await self._endpoint(http["raw_path"])
             name = endpoint.slug
             if http["method"] == "POST":
-                status, body, outcome = await self._post(directory, endpoint, http["headers"], receive, arrived)
+                with self._hand() as hold:
+                    status, body, outcome = await self._post(
+                        directory, endpoint, http["headers"], receive, hold, arrived
+                    )
             elif http["method"] == "GET":
                 status, body, outcome = self._challenge(endpoint, http["query_string"])
             else:
@@ -113,6 +125,7 @@ class Webhooks:
         endpoint: Endpoint,
         headers: Iterable[tuple[bytes, bytes]],
         receive: Receive,
+        hold: Callable[[int], None],
         arrived: float,
     ) -> tuple[int, bytes, str]:
         try:
@@ -129,11 +142,18 @@ class Webhooks:
         whole = False
         try:
             async with asyncio.timeout(BODY_PATIENCE) as patience:
-                body = await _body(receive, door.body_limit)
+                body = await _body(receive, door.body_limit, hold)
+                patience.reschedule(None)
                 whole = True
-                if not door.authentic(signatures, body, endpoint.secrets):
+                large = len(body) > LARGE
+                read = (
+                    await asyncio.to_thread(_read, door, signatures, body, endpoint)
+                    if large
+                    else _read(door, signatures, body, endpoint)
+                )
+                if read is None:
                     return 403, b"The signature does not fit.", "refused"
-                items = door.decode(body)
+                items = read
                 patience.reschedule(asyncio.get_running_loop().time() + self._deadline)
                 self._breaker.check()
                 await self._ingest.take(directory, endpoint, items, correlation, arrived)
@@ -148,6 +168,10 @@ class Webhooks:
                 and item.key
                 and (channel := directory.channel_at(endpoint.id, item.address))
             )
+            if isinstance(error, Overloaded):  # the spool is for what the database cannot take
+                if self._overloaded.due():
+                    log.warning("overloaded", endpoint=endpoint.slug, correlation=correlation, error=error)
+                return 503, TOO_MUCH, "overloaded"
             if await self._spooled(endpoint, correlation, body):
                 return 200, b"", "spooled"
             self._outages.refused()
@@ -156,6 +180,25 @@ class Webhooks:
         took = time.monotonic() - arrived
         metrics.stage("ack", took)
         return 200, b"", self._tell(endpoint, items, correlation, took)
+
+    @contextmanager
+    def _hand(self) -> Iterator[Callable[[int], None]]:
+        """What counts the bytes of one body, for as long as it is held; it raises _Answered where there are too many."""
+        mine = 0
+
+        def hold(size: int) -> None:
+            nonlocal mine
+            mine += size
+            self._bytes += size
+            if self._bytes > MOST_BYTES:
+                if self._overloaded.due():
+                    log.warning("overloaded", bytes=self._bytes)
+                raise _Answered(503, TOO_MUCH, "overloaded")
+
+        try:
+            yield hold
+        finally:
+            self._bytes -= mine
 
     async def _spooled(self, endpoint: Endpoint, correlation: str, body: bytes) -> bool:
         """Whether it lies on the disk now, to be brought in when the database can be asked again."""
@@ -242,7 +285,13 @@ class _Gone(Exception):
     """The client hung up before its request was whole: nobody is there to answer."""
 
 
-async def _body(receive: Receive, limit: int) -> bytes:
+def _read(door: Provider, signatures: Sequence[bytes], body: bytes, endpoint: Endpoint) -> list[Item] | None:
+    """The items of an authentic body; None: the signature does not fit."""
+    return door.decode(body) if door.authentic(signatures, body, endpoint.secrets) else None
+
+
+async def _body(receive: Receive, limit: int, hold: Callable[[int], None]) -> bytes:
+    """The whole body. `hold` hears of each part's size, and may raise."""
     parts: list[bytes] = []
     size = 0
     while True:
@@ -251,6 +300,7 @@ async def _body(receive: Receive, limit: int) -> bytes:
             raise _Gone
         parts.append(event.get("body", b""))
         size += len(parts[-1])
+        hold(len(parts[-1]))
         if size > limit:
             raise _Answered(413, b"Too large.", "too_large")
         if not event.get("more_body"):
