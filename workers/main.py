@@ -23,6 +23,7 @@ from app.prober import Prober
 from app.settings import Settings
 from app.vault import Vault
 from workers.answer import Turns
+from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
@@ -62,12 +63,12 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         stack.push_async_callback(pool.close)
         pool.breaker = breaker = Breaker("database", DATABASE)
         Outages(breaker)
-        await stack.enter_async_context(
-            Prober(url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)))
-        )
+        breakers = Breakers(breaker)
+        await stack.enter_async_context(Prober(url, breaker, breakers.heard))
         directory = await _directory(stack, pool, settings, stop)
         if directory is None:
             return
+        breakers.directory = directory
         log.set_fingerprint_key(directory.current.digest_key)
         providers = http.client(total=settings.send_timeout_seconds, limit=settings.worker_lanes)
         assistants = http.client(total=600.0, limit=settings.worker_lanes)
@@ -85,8 +86,9 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
             late=breaker.late,
         )
         lanes = Lanes(commits, settings)
-        delivery = Delivery(commits, lanes, directory, providers, settings)
-        lanes.serve(Turns(commits, delivery, directory, assistants, Sessions(settings.session_cache_bytes)).work)
+        delivery = Delivery(commits, lanes, directory, providers, settings, breakers)
+        sessions = Sessions(settings.session_cache_bytes)
+        lanes.serve(Turns(commits, delivery, directory, assistants, sessions, breakers).work)
         behind: list[asyncio.Task[None]] = []
         stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)

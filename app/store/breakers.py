@@ -10,6 +10,16 @@ from app.db import Connection
 Forced = Literal["open", "closed"]
 
 
+def channel_of(tenant: str, channel: str) -> str:
+    """The name of a channel's breaker, of their slugs: one word, in the table, the log and the metrics."""
+    return f"channel:{tenant}/{channel}"
+
+
+def assistant_of(tenant: str) -> str:
+    """The name of the breaker of a tenant's assistant."""
+    return f"assistant:{tenant}"
+
+
 class Answer(Struct, frozen=True):
     """What a probe brings: whether the server takes writes, and the person's word for each dependency that has one."""
 
@@ -51,6 +61,19 @@ async def force(conn: Connection, dependency: str, forced: Forced) -> None:
 async def let_go(conn: Connection, dependency: str) -> bool:
     """Let the breaker decide again; whether anybody had said otherwise."""
     return (await conn.execute("DELETE FROM breakers WHERE dependency = %s", (dependency,))).rowcount == 1
+
+
+CONFIGURED = """
+SELECT 'channel:' || t.slug || '/' || c.slug FROM channels c JOIN tenants t ON t.id = c.tenant_id
+UNION ALL
+SELECT 'assistant:' || slug FROM tenants WHERE jsonb_typeof(settings::jsonb -> 'assistant') = 'object'
+ORDER BY 1
+"""
+
+
+async def configured(conn: Connection) -> list[str]:
+    """The names of the breakers of all channels and assistants that the configuration has, sorted."""
+    return [name for (name,) in await (await conn.execute(CONFIGURED)).fetchall()]
 
 
 async def every(conn: Connection) -> list[Held]:
