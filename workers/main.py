@@ -29,6 +29,7 @@ from workers.deliver import Delivery
 from workers.lane import Lanes
 from workers.listening import answer_wake_ups
 from workers.sessions import Sessions
+from workers.warming import warm
 
 logger = structlog.get_logger(__name__)
 
@@ -92,6 +93,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         behind: list[asyncio.Task[None]] = []
         stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)
+        await stack.enter_async_context(tasks.running(warm(pool, directory.current, sessions)))
         lag = asyncio.create_task(metrics.watch_loop())
         stack.callback(lag.cancel)
         process.settle_memory()

@@ -66,7 +66,7 @@ async def let_go(conn: Connection, dependency: str) -> bool:
 CONFIGURED = """
 SELECT 'channel:' || t.slug || '/' || c.slug FROM channels c JOIN tenants t ON t.id = c.tenant_id
 UNION ALL
-SELECT 'assistant:' || slug FROM tenants WHERE jsonb_typeof(settings::jsonb -> 'assistant') = 'object'
+SELECT 'assistant:' || slug FROM tenants WHERE jsonb_typeof(settings -> 'assistant') = 'object'
 ORDER BY 1
 """
 
