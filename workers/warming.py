@@ -42,7 +42,7 @@ async def warm(pool: db.Pool, directory: Directory, remembered: Sessions) -> Non
             async with db.connection(pool) as conn:
                 lanes = await histories.recent(conn, list(wanted), HARD, EACH, min(MOST, remembered.room // OVERHEAD))
             for first in range(0, len(lanes), AT_ONCE):
-                if time.monotonic() - began > LASTS or not await _may_read(pool):
+                if not await _may_read(pool) or time.monotonic() - began > LASTS:
                     break
                 batch = [(lane, wanted[lane[0]]) for lane in lanes[first : first + AT_ONCE]]
                 kept, full = await _batch(pool, batch, remembered)
@@ -51,6 +51,8 @@ async def warm(pool: db.Pool, directory: Directory, remembered: Sessions) -> Non
                     break
     except UNAVAILABLE as error:
         log.info("conversations are not read ahead", error=error)
+    except Exception:  # whatever it was, nothing rests on it, and nobody waits for this task
+        log.exception("conversations cannot be read ahead")
     log.info("conversations read ahead", count=read, seconds=round(time.monotonic() - began, 3))
 
 
@@ -69,6 +71,6 @@ async def _batch(pool: db.Pool, batch: Sequence[tuple[LaneId, int]], remembered:
 
 async def _may_read(pool: db.Pool) -> bool:
     """Wait while others wait for a connection; False where the breaker takes no reads."""
-    while pool.get_stats().get("requests_waiting", 0):
-        await asyncio.sleep(0.1)  # noqa: ASYNC110  the pool tells nobody when it is less busy
+    while pool.get_stats().get("requests_waiting", 0):  # noqa: ASYNC110  the pool tells nobody when it is less busy
+        await asyncio.sleep(0.1)
     return pool.breaker is None or pool.breaker.allows_reads
