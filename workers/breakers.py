@@ -169,7 +169,8 @@ class Breakers:
         elif breaker.state == "closed" and kept.opened_at is not None:
             lasted, kept.opened_at = self._clock() - kept.opened_at, None
             kept.next_turn = 0.0
-            log.warning("it is back", breaker=breaker.name, seconds=round(lasted, 1), reason=breaker.reason)
+            event = "a channel is back" if kind == "channel" else "an assistant is back"
+            log.warning(event, breaker=breaker.name, seconds=round(lasted, 1), reason=breaker.reason)
             if kind == "channel":
                 self.reopened(tenant, cast(UUID, channel))
 
