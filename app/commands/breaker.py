@@ -161,20 +161,37 @@ def _name(words: tuple[str, ...]) -> str:
 
 async def _require(conn: "Connection", name: str) -> bool:
     """False. Raises ConfigurationError: the configuration has no such thing."""
-    from app.store import breakers
+    from app.store import breakers, configuration
 
-    kind = _kind(name)
+    kind, _, path = name.partition(":")
     if kind == "database":
         return False
-    known = await breakers.configured(conn)
-    if name not in known:
-        alike = [each.partition(":")[2] for each in known if _kind(each) == kind]
-        listed = ", ".join(alike[:NAMED]) + (f" and {len(alike) - NAMED} more" if len(alike) > NAMED else "")
-        raise ConfigurationError(
-            f"The configuration has no {spoken(name)}. "
-            + (f"It has: {listed}." if alike else f"It has no {kind} at all.")
-        )
+    tenant, _, channel = path.partition("/")
+    owners = await breakers.owners(conn)
+    owner = next((owner for owner in owners if owner.slug == tenant), None)
+    if kind == "assistant":
+        if owner is None or path != tenant or not owner.has_assistant:
+            raise _unknown(name, [owner.slug for owner in owners if owner.has_assistant])
+        return False
+    if owner is None:
+        raise ConfigurationError(f"The configuration has no tenant {tenant!r}. {_listed([o.slug for o in owners])}")
+    await configuration.act_for(conn, owner.id)
+    channels = await breakers.channels(conn, owner.id)
+    await configuration.act_for(conn, None)
+    if channel not in channels:
+        raise _unknown(name, [f"{tenant}/{slug}" for slug in channels])
     return False
+
+
+def _unknown(name: str, alike: list[str]) -> ConfigurationError:
+    return ConfigurationError(f"The configuration has no {spoken(name)}. {_listed(alike)}")
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "It has none at all."
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"It has: {', '.join(names[:NAMED])}{more}."
 
 
 def _kind(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Literal
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -63,17 +64,26 @@ async def let_go(conn: Connection, dependency: str) -> bool:
     return (await conn.execute("DELETE FROM breakers WHERE dependency = %s", (dependency,))).rowcount == 1
 
 
-CONFIGURED = """
-SELECT 'channel:' || t.slug || '/' || c.slug FROM channels c JOIN tenants t ON t.id = c.tenant_id
-UNION ALL
-SELECT 'assistant:' || slug FROM tenants WHERE jsonb_typeof(settings -> 'assistant') = 'object'
-ORDER BY 1
-"""
+class Owner(Struct, frozen=True):
+    """A tenant, as far as its breakers go."""
+
+    id: UUID
+    slug: str
+    has_assistant: bool
 
 
-async def configured(conn: Connection) -> list[str]:
-    """The names of the breakers of all channels and assistants that the configuration has, sorted."""
-    return [name for (name,) in await (await conn.execute(CONFIGURED)).fetchall()]
+async def owners(conn: Connection) -> list[Owner]:
+    """Every tenant, by slug."""
+    rows = await conn.execute(
+        "SELECT id, slug, coalesce(jsonb_typeof(settings -> 'assistant') = 'object', false) FROM tenants ORDER BY slug"
+    )
+    return [Owner(*row) for row in await rows.fetchall()]
+
+
+async def channels(conn: Connection, tenant_id: UUID) -> list[str]:
+    """The slugs of a tenant's channels, for whoever acts for it."""
+    rows = await conn.execute("SELECT slug FROM channels WHERE tenant_id = %s ORDER BY slug", (tenant_id,))
+    return [slug for (slug,) in await rows.fetchall()]
 
 
 async def every(conn: Connection) -> list[Held]:

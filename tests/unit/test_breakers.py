@@ -1,6 +1,7 @@
 """Which breakers a worker has: whose failures touch whom, who comes again when, and what is remembered."""
 
 import asyncio
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -29,7 +30,7 @@ class Place:
         self.woken: list[tuple[UUID, UUID]] = []
         self.breakers = Breakers(clock=lambda: self.at, draw=lambda: 0.0)
         self.breakers.reopened = lambda tenant, channel: self.woken.append((tenant, channel))
-        self.noor, self.other = tenant("noor"), tenant("other")
+        self.noor, self.other = tenant("nurse"), tenant("other")
         self.main, self.beside = channel(self.noor, "main"), channel(self.other, "main")
 
     def send(self, error: Exception | None = None, *, beside: bool = False) -> bool:
@@ -91,8 +92,12 @@ def channel(owner: Tenant, slug: str) -> Channel:
 
 
 @pytest.fixture
-def place() -> Place:
-    return Place()
+def place() -> Iterator[Place]:
+    place = Place()
+    yield place
+    place.follow(channels=[], version=100)
+    place.breakers.heard({})
+    assert len(place.breakers) == 0
 
 
 def series(name: str, **labels: str) -> float | None:
@@ -137,7 +142,7 @@ async def test_a_place_stands_only_as_long_as_its_breaker_lets_through(place: Pl
     place.at += 1.0
     with place.breakers.channel(place.noor, place.main) as probe:
         assert probe is not None and probe.stands
-        place.breakers.heard({"channel:noor/main": "open"})
+        place.breakers.heard({"channel:nurse/main": "open"})
         assert not probe.stands
 
 
@@ -164,7 +169,7 @@ async def test_while_one_asks_the_others_look_again_soon(place: Place) -> None:
 
 async def test_held_open_by_hand_nobody_looks_more_often_than_at_the_longest_pause(place: Place) -> None:
     """The word's end wakes them; until then they cost next to nothing."""
-    place.breakers.heard({"channel:noor/main": "open"})
+    place.breakers.heard({"channel:nurse/main": "open"})
     assert not place.send()
     assert [place.again() for _ in range(3)] == [45.0] * 3
     place.breakers.heard({})
@@ -264,11 +269,11 @@ async def test_what_leaves_the_configuration_is_forgotten(place: Place) -> None:
     place.lose()
     place.send(beside=True)
     await asked(place, place.other)
-    assert series("qasid_breaker_state", dependency="channel:noor/main", state="open") == 1
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="open") == 1
     place.follow(place.other, channels=[place.beside], version=1)
     place.breakers.heard({})
     assert len(place.breakers) == 2
-    assert series("qasid_breaker_state", dependency="channel:noor/main", state="open") is None
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="open") is None
     off = msgspec.structs.replace(place.other, enabled=False)
     place.follow(off, channels=[place.beside], version=2)
     place.breakers.heard({})
@@ -277,9 +282,9 @@ async def test_what_leaves_the_configuration_is_forgotten(place: Place) -> None:
 
 async def test_a_word_holds_for_breakers_that_are_made_later(place: Place) -> None:
     """A worker that starts, and a channel that is first used, hear what was said before; each hears its own."""
-    place.breakers.heard({"channel:noor/main": "open", "assistant:other": "open"})
+    place.breakers.heard({"channel:nurse/main": "open", "assistant:other": "open"})
     assert not place.send() and place.send(beside=True)
-    place.breakers.heard({"channel:noor/main": "closed"})
+    place.breakers.heard({"channel:nurse/main": "closed"})
     assert all(place.send(LOST) for _ in range(30))
     place.breakers.heard({})
     assert not place.send()
@@ -294,21 +299,21 @@ async def test_only_what_is_not_closed_has_series_of_its_own(place: Place) -> No
     before = opened()
     assert place.send()
     assert all(
-        series("qasid_breaker_state", dependency="channel:noor/main", state=state) is None
+        series("qasid_breaker_state", dependency="channel:nurse/main", state=state) is None
         for state in ("closed", "slow", "open", "half_open")
     )
     for _ in range(20):
         place.send(LOST)
-    assert series("qasid_breaker_state", dependency="channel:noor/main", state="open") == 1
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="open") == 1
     assert opened() == before + 1
-    place.breakers.heard({"channel:noor/main": "closed"})
-    assert series("qasid_breaker_state", dependency="channel:noor/main", state="closed") == 1
-    assert series("qasid_breaker_forced", dependency="channel:noor/main") == 1
+    place.breakers.heard({"channel:nurse/main": "closed"})
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="closed") == 1
+    assert series("qasid_breaker_forced", dependency="channel:nurse/main") == 1
     place.breakers.heard({})
     place.at += 1.0
     assert place.send()
-    assert series("qasid_breaker_state", dependency="channel:noor/main", state="closed") is None
-    assert series("qasid_breaker_forced", dependency="channel:noor/main") is None
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="closed") is None
+    assert series("qasid_breaker_forced", dependency="channel:nurse/main") is None
 
 
 async def test_the_log_tells_when_it_opens_and_how_long_it_was_open(place: Place) -> None:
@@ -327,5 +332,5 @@ async def test_the_log_tells_when_it_opens_and_how_long_it_was_open(place: Place
         ("breaker changed", "info"),
         ("a channel is back", "warning"),
     ]
-    assert lines[1]["alert"] == "channel_away" and lines[1]["breaker"] == "channel:noor/main"
+    assert lines[1]["alert"] == "channel_away" and lines[1]["breaker"] == "channel:nurse/main"
     assert lines[-1]["seconds"] == 15.0
