@@ -32,7 +32,7 @@ OPENED = {
 """,
     "channel": """\
 - workers send nothing from this number; what people write is stored and answered, and the answers wait;
-- a wait does not end by itself: what waits longer than `answer_within_hours` may be left unsent.
+- what gets older than `answer_within_hours` meanwhile is left unsent, unless `late` is `answer`.
 """,
     "assistant": """\
 - who writes to this tenant waits for `deadline_seconds`, then reads `texts.failure`; intents are answered as ever.
