@@ -169,10 +169,12 @@ class Breakers:
         elif breaker.state == "closed" and kept.opened_at is not None:
             lasted, kept.opened_at = self._clock() - kept.opened_at, None
             kept.next_turn = 0.0
-            event = "a channel is back" if kind == "channel" else "an assistant is back"
-            log.warning(event, breaker=breaker.name, seconds=round(lasted, 1), reason=breaker.reason)
+            told = {"breaker": breaker.name, "seconds": round(lasted, 1), "reason": breaker.reason}
             if kind == "channel":
+                log.warning("a channel is back", **told)
                 self.reopened(tenant, cast(UUID, channel))
+            else:
+                log.warning("an assistant is back", **told)
 
     def _drop_what_left(self, directory: Directory) -> None:
         for key in [key for key in self._kept if not _configured(key, directory)]:
