@@ -92,7 +92,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         outages=outages,
         spool=spool,
     )
-    readiness = health.Readiness(console, lambda: configuration.watch is not None, spool)
+    readiness = health.Readiness(console, lambda: configuration.watch is not None, spool, breaker)
     prober = Prober(
         url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)), (courier, console)
     )

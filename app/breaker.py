@@ -107,9 +107,24 @@ class Call:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._breaker._left(self, error)
 
+    @property
+    def stands(self) -> bool:
+        """Whether it would be let in still: for a last look before it is made."""
+        breaker = self._breaker
+        return breaker.state in ("closed", "slow") or (self is breaker._probe and breaker._forced != "open")
+
     def answered(self) -> None:
-        """It answers: count the call as good, now. For streams, whose end is far; what comes after is not watched."""
-        self._breaker._left(self, None)
+        """It answers: count the call as good, now; what comes after is not watched."""
+        self.ended(None)
+
+    def began(self) -> None:
+        """The first words of a stream are here. For the probe, whose end others wait for, that is enough."""
+        if self is self._breaker._probe:
+            self.answered()
+
+    def ended(self, error: BaseException | None) -> None:
+        """Count it now, as ended so; what comes after is not watched. A cancellation: it was not made, and counts nowhere."""
+        self._breaker._left(self, error)
         self._generation = -1
 
 
@@ -202,6 +217,11 @@ class Breaker:
             forced=self._forced,
             opened=self.opened,
         )
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds until a caller may ask; None if that is not for time to say."""
+        return self._retry_in(self._clock())
 
     @property
     def forced(self) -> Forced | None:
@@ -403,6 +423,8 @@ class Breaker:
         if state != before:
             self.since = self._clock()
         tell = log.info if state == "closed" else log.warning
+        if self.policy.pause and {before, state} <= {"open", "half_open"}:
+            tell = log.debug  # a caller's probe, and what it heard: once a minute for as long as it lasts
         tell("breaker changed", breaker=self.name, state=state, reason=self.reason)
         if self.on_change is not None:
             try:

@@ -4,7 +4,7 @@ Look-ups never touch the database. Nothing here writes, and no `repr` shows a se
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Self, cast
 from uuid import UUID
@@ -97,6 +97,11 @@ class Directory:
         self._by_address: dict[str, tuple[Channel, ...]] = {}
         for channel in channels:
             self._by_address[channel.address] = (*self._by_address.get(channel.address, ()), channel)
+
+    @property
+    def tenants(self) -> Collection[Tenant]:
+        """Every tenant, disabled ones too."""
+        return self._tenants.values()
 
     def endpoint(self, slug: str) -> Endpoint | None:
         """The endpoint of a URL, if there is one."""

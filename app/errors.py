@@ -12,6 +12,7 @@ QasidError
 ├── SendError              what became of a request to a provider
 │   ├── Refused            the provider answered, and did not take it
 │   ├── NeverLeft          nothing of it reached the provider: sending again is safe
+│   │   └── HeldBack       by ourselves: it says nothing of the provider
 │   └── InDoubt            it may have arrived: sending again may double it
 └── AssistantError         no usable answer
     ├── AssistantBusy      worth another try within the deadline
@@ -93,6 +94,10 @@ class Refused(SendError):
 
 class NeverLeft(SendError):
     """Nothing of the request reached the provider: sending again is safe."""
+
+
+class HeldBack(NeverLeft):
+    """We did not let it go: it may no longer leave, or is no request that anybody could send."""
 
 
 class InDoubt(SendError):

@@ -23,7 +23,7 @@ from aiohttp.client_proto import ResponseHandler
 from httpx_aiohttp import AiohttpTransport
 
 from app.crashpoints import crashpoint
-from app.errors import InDoubt, NeverLeft, SendError
+from app.errors import HeldBack, InDoubt, NeverLeft, SendError
 
 # Linux tells a peer's FIN without our reading a byte of what came before it; elsewhere only a full hang-up shows.
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
@@ -102,7 +102,8 @@ async def post(
     handed to it; if it says no, nothing is written. It must not raise, and wants `content`: a request without a body is
     never held back.
 
-    Raises `NeverLeft` if nothing of the request reached the provider, `InDoubt` if it may have; nothing else.
+    Raises `NeverLeft` if nothing of the request reached the provider (`HeldBack`: by our own doing), `InDoubt` if it may
+    have; nothing else.
     """
     assert content or may_leave is None
     async with stream(
@@ -128,7 +129,7 @@ async def stream(
     Raises `NeverLeft` or `InDoubt` on entering, `InDoubt` while the body is read. What the block itself raises passes.
     """
     if client.is_closed:
-        raise NeverLeft("the HTTP client is closed")
+        raise HeldBack("the HTTP client is closed")
     extensions: dict[str, object] = {"may_leave": may_leave}
     if timeout is not None:
         extensions["total"] = timeout
@@ -136,7 +137,7 @@ async def stream(
         request = client.build_request(method, url, headers=headers, content=content, extensions=extensions)
     except (httpx.InvalidURL, ValueError) as fault:
         # The fault may quote a header, and so a token.
-        raise NeverLeft(f"no request can be made of this: {type(fault).__name__}") from None
+        raise HeldBack(f"no request can be made of this: {type(fault).__name__}") from None
     try:
         response = await client.send(request, stream=True)
     except (httpx.HTTPError, httpx.InvalidURL) as fault:
@@ -249,9 +250,9 @@ class _Transport(AiohttpTransport):
         total: float = request.extensions.get("total", self._total)
         host = request.url.host
         if total <= 0:
-            raise NeverLeft(f"{host}: no time was left to send")
+            raise HeldBack(f"{host}: no time was left to send")
         if any(_FORBIDDEN.search(name) or _FORBIDDEN.search(value) for name, value in request.headers.raw):
-            raise NeverLeft(f"{host}: a header holds a control character")
+            raise HeldBack(f"{host}: a header holds a control character")
         deadline = asyncio.get_running_loop().time() + total
         departure = _Departure(request.extensions.get("may_leave"))
         token = _departure.set(departure)
@@ -259,7 +260,7 @@ class _Transport(AiohttpTransport):
             async with asyncio.timeout_at(deadline):
                 response = await super().handle_async_request(request)
         except _HeldBack:
-            raise NeverLeft(f"{host}: held back at the last moment before the write") from None
+            raise HeldBack(f"{host}: held back at the last moment before the write") from None
         except Exception as fault:  # noqa: BLE001  aiohttp lets errors of many trees through; the moment alone decides
             outcome: type[SendError] = InDoubt if departure.left else NeverLeft
             # Without the cause: aiohttp's errors carry the request's headers, and so a token.

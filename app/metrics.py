@@ -57,12 +57,9 @@ _breaker_open_seconds = _by_label(
 )
 # The highest of all web processes: each has breakers of its own, and one that is open shall show. The most recent would
 # hide it behind another that has just closed, and `max` would show a killed process's for ever.
-_breaker_state = _by_label(
-    Gauge("qasid_breaker_state", "1: in this state", ["dependency", "state"], multiprocess_mode="livemax")
-)
-_breaker_forced = _by_label(
-    Gauge("qasid_breaker_forced", "1: held by a person", ["dependency"], multiprocess_mode="livemax")
-)
+_breaker_states = Gauge("qasid_breaker_state", "1: in this state", ["dependency", "state"], multiprocess_mode="livemax")
+_breakers_forced = Gauge("qasid_breaker_forced", "1: held by a person", ["dependency"], multiprocess_mode="livemax")
+_breaker_state, _breaker_forced = _by_label(_breaker_states), _by_label(_breakers_forced)
 _sessions = _by_label(Counter("qasid_sessions", "Turns by where their conversation came from", ["result"]))
 _session_bytes = Gauge("qasid_session_bytes", "Conversations kept in memory", multiprocess_mode="livesum")
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
@@ -143,20 +140,46 @@ def alert(kind: str) -> None:
     _alerts(kind).inc()
 
 
-def breaker(breaker: Breaker, before: State) -> None:
-    """A breaker has changed: fit for its `on_change`. Call it once at the start, too, so that there is something to see."""
+def breaker(breaker: Breaker, before: State, *, kind: str | None = None) -> None:
+    """A breaker has changed: fit for its `on_change`. Call it once at the start, too, so that there is something to see.
+
+    `kind`: it is one of many (channel, assistant), as many as there are tenants. Then it has series of its own only while
+    it is not closed, or is held; what is counted is counted for all of its kind together. Not for processes that share.
+    """
     name, state = breaker.name, breaker.state
-    for each in get_args(State):
-        _breaker_state(name, each).set(each == state)
-    _breaker_forced(name).set(breaker.forced is not None)
+    if kind is None:
+        for each in get_args(State):
+            _breaker_state(name, each).set(each == state)
+        _breaker_forced(name).set(breaker.forced is not None)
+    else:
+        _show(breaker)
     opened, since = _breakers_seen.get(breaker, (0, None))
-    _breaker_opened(name).inc(breaker.opened - opened)
+    _breaker_opened(kind or name).inc(breaker.opened - opened)
     if state in ("open", "half_open"):
         since = breaker.since if since is None else since  # half open, it still lets nobody in
     elif since is not None:
-        _breaker_open_seconds(name).observe(breaker.since - since)
+        _breaker_open_seconds(kind or name).observe(breaker.since - since)
         since = None
     _breakers_seen[breaker] = breaker.opened, since
+
+
+def forget_breaker(breaker: Breaker) -> None:
+    """One of many is gone: so are its series."""
+    _hide(breaker.name)
+
+
+def _show(breaker: Breaker) -> None:
+    _hide(breaker.name)
+    if breaker.state != "closed" or breaker.forced is not None:
+        _breaker_states.labels(breaker.name, breaker.state).set(1)
+    if breaker.forced is not None:
+        _breakers_forced.labels(breaker.name).set(1)
+
+
+def _hide(name: str) -> None:
+    for state in get_args(State):
+        _breaker_states.remove(name, state)
+    _breakers_forced.remove(name)
 
 
 # What has been counted of each: how often it opened, and since when it has stood open (by its own clock), or None.

@@ -4,6 +4,7 @@ It listens to the breaker and is told what the door did; at the end it says all 
 """
 
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -16,10 +17,12 @@ log = structlog.get_logger(__name__)
 class Outages:
     """Counts from when the breaker opens, or from the first webhook that the database did not take just before."""
 
-    def __init__(self, breaker: Breaker) -> None:
+    def __init__(self, breaker: Breaker, stale: Callable[[], int] = lambda: 0) -> None:
+        """`stale`: how many turns of this process were ever answered by what it remembered, unconfirmed."""
         self._breaker = breaker
+        self._stale = stale
         self._began: float | None = None
-        self._refused = self._spooled = 0
+        self._refused = self._spooled = self._stale_before = 0
         breaker.on_change = self._changed
         metrics.breaker(breaker, breaker.state)
 
@@ -45,6 +48,8 @@ class Outages:
                 seconds=round(lasted, 1),
                 refused=self._refused,
                 spooled=self._spooled,
+                stale=self._stale() - self._stale_before,
                 reason=breaker.reason,
             )
             self._refused = self._spooled = 0
+            self._stale_before = self._stale()

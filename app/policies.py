@@ -4,7 +4,16 @@ import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from app.breaker import Open, Policy, Verdict
-from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, NeverLeft, Overloaded, Refused, SendError
+from app.errors import (
+    AssistantBusy,
+    AssistantRefused,
+    DatabaseUnavailable,
+    HeldBack,
+    NeverLeft,
+    Overloaded,
+    Refused,
+    SendError,
+)
 
 # The server refused the data itself: the same rows would be refused again, other rows would not.
 BAD_DATA = (
@@ -49,6 +58,8 @@ def of_channel(error: Exception) -> Verdict:
     """A refusal is an answer: its waits bind whom they bind elsewhere. No answer, or none that makes sense, is a failure."""
     if isinstance(error, Refused):
         return "good"
+    if isinstance(error, HeldBack):
+        return "neither"
     return "failed" if isinstance(error, (SendError, OSError)) else "neither"
 
 
@@ -56,6 +67,8 @@ def of_assistant(error: Exception) -> Verdict:
     """A wrong key or a refusal to answer is an answer; overloaded, unreachable and cut in mid-stream are failures."""
     if isinstance(error, AssistantRefused):
         return "good"
+    if isinstance(error.__cause__, HeldBack):
+        return "neither"
     return "failed" if isinstance(error, (AssistantBusy, OSError)) else "neither"
 
 
@@ -79,5 +92,5 @@ FAILED = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalErro
 
 DATABASE = Policy(judge=of_database, refusal=DatabaseOpen, failures=5, deadlines=2, slow=0.5, answers=3)
 CHANNEL = Policy(judge=of_channel, refusal=ChannelOpen, share=0.5, pause=1.0)
-# An answer may take a minute, and its first words may be told of: `Call.answered`.
+# An answer may take a minute; of the one that asks whether it is there the first words will do: `Call.began`.
 ASSISTANT = Policy(judge=of_assistant, refusal=AssistantOpen, share=0.5, pause=1.0, longest_probe=75.0)

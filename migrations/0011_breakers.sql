@@ -1,6 +1,6 @@
 -- What a person has said of the breakers (docs/decisions/0020-degraded.md). Read by every process once a second.
 CREATE TABLE breakers (
-  dependency text PRIMARY KEY,   -- 'database'
+  dependency text PRIMARY KEY,   -- 'database', 'channel:noor/main', 'assistant:noor'
   forced text NOT NULL CHECK (forced IN ('open', 'closed')),
   at timestamptz NOT NULL
 );

@@ -29,7 +29,7 @@ from workers.deliver import Delivery
 from workers.lane import Lanes
 
 # Modules that read the clock of the process they run in; `time` in them is replaced by `CLOCK`.
-CLOCKED = ("workers.lane", "workers.deliver", "workers.stopwatch", "app.assistants.anthropic")
+CLOCKED = ("workers.lane", "workers.deliver", "workers.breakers", "workers.stopwatch", "app.assistants.anthropic")
 CLOCK = SimpleNamespace(monotonic=lambda: Loop.running.time())
 
 Fault = Literal[

@@ -4,6 +4,7 @@ Each finished step is committed before the next; after a kill another worker goe
 """
 
 import asyncio
+from contextlib import nullcontext
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -24,6 +25,7 @@ from app.store.lanes import MOST_CLAIMS, Claim, Release
 from app.store.turns import Asked, Chunk, Ending, Memo, Opening, Settlement, Turn
 from app.text.chunks import split
 from app.text.whatsapp import from_markdown
+from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery, Lane
 from workers.opening import Opened, Openings
@@ -63,8 +65,10 @@ class Turns:
         directory: Watch,
         client: httpx.AsyncClient,
         sessions: Sessions | None = None,
+        breakers: Breakers | None = None,
     ) -> None:
         """`sessions`: what this worker remembers of conversations; nothing where it is None."""
+        self._breakers = Breakers() if breakers is None else breakers
         self._commits = commits
         self._openings = Openings(commits, Sessions(0) if sessions is None else sessions)
         self._delivery = delivery
@@ -198,7 +202,11 @@ class Turns:
             if tenant.assistant is None:
                 raise AssistantError("this tenant has no assistant")
             lines = _conversation(tenant.assistant, channel, opening, standing)
-            answer = await watch.ai(assistant(tenant.assistant.provider).ask(self._client, tenant.assistant, lines))
+            # What waits for its breaker waits within the deadline of the answer: see `Assistant.ask`.
+            asking = assistant(tenant.assistant.provider).ask(
+                self._client, tenant.assistant, lines, lambda: self._breakers.assistant(tenant)
+            )
+            answer = await watch.ai(asking)
         except AssistantError as error:
             metrics.alert("assistant_failed")
             log.error(
@@ -264,54 +272,51 @@ class Turns:
         pieces = [(uuid4(), piece) for piece in split(reply.text)]
         # A gate may have opened while the assistant wrote: whoever opened it has made the lane due again.
         gate_open = before is None or before.opens_in <= 0
-        send = bool(pieces) and gate_open
-        settlement = Settlement(
-            claim=lane.claim,
-            version=version,
-            turn=turn,
-            outcome=reply.outcome,
-            body=reply.text,
-            pieces=pieces,
-            send=send,
-            correlation=lane.correlation,
-            input_tokens=reply.input_tokens,
-            output_tokens=reply.output_tokens,
-            model=reply.model,
-            ai_ms=reply.ai_ms,
-        )
-        try:
-            settled = await lane.watch.db(self._commits.settle(settlement))
-        except (DatabaseUnavailable, asyncio.CancelledError):
-            if send:
-                self._delivery.disclaim(lane, pieces[0][0], 1)
-            raise
-        if settled.fence == "changed":
-            return None
-        if settled.fence in (
-            "lost",
-            "paused",
-        ):  # paused meanwhile, or not ours: whoever has the lane next sees how it stands
-            return Release(claim=lane.claim, done_seq=None, again_in=0.0)
-        metrics.turn(reply.outcome)
-        if version is not None:
-            self._openings.settled(lane.claim, found, turn, settled, reply.text)
-        send = settled.fence == "sending"  # if the number may be sent from now
-        chunks = [_fresh(turn, no, id, body) for no, (id, body) in enumerate(pieces, 1)]
-        if not pieces:
-            release = Release(claim=lane.claim, done_seq=turn.last_seq)
-        else:
-            if send:
-                state = await self._delivery.send(lane, chunks[0], 1)
+        wanted = bool(pieces) and gate_open
+        with self._delivery.place(lane) if wanted else nullcontext() as call:
+            settlement = Settlement(
+                claim=lane.claim,
+                version=version,
+                turn=turn,
+                outcome=reply.outcome,
+                body=reply.text,
+                pieces=pieces,
+                send=call is not None,
+                correlation=lane.correlation,
+                input_tokens=reply.input_tokens,
+                output_tokens=reply.output_tokens,
+                model=reply.model,
+                ai_ms=reply.ai_ms,
+            )
+            try:
+                settled = await lane.watch.db(self._commits.settle(settlement))
+            except (DatabaseUnavailable, asyncio.CancelledError):
+                if call is not None:
+                    self._delivery.disclaim(lane, pieces[0][0], 1)
+                raise
+            if settled.fence == "changed":
+                return None
+            if settled.fence in ("lost", "paused"):  # or not ours: whoever has the lane next sees how it stands
+                return Release(claim=lane.claim, done_seq=None, again_in=0.0)
+            metrics.turn(reply.outcome)
+            if version is not None:
+                self._openings.settled(lane.claim, found, turn, settled, reply.text)
+            chunks = [_fresh(turn, no, id, body) for no, (id, body) in enumerate(pieces, 1)]
+            send = call is not None and settled.fence == "sending"  # if the number may be sent from now
+            if send and call is not None:
+                state = await self._delivery.send(lane, chunks[0], 1, call)
                 chunks[0] = msgspec.structs.replace(
                     chunks[0],
                     state=state,
                     attempt=1,
                     opens_in=self._delivery.order_wait if state in ("accepted", "sent") else 0.0,
                 )
-            if send and chunks[0].state in ("ready", "sending"):  # not now, or overtaken: the next opening tells
-                release = Release(claim=lane.claim, done_seq=None, again_in=0.0)
-            else:
-                release = await self._delivery.entry(lane, before, chunks)
+        if not pieces:
+            release = Release(claim=lane.claim, done_seq=turn.last_seq)
+        elif send and chunks[0].state in ("ready", "sending"):  # not now, or overtaken: the next opening tells
+            release = Release(claim=lane.claim, done_seq=None, again_in=0.0)
+        else:
+            release = await self._delivery.entry(lane, before, chunks)
         log.info(
             "turn",
             tenant=lane.tenant.slug,

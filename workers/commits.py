@@ -105,6 +105,11 @@ class Commits:
         async with db.connection(self.pool) as conn:
             return await lanes.tried(conn, self.worker, claim)
 
+    async def wake_channel(self, tenant: UUID, channel: UUID) -> int:
+        """See `lanes.wake_channel`. Rare, hence alone."""
+        async with db.connection(self.pool) as conn:
+            return await lanes.wake_channel(conn, tenant, channel)
+
     async def wake(self, lane: lanes.LaneId) -> None:
         """See `lanes.wake`. Rare, hence alone. Unanswered, it costs the lane the rest of its wait."""
         try:

@@ -5,6 +5,9 @@ The intent is committed before the POST, the fact as soon as it is known. docs/c
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -13,19 +16,21 @@ import structlog
 from msgspec import Struct
 
 from app import metrics
-from app.channels import provider
+from app.breaker import Call
+from app.channels import Accepted, provider
 from app.crashpoints import crashpoint
 from app.db import STATEMENT_TIMEOUT
 from app.directory import Channel, Tenant, Watch
-from app.errors import DatabaseUnavailable, InDoubt, NeverLeft, Refused
+from app.errors import DatabaseUnavailable, HeldBack, InDoubt, NeverLeft, Refused, SendError
 from app.messages import Identity, Key
 from app.settings import Settings
 from app.store.chunks import Fact, Intent, Permission
 from app.store.lanes import Claim, Release
 from app.store.turns import Chunk
+from workers.breakers import Breakers
 from workers.budget import Budget, jittered
 from workers.commits import Commits
-from workers.lane import Lanes
+from workers.lane import UNAVAILABLE, Lanes
 from workers.stopwatch import Stopwatch
 
 log = structlog.get_logger(__name__)
@@ -57,15 +62,23 @@ class Delivery:
     """`entry` delivers what is left of one entry, and says how to give the lane back."""
 
     def __init__(
-        self, commits: Commits, lanes: Lanes, directory: Watch, client: httpx.AsyncClient, settings: Settings
+        self,
+        commits: Commits,
+        lanes: Lanes,
+        directory: Watch,
+        client: httpx.AsyncClient,
+        settings: Settings,
+        breakers: Breakers | None = None,
     ) -> None:
+        self._breakers = Breakers() if breakers is None else breakers
+        self._breakers.reopened = self._reopened
         self._commits = commits
         self._lanes = lanes
         self._directory = directory
         self._client = client
         self._settings = settings
         self._budget = Budget()
-        self._disclaiming: set[asyncio.Task[None]] = set()
+        self._behind: set[asyncio.Task[None]] = set()  # what nobody waits for
         self._held_until: dict[UUID, float] = {}  # by channel or tenant; monotonic
         self.order_wait = settings.order_wait_seconds
 
@@ -84,25 +97,32 @@ class Delivery:
                     return Release(claim=lane.claim, done_seq=None, again_in=wait)
                 if silent or lane.tenant.in_doubt == "park" or chunk.doubts >= MOST_DOUBTS:
                     return await self._abandon(lane, seq, "in doubt, and silence", in_doubt=chunk.id)
-                log.warning("sent again after silence", chunk=chunk.id, attempt=n + 1, correlation=lane.correlation)
             if state in ("ready", "in_doubt"):
                 if silent:
                     return await self._abandon(lane, seq, "left to a person")
                 if (wait := max(opens_in, chunk.due_in)) > 0:
                     return Release(claim=lane.claim, done_seq=None, again_in=wait)
-                retry = state == "ready" and chunk.again
-                if retry and (wait := self._budget.may_retry(lane.channel.id)) > 0:
-                    return Release(claim=lane.claim, done_seq=None, again_in=jittered(wait))
-                permission = await self._intend(lane, chunk.id, n + 1)
-                if retry and permission.fence != "ok":
-                    self._budget.give_back(lane.channel.id)
+                with self.place(lane) as call:
+                    if call is None:  # nothing is written but the lane's release: no attempt, no retry
+                        return Release(claim=lane.claim, done_seq=None, again_in=self._comes_again(lane))
+                    retry = state == "ready" and chunk.again
+                    if retry and (wait := self._budget.may_retry(lane.channel.id)) > 0:
+                        return Release(claim=lane.claim, done_seq=None, again_in=jittered(wait))
+                    permission = await self._intend(lane, chunk.id, n + 1)
+                    if retry and permission.fence != "ok":
+                        self._budget.give_back(lane.channel.id)
+                    if permission.fence == "ok":
+                        if state == "in_doubt":
+                            log.warning(
+                                "sent again after silence", chunk=chunk.id, attempt=n + 1, correlation=lane.correlation
+                            )
+                        state = await self.send(lane, chunk, n + 1, call)
                 if permission.fence == "paused":
                     return await self._abandon(lane, seq, "left to a person")
                 if permission.fence == "held":
                     return Release(claim=lane.claim, done_seq=None, again_in=jittered(permission.wait))
                 if permission.fence != "ok":  # lost: not ours any more. moot: a status told meanwhile; look anew
                     return Release(claim=lane.claim, done_seq=None, again_in=0.0)
-                state = await self.send(lane, chunk, n + 1)
             if state in LOST:
                 return await self._abandon(lane, seq, "an earlier part of the answer was lost")
             if state not in DONE:
@@ -115,14 +135,21 @@ class Delivery:
                 opens_in = 0.0
         return Release(claim=lane.claim, done_seq=seq)
 
-    async def send(self, lane: Lane, chunk: Chunk, n: int) -> str:
-        """POST a chunk whose intent (attempt `n`) is committed; record the fact; the chunk's state afterwards."""
+    def place(self, lane: Lane) -> AbstractContextManager[Call | None]:
+        """A place for one send in the breaker of the lane's channel, to be taken before its intent; None: not now."""
+        return self._breakers.channel(lane.tenant, lane.channel)
+
+    async def send(self, lane: Lane, chunk: Chunk, n: int, call: Call) -> str:
+        """POST a chunk whose intent (attempt `n`) is committed; record the fact; the chunk's state afterwards.
+
+        `call`: the `place` that it has.
+        """
         crashpoint("deliver.intended")
         if n == 1:
             self._budget.first(lane.channel.id)
         key = Key(chunk.id, n)
         began = time.monotonic()
-        fact = await self._attempt(lane, key, chunk)
+        fact = await self._attempt(lane, key, chunk, call)
         took = time.monotonic() - began
         lane.watch.sent(took)
         metrics.send(fact.attempt)
@@ -157,25 +184,12 @@ class Delivery:
             )
         return state
 
-    async def _attempt(self, lane: Lane, key: Key, chunk: Chunk) -> Fact:
+    async def _attempt(self, lane: Lane, key: Key, chunk: Chunk, call: Call) -> Fact:
         def fact(**outcome: object) -> Fact:
             return Fact(claim=lane.claim, chunk_id=key.chunk_id, n=key.attempt, **outcome)  # type: ignore[arg-type]
 
-        transport = provider(self._directory.current.endpoint_of(lane.channel).kind)
         try:
-            accepted = await transport.send_text(
-                self._client,
-                lane.channel,
-                lane.to,
-                chunk.body,
-                key,
-                self._settings.send_timeout_seconds,
-                refused=chunk.refusals + chunk.holds,
-                pair_seconds=self._settings.pair_seconds,
-                # The last check, with no await before the first byte: a send that begins there ends within the lease, so
-                # no other worker can have begun one of its own; and nobody has just been told that the number must wait.
-                may_leave=lambda: self._lanes.may_send() and not self._held_for(lane),
-            )
+            accepted = await self._post(lane, key, chunk, call)
         except Refused as error:
             again = error.then == "hold" or (error.then == "again" and chunk.refusals < MOST_REFUSALS)
             if error.then == "hold":
@@ -196,12 +210,59 @@ class Delivery:
                 holds=error.scope if error.scope != "chunk" and error.after else None,
             )
         except NeverLeft as error:
-            wait = self._held_for(lane) or min(UNREACHABLE_AT_MOST, 2.0 ** min(key.attempt - 1, 10))
+            wait = self._held_for(lane)
+            if not wait and isinstance(error, HeldBack) and not call.stands:  # its breaker opened before the first byte
+                wait = self._comes_again(lane)
+            wait = wait or min(UNREACHABLE_AT_MOST, 2.0 ** min(key.attempt - 1, 10))
             return fact(attempt="never_left", chunk="ready", reason=_plain(error), due_in=jittered(wait))
         except InDoubt as error:
             holds = "channel" if error.after else None
             return fact(attempt="in_doubt", chunk="in_doubt", reason=_plain(error), due_in=error.after, holds=holds)
         return fact(attempt="accepted", chunk="accepted", provider_id=accepted.provider_id)
+
+    async def _post(self, lane: Lane, key: Key, chunk: Chunk, call: Call) -> Accepted:
+        """The POST, and what it says of its channel."""
+        transport = provider(self._directory.current.endpoint_of(lane.channel).kind)
+        try:
+            accepted = await transport.send_text(
+                self._client,
+                lane.channel,
+                lane.to,
+                chunk.body,
+                key,
+                self._settings.send_timeout_seconds,
+                refused=chunk.refusals + chunk.holds,
+                pair_seconds=self._settings.pair_seconds,
+                # The last check, with no await before the first byte: a send that begins there ends within the lease, so
+                # no other worker can have begun one of its own; and nobody has just been told that the number must wait.
+                may_leave=lambda: self._lanes.may_send() and not self._held_for(lane) and call.stands,
+            )
+        except SendError as error:
+            call.ended(error)
+            raise
+        call.answered()
+        return accepted
+
+    def _comes_again(self, lane: Lane) -> float:
+        return self._breakers.comes_again(lane.tenant, lane.channel)
+
+    def _reopened(self, tenant: UUID, channel: UUID) -> None:
+        self._start(self._wake(tenant, channel), "reopened")
+
+    async def _wake(self, tenant: UUID, channel: UUID) -> None:
+        try:
+            # The second time for those that were just being given back when it opened.
+            for pause in (0.0, 1.0):
+                await asyncio.sleep(pause)
+                if await self._commits.wake_channel(tenant, channel):
+                    self._lanes.ring()
+        except UNAVAILABLE as error:
+            log.warning("lanes wait for their time", channel=channel, error=error)
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
 
     async def _intend(self, lane: Lane, chunk: UUID, n: int) -> Permission:
         try:
@@ -214,9 +275,7 @@ class Delivery:
         """The intent of attempt `n` may be committed, its answer is lost: say, as soon as it can be said, that nothing was sent."""
         unsent = "the answer to its intent was lost, nothing was sent"
         fact = Fact(claim=lane.claim, chunk_id=chunk, n=n, attempt="never_left", chunk="ready", reason=unsent)
-        task = asyncio.create_task(self._disclaim(fact), name="disclaim")
-        self._disclaiming.add(task)
-        task.add_done_callback(self._disclaiming.discard)
+        self._start(self._disclaim(fact), "disclaim")
 
     async def _disclaim(self, fact: Fact) -> None:
         try:

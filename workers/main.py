@@ -26,11 +26,13 @@ from app.prober import Prober
 from app.settings import Settings
 from app.vault import Vault
 from workers.answer import Turns
+from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
 from workers.listening import answer_wake_ups
 from workers.sessions import Sessions
+from workers.warming import warm
 
 logger = structlog.get_logger(__name__)
 
@@ -64,13 +66,14 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         await pool.open(wait=False)
         stack.push_async_callback(pool.close)
         pool.breaker = breaker = Breaker("database", DATABASE)
-        Outages(breaker)
-        await stack.enter_async_context(
-            Prober(url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)), (pool,))
-        )
+        sessions = Sessions(settings.session_cache_bytes)
+        Outages(breaker, lambda: sessions.served_stale)
+        breakers = Breakers(breaker)
+        await stack.enter_async_context(Prober(url, breaker, breakers.heard, (pool,)))
         directory = await _directory(stack, pool, settings, stop)
         if directory is None:
             return
+        breakers.directory = directory
         log.set_fingerprint_key(directory.current.digest_key)
         provider("cloud")  # imported now: the first turn would hold all others up for it
         assistant("anthropic")
@@ -90,11 +93,12 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
             late=breaker.late,
         )
         lanes = Lanes(commits, settings)
-        delivery = Delivery(commits, lanes, directory, providers, settings)
-        lanes.serve(Turns(commits, delivery, directory, assistants, Sessions(settings.session_cache_bytes)).work)
+        delivery = Delivery(commits, lanes, directory, providers, settings, breakers)
+        lanes.serve(Turns(commits, delivery, directory, assistants, sessions, breakers).work)
         behind: list[asyncio.Task[None]] = []
         stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)
+        await stack.enter_async_context(tasks.running(warm(pool, directory.current, sessions)))
         await stack.enter_async_context(LoopWatch())
         process.settle_memory()
         behind.append(await answer_wake_ups(url, lanes, stop))

@@ -87,6 +87,7 @@ class Openings:
         stands = held.stands_at(opening.version, opening.done_seq, history)
         stale = not stands or age > SOFT
         metrics.session("stale" if stale else "hit")
+        self._sessions.served_stale += stale
         said = held.said[-history:]
         if not stands:  # it may know of them already, by another's replay or another's database
             asked = {message.id for message in opening.asked}

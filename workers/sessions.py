@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from app import metrics
+from app.store.histories import History
 from app.store.lanes import LaneId
 from app.store.turns import Opening, Said, Settled, Turn
 
@@ -66,6 +67,17 @@ def read(opening: Opening, history: int, at: float) -> Session:
     )
 
 
+def ahead(found: History, history: int, at: float) -> Session:
+    """The session that was read at `at`, asked for with `history`, before anybody has begun a turn there."""
+    return Session(
+        version=found.version,
+        done_seq=found.done_seq,
+        history=history,
+        read_at=at,
+        lines=_encoder.encode(found.said),
+    )
+
+
 def after(opening: Opening, history: int, read_at: float, turn: Turn, settled: Settled, body: str) -> Session | None:
     """What the next opening will bring, now that this turn is settled at the version that it was opened at.
 
@@ -100,6 +112,13 @@ class Sessions:
         self._clock = clock
         self._sessions: OrderedDict[LaneId, Session] = OrderedDict()
         self.bytes = 0
+        self.served_stale = 0
+        """How many turns had their history from here though the database could not be asked whether it stands."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that are free."""
+        return self._most_bytes - self.bytes
 
     def now(self) -> float:
         """By its clock (seconds)."""
@@ -133,6 +152,21 @@ class Sessions:
                 break
             self._drop(oldest)
         metrics.session_bytes(self.bytes)
+
+    def add(self, lane: LaneId, session: Session) -> bool:
+        """Remember this as the one used longest ago, unless the lane is remembered; False: there is no room for it.
+
+        Nothing is forgotten for it: what a turn has left here is known better than what was read ahead of any.
+        """
+        if lane in self._sessions:
+            return True
+        if self.bytes + session.size > self._most_bytes:
+            return False
+        self._sessions[lane] = session
+        self._sessions.move_to_end(lane, last=False)
+        self.bytes += session.size
+        metrics.session_bytes(self.bytes)
+        return True
 
     def _drop(self, lane: LaneId) -> None:
         self.bytes -= self._sessions.pop(lane).size

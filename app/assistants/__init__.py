@@ -1,5 +1,7 @@
 """The room of those who answer: what an assistant must be able to do, and which ones there are."""
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 import httpx
@@ -27,11 +29,26 @@ class Answer(Struct, frozen=True, kw_only=True):
     """The provider's reason to stop: `end_turn`, `max_tokens`, …"""
 
 
+class Call(Protocol):
+    """One call under watch, of those who count whether the provider is well."""
+
+    def began(self) -> None:
+        """The first words of the answer are here."""
+        ...
+
+
+Asking = Callable[[], AbstractAsyncContextManager[Call]]
+
+
 class Assistant(Protocol):
     """Somebody who answers. `tests/conformance/test_assistants.py` holds what every one must do."""
 
-    async def ask(self, client: httpx.AsyncClient, settings: AssistantSettings, lines: list[Line]) -> Answer:
+    async def ask(
+        self, client: httpx.AsyncClient, settings: AssistantSettings, lines: list[Line], asking: Asking | None = None
+    ) -> Answer:
         """The answer to `lines`, oldest first, the last of them a person's; within `settings.deadline_seconds`.
+
+        Each call is made inside `asking()`, which may let it wait: the deadline goes on meanwhile.
 
         Raises:
             AssistantBusy: no usable answer within the deadline.

@@ -7,6 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ import structlog
 from msgspec import Struct
 
 from app import http
-from app.assistants import Answer, Line
+from app.assistants import Answer, Asking, Call, Line
 from app.configuration import Assistant as AssistantSettings
 from app.errors import AssistantBusy, AssistantRefused, InDoubt, NeverLeft
 
@@ -26,6 +27,8 @@ VERSION = "2023-06-01"
 # HTTP statuses that may pass: timeouts, rate limits, server faults, and 529 "overloaded".
 PASSING = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 TRIES = 4
+# A call ends so much before the deadline (seconds): to be told from one that the caller gave up.
+EARLY = 0.05
 # An SSE line longer than this is no event of theirs (bytes).
 LONGEST_LINE = 1024 * 1024
 
@@ -66,7 +69,9 @@ _SECONDS = re.compile(r"\d{1,4}(\.\d+)?")
 class Anthropic:
     """`app.assistants.Assistant` for the provider `anthropic`."""
 
-    async def ask(self, client: httpx.AsyncClient, settings: AssistantSettings, lines: list[Line]) -> Answer:
+    async def ask(
+        self, client: httpx.AsyncClient, settings: AssistantSettings, lines: list[Line], asking: Asking | None = None
+    ) -> Answer:
         """See the Protocol. A cut stream or an empty answer counts as none and is asked for again."""
         deadline = time.monotonic() + settings.deadline_seconds
 
@@ -84,13 +89,20 @@ class Anthropic:
                     on=again, attempts=TRIES, timeout=settings.deadline_seconds, wait_initial=0.25, wait_max=5.0
                 ):
                     with attempt:
-                        return await self._once(client, settings, lines, deadline)
+                        watched: AbstractAsyncContextManager[Call | None] = asking() if asking else nullcontext()
+                        async with watched as call:
+                            return await self._once(client, settings, lines, deadline, call)
         except TimeoutError:
             raise AssistantBusy(f"no whole answer within {settings.deadline_seconds:g} s") from None
         raise AssertionError("stamina either returns or raises")
 
     async def _once(
-        self, client: httpx.AsyncClient, settings: AssistantSettings, lines: list[Line], deadline: float
+        self,
+        client: httpx.AsyncClient,
+        settings: AssistantSettings,
+        lines: list[Line],
+        deadline: float,
+        call: Call | None,
     ) -> Answer:
         body: dict[str, Any] = {
             "model": settings.model,
@@ -113,11 +125,11 @@ class Anthropic:
                 f"{settings.base_url}/v1/messages",
                 headers=headers,
                 content=_encode(body),
-                timeout=max(0.0, deadline - time.monotonic()),
+                timeout=max(0.0, deadline - EARLY - time.monotonic()),
             ) as response:
                 if response.status != 200:
                     raise _refused(response.status, response.headers)
-                return await _collect(response)
+                return await _collect(response, call)
         except (NeverLeft, InDoubt) as error:  # asking twice doubles nothing but the cost
             raise AssistantBusy(str(error)) from error
 
@@ -129,7 +141,7 @@ def _refused(status: int, headers: httpx.Headers) -> AssistantBusy | AssistantRe
     return AssistantBusy(f"HTTP {status}", retry_after=float(asked) if _SECONDS.fullmatch(asked) else None)
 
 
-async def _collect(response: http.Stream) -> Answer:
+async def _collect(response: http.Stream, call: Call | None) -> Answer:
     parts: list[str] = []
     model, stopped, ended = "", "", False
     tokens = [0, 0]
@@ -140,6 +152,8 @@ async def _collect(response: http.Stream) -> Answer:
             raise AssistantBusy("an event that cannot be read") from None
         if event.type == "content_block_delta" and event.delta and event.delta.type == "text_delta":
             parts.append(event.delta.text)
+            if call is not None and len(parts) == 1:
+                call.began()
         elif event.type == "message_start" and event.message:
             model = event.message.model[:100]
             if event.message.usage:

@@ -21,18 +21,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KNOWN = ("database",)
+KINDS = "`database`, `channel TENANT/CHANNEL` or `assistant TENANT`"
 PATIENCE = 2.0  # seconds that a process may take to show its metrics
+NAMED = 10  # names that a refusal lists at most
 
-OPENED = """\
-The breaker of the {0} is held OPEN. Within 2 seconds, every process stops asking the {0}:
+OPENED = {
+    "database": """\
 - web answers webhooks 503, or takes them into the spool where QASID_SPOOL_DIR is set;
 - workers claim no conversations, so nobody is answered.
-It stays so, over restarts too, until you undo it: qasid breaker auto {0}"""
-CLOSED = """\
-The breaker of the {0} is held CLOSED. Within 2 seconds, every process asks the {0} as if nothing were amiss,
-however it answers: where it hangs, each webhook waits for its whole deadline.
-It stays so, over restarts too, until you undo it: qasid breaker auto {0}"""
+""",
+    "channel": """\
+- workers send nothing from this number; what people write is stored and answered, and the answers wait;
+- what gets older than `answer_within_hours` meanwhile is left unsent, unless `late` is `answer`.
+""",
+    "assistant": """\
+- who writes to this tenant waits for `deadline_seconds`, then reads `texts.failure`; intents are answered as ever.
+""",
+}
+CLOSED = {
+    "database": "where it hangs, each webhook waits for its whole deadline.",
+    "channel": "where it hangs, each send waits for its whole timeout, and may end in doubt.",
+    "assistant": "where it hangs, each person waits for `deadline_seconds`.",
+}
 AWAY = """\
 Nothing was changed, and nothing has to be: while the database cannot be reached, the breaker of each process opens by \
 itself within 2 seconds (unless it is held closed), and closes by itself once the database has answered three times. \
@@ -56,6 +66,7 @@ def breaker(ctx: click.Context) -> None:
     A process whose database fails stops asking it (its breaker is OPEN), goes on with what needs no database, and asks
     again when it answers. That needs nobody. Without a further word this lists what people hold, and the state in the
     processes on this machine: it asks web at QASID_HOST and QASID_PORT, and one worker at QASID_WORKER_METRICS_PORT.
+    Workers have breakers for channels and assistants besides, of which those are shown that are not closed, or held.
 
     \b
     closed     all is well
@@ -67,63 +78,133 @@ def breaker(ctx: click.Context) -> None:
         _list()
 
 
-_dependency = click.argument("dependency")
+_dependency = click.argument("dependency", nargs=-1, required=True)
 
 
 @breaker.command("open")
 @_dependency
-def breaker_open(dependency: str) -> None:
-    """Have no process ask DEPENDENCY any more. This stops the service.
+def breaker_open(dependency: tuple[str, ...]) -> None:
+    """Have no process ask DEPENDENCY any more: nothing is lost, and what needs it waits.
 
-    For the time in which you repair the database and want it left alone, but for one short question a second from each
-    process. Within 2 seconds web answers webhooks 503 (Meta sends them again, for days) or takes them into the spool,
-    and workers claim nothing, so nobody gets an answer. Undo it with `qasid breaker auto DEPENDENCY`: it never ends by
-    itself. DEPENDENCY is `database`.
+    DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`, for the time in which you repair it and
+    want it left alone. With the database this stops the service: web answers webhooks 503 (Meta sends them again, for
+    days) or takes them into the spool, and workers claim nothing. From a channel nothing is sent. While an assistant is
+    held open people wait for `deadline_seconds`, then read `texts.failure`. Undo it with `qasid breaker auto
+    DEPENDENCY`: it never ends by itself.
     """
-    _force(dependency, "open", OPENED)
+    name = _name(dependency)
+    _force(name, "open")
+    click.echo(f"The breaker of the {spoken(name)} is held OPEN. Within 2 seconds, every process stops asking it:")
+    click.echo(OPENED[_kind(name)], nl=False)
+    click.echo(f"It stays so, over restarts too, until you undo it: {_undo(name)}")
 
 
 @breaker.command("close")
 @_dependency
-def breaker_close(dependency: str) -> None:
+def breaker_close(dependency: tuple[str, ...]) -> None:
     """Have every process ask DEPENDENCY, however it answers: held closed.
 
-    For a breaker that stays open although you know that the database is well. This mends nothing: while the database
-    hangs, each webhook now waits for its whole deadline before its 503. Undo it with `qasid breaker auto DEPENDENCY`:
-    it never ends by itself. DEPENDENCY is `database`.
+    DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`: for a breaker that stays open although you
+    know that what it leads to is well. This mends nothing: while the database hangs, each webhook now waits for its
+    whole deadline before its 503. Undo it with `qasid breaker auto DEPENDENCY`: it never ends by itself.
     """
-    _force(dependency, "closed", CLOSED)
+    name = _name(dependency)
+    _force(name, "closed")
+    click.echo(
+        f"The breaker of the {spoken(name)} is held CLOSED. Within 2 seconds, every process asks it as if nothing were "
+        f"amiss,\nhowever it answers: {CLOSED[_kind(name)]}"
+    )
+    click.echo(f"It stays so, over restarts too, until you undo it: {_undo(name)}")
 
 
 @breaker.command("auto")
 @_dependency
-def breaker_auto(dependency: str) -> None:
+def breaker_auto(dependency: tuple[str, ...]) -> None:
     """Let each process decide again: undoes `open` and `close`.
 
-    DEPENDENCY is `database`.
+    DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`.
     """
     from app.store import breakers
 
-    _known(dependency)
-    if _done(lambda conn: breakers.let_go(conn, dependency)):
+    name = _name(dependency)
+
+    async def let_go(conn: "Connection") -> bool:
+        # Of what has left the configuration a word may still be there.
+        return await breakers.let_go(conn, name) or await _require(conn, name)
+
+    if _done(let_go):
         click.echo(
-            f"The breaker of the {dependency} is held no longer: within 2 seconds each process decides by itself."
+            f"The breaker of the {spoken(name)} is held no longer: within 2 seconds each process decides by itself."
         )
     else:
-        click.echo(f"Nobody held the breaker of the {dependency}: each process decides by itself.")
+        click.echo(f"Nobody held the breaker of the {spoken(name)}: each process decides by itself.")
 
 
-def _force(dependency: str, forced: "Forced", words: str) -> None:
+def _force(name: str, forced: "Forced") -> None:
     from app.store import breakers
 
-    _known(dependency)
-    _done(lambda conn: breakers.force(conn, dependency, forced))
-    click.echo(words.format(dependency))
+    async def force(conn: "Connection") -> None:
+        await _require(conn, name)
+        await breakers.force(conn, name, forced)
+
+    _done(force)
 
 
-def _known(dependency: str) -> None:
-    if dependency not in KNOWN:
-        raise ConfigurationError(f"There is no breaker {dependency!r} to hold. Known is: {', '.join(KNOWN)}.")
+def _name(words: tuple[str, ...]) -> str:
+    """The name of a breaker, as the table has it, from `channel noor/main` or `channel:noor/main`."""
+    name = ":".join(words)
+    kind, _, rest = name.partition(":")
+    if name == "database" or (kind in ("channel", "assistant") and rest and ":" not in rest):
+        return name
+    raise ConfigurationError(f"There is no breaker {' '.join(words)!r} to hold. It must be {KINDS}.")
+
+
+async def _require(conn: "Connection", name: str) -> bool:
+    """False. Raises ConfigurationError: the configuration has no such thing."""
+    from app.store import breakers, configuration
+
+    kind, _, path = name.partition(":")
+    if kind == "database":
+        return False
+    tenant, _, channel = path.partition("/")
+    owners = await breakers.owners(conn)
+    owner = next((owner for owner in owners if owner.slug == tenant), None)
+    if kind == "assistant":
+        if owner is None or path != tenant or not owner.has_assistant:
+            raise _unknown(name, [owner.slug for owner in owners if owner.has_assistant])
+        return False
+    if owner is None:
+        raise ConfigurationError(f"The configuration has no tenant {tenant!r}. {_listed([o.slug for o in owners])}")
+    await configuration.act_for(conn, owner.id)
+    channels = await breakers.channels(conn, owner.id)
+    await configuration.act_for(conn, None)
+    if channel not in channels:
+        raise _unknown(name, [f"{tenant}/{slug}" for slug in channels])
+    return False
+
+
+def _unknown(name: str, alike: list[str]) -> ConfigurationError:
+    return ConfigurationError(f"The configuration has no {spoken(name)}. {_listed(alike)}")
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "It has none at all."
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"It has: {', '.join(names[:NAMED])}{more}."
+
+
+def _kind(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def spoken(name: str) -> str:
+    """A breaker's name as a person says it, and as the commands take it: `channel noor/main`."""
+    return name.replace(":", " ", 1)
+
+
+def _undo(name: str) -> str:
+    return f"qasid breaker auto {spoken(name)}"
 
 
 def _done(work: "Callable[[Connection], Awaitable[T]]") -> T:
@@ -160,7 +241,9 @@ def _list() -> None:
         if isinstance(found, str):
             silent.append(f"{process}: {found}")
         else:
-            rows += [(process, s.dependency, s.state, "a person" if s.held else "", str(s.opened)) for s in found]
+            rows += [
+                (process, spoken(s.dependency), s.state, "a person" if s.held else "", str(s.opened)) for s in found
+            ]
     if rows:
         for line in aligned(("PROCESS", "DEPENDENCY", "STATE", "HELD BY", "OPENED"), rows):
             click.echo(line)
@@ -176,8 +259,8 @@ def _list() -> None:
 def _told(held: "Held") -> str:
     state: Literal["OPEN", "CLOSED"] = "OPEN" if held.forced == "open" else "CLOSED"
     return (
-        f"{held.dependency} is held {state} by a person since {held.at:%Y-%m-%d %H:%M:%S %Z}. "
-        f"Undo: qasid breaker auto {held.dependency}"
+        f"{spoken(held.dependency)} is held {state} by a person since {held.at:%Y-%m-%d %H:%M:%S %Z}. "
+        f"Undo: {_undo(held.dependency)}"
     )
 
 

@@ -168,6 +168,19 @@ UPDATE lanes SET run_at = least(run_at, qasid_now())
 WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND done_seq < head_seq
 """
 
+# A channel that was not asked is asked again. Those that wait, for that or for something else, look anew, those due first
+# before the others, and fifty a second: whoever has only just come back is not run over.
+WAKE_CHANNEL = """
+WITH waiting AS MATERIALIZED (
+  SELECT tenant_id, conversation_id, run_at FROM lanes
+  WHERE tenant_id = %(tenant_id)s AND channel_id = %(channel_id)s AND owner IS NULL AND run_at > qasid_now()
+    AND done_seq < head_seq
+  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE SKIP LOCKED),
+placed AS (SELECT *, row_number() OVER (ORDER BY run_at) - 1 AS place FROM waiting)
+UPDATE lanes l SET run_at = least(l.run_at, qasid_now() + p.place * interval '20 milliseconds') FROM placed p
+WHERE (l.tenant_id, l.conversation_id) = (p.tenant_id, p.conversation_id)
+"""
+
 # Pause tells workers by the fence alone. What waits in the lane becomes due: it settles as left to a person.
 PAUSE = """
 UPDATE lanes SET paused_until = %(until)s, run_at = CASE WHEN done_seq < head_seq THEN least(run_at, qasid_now()) ELSE run_at END
@@ -269,6 +282,12 @@ async def tried(conn: Connection, worker: UUID, claim: Claim) -> int | None:
 async def wake(conn: Connection, lane: LaneId) -> None:
     """What this lane waited for has come to its end: look at it now."""
     await conn.execute(WAKE, {"tenant_id": lane[0], "conversation_id": lane[1]})
+
+
+async def wake_channel(conn: Connection, tenant_id: UUID, channel_id: UUID) -> int:
+    """What waits in this channel's lanes is looked at anew within seconds; how many lanes that are."""
+    result = await conn.execute(WAKE_CHANNEL, {"tenant_id": tenant_id, "channel_id": channel_id})
+    return result.rowcount
 
 
 async def pause(conn: Connection, lane: LaneId, until: datetime | None) -> bool:

@@ -11,6 +11,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Struct
 
 from app import db, metrics, migrate
+from app.breaker import Breaker
 from app.errors import DatabaseUnavailable
 from app.settings import Settings
 from app.spool import Spool
@@ -29,8 +30,15 @@ class Ready(Struct, frozen=True, kw_only=True):
 class Readiness:
     """Asks whether the database answers, its schema is this build's, and the configuration was read from it."""
 
-    def __init__(self, console: db.Pool, configured: Callable[[], bool], spool: Spool | None = None) -> None:
-        """`configured` says whether this process knows its endpoints yet."""
+    def __init__(
+        self,
+        console: db.Pool,
+        configured: Callable[[], bool],
+        spool: Spool | None = None,
+        breaker: Breaker | None = None,
+    ) -> None:
+        """`configured` says whether this process knows its endpoints yet; `breaker` is what webhooks stop at."""
+        self._breaker = breaker
         self._spool = spool
         self._console = console
         self._configured = configured
@@ -50,6 +58,8 @@ class Readiness:
         return Ready(ready=not reason or keeps, reason=reason)
 
     async def _ask(self) -> str:
+        if self._breaker is not None and self._breaker.forced == "open":  # nothing that is asked here would show it
+            return "A person holds the breaker of the database open; `qasid breaker auto database` ends that."
         try:
             async with db.connection(self._console) as conn, conn.transaction():
                 # As the owner of the schema, who alone may read what was applied.

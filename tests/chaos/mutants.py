@@ -52,26 +52,26 @@ OUTBOUND = (
         patches=(
             Patch(
                 _DELIVER,
-                "    async def send(self, lane: Lane, chunk: Chunk, n: int) -> str:\n",
-                "    async def send(self, lane: Lane, chunk: Chunk, n: int, fact: Fact | None = None) -> str:\n",
+                "    async def send(self, lane: Lane, chunk: Chunk, n: int, call: Call) -> str:\n",
+                "    async def send(self, lane: Lane, chunk: Chunk, n: int, call: Call, fact: Fact | None = None) -> str:\n",
             ),
             Patch(
                 _DELIVER,
-                "        fact = await self._attempt(lane, key, chunk)\n",
-                "        fact = fact or await self._attempt(lane, key, chunk)\n",
+                "        fact = await self._attempt(lane, key, chunk, call)\n",
+                "        fact = fact or await self._attempt(lane, key, chunk, call)\n",
             ),
             Patch(
                 _DELIVER,
-                "                permission = await self._intend(lane, chunk.id, n + 1)\n",
-                "                fact = await self._attempt(lane, Key(chunk.id, n + 1), chunk)\n"
-                "                permission = await self._intend(lane, chunk.id, n + 1)\n",
+                "                    permission = await self._intend(lane, chunk.id, n + 1)\n",
+                "                    fact = await self._attempt(lane, Key(chunk.id, n + 1), chunk, call)\n"
+                "                    permission = await self._intend(lane, chunk.id, n + 1)\n",
             ),
             Patch(
                 _DELIVER,
-                "                state = await self.send(lane, chunk, n + 1)\n",
-                "                state = await self.send(lane, chunk, n + 1, fact)\n",
+                "                        state = await self.send(lane, chunk, n + 1, call)\n",
+                "                        state = await self.send(lane, chunk, n + 1, call, fact)\n",
             ),
-            Patch("workers/answer.py", "        send = bool(pieces) and gate_open\n", "        send = False\n"),
+            Patch("workers/answer.py", "        wanted = bool(pieces) and gate_open\n", "        wanted = False\n"),
         ),
     ),
     Mutant(
@@ -145,7 +145,7 @@ OUTBOUND = (
         patches=(
             Patch(
                 _DELIVER,
-                "                may_leave=lambda: self._lanes.may_send() and not self._held_for(lane),\n",
+                "                may_leave=lambda: self._lanes.may_send() and not self._held_for(lane) and call.stands,\n",
                 "                may_leave=None,\n",
             ),
         ),

@@ -7,6 +7,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -277,6 +278,61 @@ async def test_a_stream_is_read_or_it_is_no_answer(
 async def test_nobody_at_home_is_busy(room: Room, without_pauses: None) -> None:
     """A connection that is refused may be taken later."""
     assert isinstance(await room.fate(base_url="http://127.0.0.1:9"), AssistantBusy)
+
+
+# --- under watch ---
+
+
+class Watched:
+    """Stands for a breaker: notes how each call ended and when its first words came; `shut`: it lets nobody through."""
+
+    def __init__(self, *, shut: bool = False) -> None:
+        self.shut = shut
+        self.ends: list[type[BaseException] | None] = []
+        self.words = 0
+
+    def began(self) -> None:
+        self.words += 1
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator["Watched"]:
+        if self.shut:
+            await asyncio.Event().wait()
+        try:
+            yield self
+        except BaseException as error:
+            self.ends.append(type(error))
+            raise
+        self.ends.append(None)
+
+
+async def test_each_call_is_watched_by_itself(room: Room, without_pauses: None) -> None:
+    """What failed, what was cut after its first words, and what came whole; one question, three calls."""
+    room.fails("http_529", "cut")
+    watched = Watched()
+    answer = await room.assistant.ask(room.client, room.settings, [Line("user", "question")], watched.asking)
+    assert answer.text and watched.ends == [AssistantBusy, AssistantBusy, None]
+    assert watched.words == 2
+
+
+@pytest.mark.parametrize("kind", ["no_answer", "stall"])
+async def test_a_call_that_runs_into_the_deadline_has_failed(room: Room, kind: str) -> None:
+    """It is no cancellation, which would say nothing of the provider."""
+    room.fails(kind)
+    watched = Watched()
+    settings = msgspec.structs.replace(room.settings, deadline_seconds=0.5)
+    with pytest.raises(AssistantBusy):
+        await room.assistant.ask(room.client, settings, [Line("user", "question")], watched.asking)
+    assert watched.ends == [AssistantBusy]
+
+
+async def test_a_wait_for_its_turn_counts_in_the_deadline(room: Room) -> None:
+    """Whoever may not ask within it is told so as by a provider that is busy; nothing was asked."""
+    settings = msgspec.structs.replace(room.settings, deadline_seconds=0.3)
+    began = time.monotonic()
+    with pytest.raises(AssistantBusy, match=r"within 0\.3 s"):
+        await room.assistant.ask(room.client, settings, [Line("user", "question")], Watched(shut=True).asking)
+    assert 0.25 < time.monotonic() - began < 2.0 and room.calls == 0
 
 
 def test_a_provider_that_is_not_built_yet_refuses() -> None:

@@ -70,7 +70,9 @@ def test_an_unknown_breaker_is_refused_with_those_that_are_known(word: str) -> N
     """Exit code 2 and one line, before anything is asked of the database."""
     refused = qasid(word, "databse", QASID_DATABASE_URL=NOWHERE)
     assert refused.exit_code == 2
-    assert refused.output == "qasid: There is no breaker 'databse' to hold. Known is: database.\n"
+    assert refused.output == (
+        "qasid: There is no breaker 'databse' to hold. It must be `database`, `channel TENANT/CHANNEL` or `assistant TENANT`.\n"
+    )
 
 
 @pytest.mark.parametrize("word", ["open", "close", "auto"])

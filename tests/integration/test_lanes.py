@@ -738,3 +738,24 @@ async def test_errors_are_certain_and_deaths_are_not(here: Ground) -> None:
             await here.act("UPDATE lanes SET run_at = NULL WHERE conversation_id = %s", dying)
     assert (await here.row(failing))["attempts"] == lanes.MOST_CLAIMS
     assert (await here.row(dying))["attempts"] == 4
+
+
+async def test_a_channel_that_is_back_wakes_what_waits_for_it_and_nobody_else(here: Ground) -> None:
+    """Those due first before the others, a fiftieth of a second apart; idle lanes, other channels and the twin stay as they are."""
+    beside = await here.channel_beside()
+    waiting = [await here.lane() for _ in range(3)]
+    other, idle = await here.lane(channel=beside), await here.lane()
+    for lane in (*waiting, other):
+        await here.ingest(here.placed(lane))
+    before = await here.twins()
+    worker = await here.worker()
+    wait = {lane: 30.0 - n for n, lane in enumerate([*waiting, other])}
+    for claim in await here.claim(worker):
+        await release(here, worker, claim, again_in=wait[claim.conversation_id])
+    assert await lanes.wake_channel(here.conn, here.tenant, here.channel) == 3
+    rows = await here.all("SELECT conversation_id, run_at FROM lanes WHERE tenant_id = %s", here.tenant)
+    at = {row["conversation_id"]: row["run_at"] for row in rows}
+    first = at[waiting[2]]
+    assert [(at[lane] - first).total_seconds() for lane in waiting] == pytest.approx([0.04, 0.02, 0.0])
+    assert (await here.row(waiting[2]))["due"] and (await here.row(other))["runs_in"] > 20 and at[idle] is None
+    assert await here.twins() == before

@@ -1,6 +1,7 @@
 """What a worker remembers of a conversation is what the database would bring; and what stands in while it takes no reads."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack
@@ -18,9 +19,10 @@ from structlog.testing import capture_logs
 
 from app import db
 from app.breaker import Breaker
+from app.directory import Directory
 from app.errors import DatabaseUnavailable
 from app.policies import DATABASE
-from app.store import dead, lanes, turns
+from app.store import dead, histories, lanes, turns
 from app.store.lanes import Claim, Release
 from app.store.turns import Opening, Settlement
 from tests import world as shared
@@ -30,6 +32,7 @@ from tests.world import World
 from workers.commits import Commits
 from workers.opening import Opened, Openings
 from workers.sessions import HARD, SOFT, Sessions
+from workers.warming import warm
 
 world = shared.world
 
@@ -54,10 +57,19 @@ class Worker:
 
     def __init__(self, here: Ground, pool: db.Pool, most_bytes: int = 1 << 20) -> None:
         self.here = here
+        self.most_bytes = most_bytes
         self.commits = Counted(pool)
         self.clock = 1000.0
         self.sessions = Sessions(most_bytes, lambda: self.clock)
         self.openings = Openings(self.commits, self.sessions)
+
+    async def restart(self, history: int = 5) -> None:
+        """Nothing is remembered, and the lately active are read ahead, as at the start of a worker process."""
+        self.sessions = Sessions(self.most_bytes, lambda: self.clock)
+        self.openings = Openings(self.commits, self.sessions)
+        assistant = SimpleNamespace(history_messages=history)
+        tenants = [SimpleNamespace(id=self.here.tenant, enabled=True, assistant=assistant)]
+        await warm(self.commits.pool, cast(Directory, SimpleNamespace(tenants=tenants)), self.sessions)
 
     async def begin(self) -> None:
         await lanes.register(self.here.conn, self.commits.worker, 3600.0)
@@ -156,7 +168,7 @@ turn = st.tuples(
         st.booleans(),  # its chunks are sent under a claim of their own
         st.sampled_from([3] * 9 + [5]),  # the configured history
     ),
-    st.sampled_from(["", "asked first", "asked first"]),
+    st.sampled_from(["", "asked first", "asked first", "restarted, asked"]),
 )
 plays = st.lists(
     st.sampled_from([spoken, step, replay, replay, replay, *[turn] * 12]).flatmap(lambda each: each),
@@ -172,6 +184,7 @@ class Play:
         self.here, self.pool, self.workers, self.found = here, pool, workers, found
         self.numbers = count(1)
         self.said: list[str] = []
+        self.restarted: set[Worker] = set()
 
     async def go(self, steps: list[Any]) -> None:
         self.lane = await self.here.lane()
@@ -180,6 +193,9 @@ class Play:
 
     async def step(self, what: str, how: Any, words: str) -> None:
         if what == "turn":
+            if words.startswith("restarted"):
+                await self.workers[how[0]].restart(history=3)
+                self.restarted.add(self.workers[how[0]])
             if words:
                 await self.step("say", "text", words)
             await self.turn(*how)
@@ -246,7 +262,9 @@ class Play:
         found = await worker.openings.open(claim, history, 0)
         turn, done = found.opening.turn, found.opening.done_seq
         if turn and not turn.settled and all(chunk.seq <= done for chunk in found.opening.chunks):
-            self.found["read" if history in worker.commits.asked[before[0] :] else "remembered"] += 1
+            source = "read" if history in worker.commits.asked[before[0] :] else "remembered"
+            self.found["ahead" if source == "remembered" and worker in self.restarted else source] += 1
+            self.restarted.discard(worker)
             assert found.stale_s is None and served("stale") == before[1]
             assert found.opening.said == (await worker.commits.open(claim, history, 0)).said
         return found
@@ -299,7 +317,7 @@ def test_what_is_remembered_is_what_would_be_read(database: Database, monkeypatc
             play()
         finally:
             runner.run(stack.aclose())
-    assert all(found[what] > 10 for what in ("read", "remembered", "answer", "send")), found
+    assert all(found[what] > 10 for what in ("read", "ahead", "remembered", "answer", "send")), found
 
 
 @pytest.mark.anyio
@@ -319,6 +337,77 @@ async def test_a_warm_worker_reads_no_history(here: Ground, worker: Worker) -> N
         await here.ingest(here.placed(lane, f"q{n}"))
         await worker.turn(lane, f"a{n}")
     assert worker.commits.asked == [5, 0, 0, 5, 0]
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_starts_reads_ahead_what_was_lately_active(here: Ground, worker: Worker) -> None:
+    """Its first turns read no history; of a lane at which something waits, and of one long silent, they do."""
+    lively, busy, silent = [await here.lane() for _ in range(3)]
+    for lane in (silent, busy, lively):
+        await here.ingest(here.placed(lane, "before"))
+        await worker.turn(lane, "a")
+    old = UUID(int=(int((time.time() - 1000) * 1000) << 80) | 0x7000 << 64 | 0x8000 << 48)
+    await here.act(
+        "UPDATE messages SET id = overlay(%s::text PLACING right(id::text, 12) FROM 25)::uuid WHERE conversation_id = %s",
+        *(str(old), silent),
+    )
+    await here.ingest(here.placed(busy, "waits"))
+    await worker.restart()
+    worker.commits.asked.clear()
+    for lane in (lively, busy, silent):
+        await here.ingest(here.placed(lane, "now"))
+        await worker.turn(lane, "b")
+    assert worker.commits.asked == [0, 5, 5]
+    assert len(await here.twins()) == len(await here.all("SELECT FROM lanes WHERE tenant_id = %s", here.twin))
+
+
+@pytest.mark.anyio
+async def test_reading_ahead_stops_where_there_is_no_room_and_forgets_nothing(here: Ground, pool: db.Pool) -> None:
+    """The newest conversations have the room; what a turn left is never replaced."""
+    first = Worker(here, pool)
+    await first.begin()
+    made = [await here.lane() for _ in range(6)]
+    for lane in made:
+        await here.ingest(here.placed(lane, "q"))
+        await first.turn(lane, "a")
+    await first.restart()
+    size = first.sessions.bytes
+    assert [first.sessions.last((here.tenant, lane)) is not None for lane in made] == [True] * 6
+    second = Worker(here, pool, most_bytes=size // 2)
+    await second.restart()
+    assert [second.sessions.last((here.tenant, lane)) is not None for lane in made] == [False] * 3 + [True] * 3
+    assert second.sessions.bytes <= size // 2
+
+
+@pytest.mark.anyio
+async def test_nothing_is_read_ahead_while_the_breaker_takes_no_reads(here: Ground, worker: Worker) -> None:
+    """A database that is slow already is not asked for what nobody waits for."""
+    lane = await here.lane()
+    await here.ingest(here.placed(lane))
+    await worker.turn(lane, "a")
+    worker.commits.pool.breaker = Slow()
+    try:
+        await worker.restart()
+        assert worker.sessions.bytes == 0
+    finally:
+        worker.commits.pool.breaker = None
+
+
+@pytest.mark.anyio
+async def test_what_was_lately_active_is_found_by_the_primary_key(here: Ground, worker: Worker) -> None:
+    """However many messages there are of days before: the plan looks at a range of ids, tenant by tenant, and sorts no table."""
+    values = {"tenant_id": [here.tenant], "since": 900.0, "each": 500, "most": 100}
+    await here.conn.execute("SET enable_seqscan = off")
+    plan = "\n".join(
+        row[0] for row in await (await here.conn.execute("EXPLAIN " + histories.RECENT, values)).fetchall()
+    )
+    assert "Index Scan Backward using messages_pkey" in plan
+    condition = next(line for line in plan.splitlines() if "Index Cond" in line)
+    assert "tenant_id" in condition and "id >" in condition
+    lane = await here.lane()
+    wanted = {"tenant_id": [here.tenant], "conversation_id": [lane], "history": [5]}
+    plan = "\n".join(row[0] for row in await (await here.conn.execute("EXPLAIN " + histories.READ, wanted)).fetchall())
+    assert "Index Scan Backward using messages_history" in plan and "Seq Scan" not in plan
 
 
 @pytest.mark.anyio

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from app.breaker import Breaker, Call, Open, Policy
-from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, InDoubt, NeverLeft, Refused
+from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, HeldBack, InDoubt, NeverLeft, Refused
 from app.policies import (
     ASSISTANT,
     BAD_DATA,
@@ -499,6 +499,7 @@ def test_unavailable_without_a_cause_is_a_missed_deadline() -> None:
         (Refused("no", code=131026, then="dead"), "good"),
         (Refused("later", code=130429, then="again", scope="channel"), "good"),
         (NeverLeft("refused"), "failed"),
+        (HeldBack("the lease ends"), "neither"),
         (BUSY, "failed"),
         (TimeoutError(), "failed"),
         (psycopg.OperationalError(), "neither"),  # of another dependency
@@ -509,11 +510,19 @@ def test_a_channels_refusal_is_an_answer(error: Exception, verdict: str) -> None
     assert of_channel(error) == verdict
 
 
+def made_of(cause: Exception) -> AssistantBusy:
+    """As an assistant tells of what became of a request."""
+    error = AssistantBusy(str(cause))
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "verdict"),
     [
         (AssistantRefused("HTTP 401"), "good"),
         (AssistantBusy("HTTP 529"), "failed"),
+        (made_of(HeldBack("no time was left")), "neither"),
         (TimeoutError(), "failed"),
         (Unforeseen(), "neither"),
     ],

@@ -1,6 +1,7 @@
 """When delivery gives up: what the seams around it are asked to do."""
 
 from collections.abc import Awaitable
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -75,6 +76,9 @@ async def test_a_text_is_sent_again_after_silence_but_not_for_ever(attempt: int,
     nobody: Any = None
     delivery = Delivery(commits, nobody, nobody, nobody, Settings())
     claim = Claim(tenant_id=uuid4(), conversation_id=uuid4(), channel_id=uuid4(), token=1, attempts=1)
-    seams: Any = {"tenant": Tenant(), "channel": None, "to": None, "watch": Watch()}
+    channel = SimpleNamespace(
+        tenant_id=uuid4(), id=uuid4(), slug="main", endpoint_id=uuid4(), base_url="", address="", token=""
+    )
+    seams: Any = {"tenant": Tenant(), "channel": channel, "to": None, "watch": Watch()}
     await delivery.entry(Lane(claim=claim, manual=False, correlation="c", **seams), None, [doubted(attempt)])
     assert commits.calls == asked

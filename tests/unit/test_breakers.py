@@ -1,0 +1,336 @@
+"""Which breakers a worker has: whose failures touch whom, who comes again when, and what is remembered."""
+
+import asyncio
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from app.configuration import Assistant, Limits, Texts
+from app.directory import Channel, Directory, Tenant
+from app.errors import AssistantBusy, HeldBack, InDoubt, Refused
+from app.vault import Secret, SecretBytes
+from workers.breakers import STEP, Breakers
+
+pytestmark = pytest.mark.anyio
+
+LOST = InDoubt("no answer")
+
+
+class Place:
+    """The breakers of one worker, on a clock of the test's, and two tenants with a channel each."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+        self.woken: list[tuple[UUID, UUID]] = []
+        self.breakers = Breakers(clock=lambda: self.at, draw=lambda: 0.0)
+        self.breakers.reopened = lambda tenant, channel: self.woken.append((tenant, channel))
+        self.noor, self.other = tenant("nurse"), tenant("other")
+        self.main, self.beside = channel(self.noor, "main"), channel(self.other, "main")
+
+    def send(self, error: Exception | None = None, *, beside: bool = False) -> bool:
+        """One send; False: turned away."""
+        owner, over = (self.other, self.beside) if beside else (self.noor, self.main)
+        with self.breakers.channel(owner, over) as call:
+            if call is None:
+                return False
+            call.ended(error)
+            return True
+
+    def lose(self) -> None:
+        """Ten sends lost: it opens."""
+        assert [self.send(LOST) for _ in range(11)] == [True] * 10 + [False]
+
+    def again(self) -> float:
+        return self.breakers.comes_again(self.noor, self.main)
+
+    def follow(self, *tenants: Tenant, channels: list[Channel], version: int) -> None:
+        directory = Directory(
+            version=version, digest_key=SecretBytes(b""), endpoints=[], tenants=list(tenants), channels=channels
+        )
+        watch: Any = SimpleNamespace(current=directory)
+        self.breakers.directory = watch
+
+
+def tenant(slug: str, **more: Any) -> Tenant:
+    assistant = Assistant(
+        provider="anthropic", base_url="https://ai.example", api_key=Secret("sk"), model="m", deadline_seconds=5.0
+    )
+    fields = {
+        "id": uuid4(),
+        "slug": slug,
+        "name": slug,
+        "enabled": True,
+        "in_doubt": "resend",
+        "assistant": assistant,
+        "texts": Texts(),
+        "limits": Limits(),
+        "intents": {},
+    }
+    return Tenant(**{**fields, **more})
+
+
+def channel(owner: Tenant, slug: str) -> Channel:
+    return Channel(
+        tenant_id=owner.id,
+        id=uuid4(),
+        slug=slug,
+        endpoint_id=uuid4(),
+        address="1",
+        base_url="https://graph.example",
+        token=Secret("t"),
+        enabled=True,
+        session_gap_hours=3,
+        answer_within_hours=24,
+        late="store",
+    )
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    place = Place()
+    yield place
+    place.follow(channels=[], version=100)
+    place.breakers.heard({})
+    assert len(place.breakers) == 0
+
+
+def series(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(name, labels)
+
+
+# --- channels ---
+
+
+async def test_a_channel_that_fails_is_not_asked_and_no_other_is_touched(place: Place) -> None:
+    """Half of ten calls; the channel beside goes on."""
+    place.lose()
+    assert not place.send()
+    assert place.send(beside=True)
+
+
+@pytest.mark.parametrize("error", [Refused("no", code=190, then="hold"), HeldBack("the lease ends")])
+async def test_what_is_no_failure_of_the_provider_opens_nothing(place: Place, error: Exception) -> None:
+    """A refusal is an answer; what we held back ourselves says nothing of anybody."""
+    assert all(place.send(error) for _ in range(30))
+
+
+async def test_a_place_that_was_not_used_counts_nowhere(place: Place) -> None:
+    """Its intent was not let through: neither a success that hides failures, nor the end of a probe."""
+    for _ in range(30):
+        with place.breakers.channel(place.noor, place.main):
+            pass
+    place.lose()
+    place.at += 1.0
+    with place.breakers.channel(place.noor, place.main) as probe:
+        assert probe is not None and not place.send()
+    assert place.send(LOST)  # the next is the probe
+    assert not place.send()
+
+
+async def test_a_place_stands_only_as_long_as_its_breaker_lets_through(place: Place) -> None:
+    """The last look before the first byte: it opened meanwhile, by others' failures or by hand; a probe's own stands."""
+    with place.breakers.channel(place.noor, place.main) as call:
+        assert call is not None and call.stands
+        place.lose()
+        assert not call.stands
+    place.at += 1.0
+    with place.breakers.channel(place.noor, place.main) as probe:
+        assert probe is not None and probe.stands
+        place.breakers.heard({"channel:nurse/main": "open"})
+        assert not probe.stands
+
+
+async def test_those_turned_away_come_again_one_by_one_from_when_it_may_be_asked(place: Place) -> None:
+    """Each may be the probe; those for whom there is no room before the longest pause's end come then."""
+    place.lose()
+    waits = [place.again() for _ in range(300)]
+    assert waits[:3] == [1.0, 1.0 + STEP, 1.0 + 2 * STEP]
+    assert waits[-1] == 45.0 and max(waits) == 45.0
+    assert len(set(waits)) == 177  # one each quarter of a second, from the first to the forty-fifth
+    place.at += 46.0
+    assert place.send(None)
+    assert place.again() == 0.0
+
+
+async def test_while_one_asks_the_others_look_again_soon(place: Place) -> None:
+    """Nobody knows how long the probe takes: waiting out the longest that it may would be for nothing."""
+    place.lose()
+    place.at += 1.0
+    with place.breakers.channel(place.noor, place.main):
+        assert place.again() == STEP
+        assert place.again() == 2 * STEP
+
+
+async def test_held_open_by_hand_nobody_looks_more_often_than_at_the_longest_pause(place: Place) -> None:
+    """The word's end wakes them; until then they cost next to nothing."""
+    place.breakers.heard({"channel:nurse/main": "open"})
+    assert not place.send()
+    assert [place.again() for _ in range(3)] == [45.0] * 3
+    place.breakers.heard({})
+    assert place.woken == [(place.noor.id, place.main.id)] and place.send()
+
+
+async def test_whoever_waits_is_woken_when_it_closes(place: Place) -> None:
+    """Once, by whatever closes it; not by a probe that fails."""
+    place.lose()
+    place.at += 1.0
+    assert place.send(LOST)
+    assert place.woken == []
+    place.at += 2.0
+    assert place.send()
+    assert place.woken == [(place.noor.id, place.main.id)]
+
+
+async def test_no_lane_waits_longer_than_the_longest_pause_and_a_quarter(place: Place) -> None:
+    """However long the channel was away: the next probe is never later than that."""
+    breakers = Breakers(clock=lambda: place.at, draw=lambda: 0.999)
+    place.breakers = breakers
+    place.lose()
+    for _ in range(20):
+        wait = max(place.again() for _ in range(200))
+        assert wait <= 45.0 * 1.25
+        place.at += 46.0
+        place.send(LOST)
+
+
+# --- assistants ---
+
+
+async def asked(place: Place, tenant: Tenant, error: Exception | None = None) -> None:
+    async with place.breakers.assistant(tenant):
+        if error is not None:
+            raise error
+
+
+async def fail(place: Place, tenant: Tenant) -> None:
+    for _ in range(10):
+        with pytest.raises(AssistantBusy):
+            await asked(place, tenant, AssistantBusy("HTTP 529"))
+
+
+async def test_one_tenants_assistant_never_closes_anothers(place: Place) -> None:
+    """The same address, model and key; a deadline or a prompt of one may still be what fails."""
+    await fail(place, place.noor)
+    async with asyncio.timeout(1):
+        await asked(place, place.other)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asked(place, place.noor)
+
+
+async def test_who_waits_for_an_assistant_goes_on_when_it_answers(place: Place) -> None:
+    """One asks; its first words let the others in, before its end."""
+    await fail(place, place.noor)
+    place.at += 1.0
+    async with asyncio.timeout(5), place.breakers.assistant(place.noor) as probe:
+        waiting = asyncio.create_task(asked(place, place.noor))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        probe.began()
+        await waiting
+
+
+async def test_first_words_count_for_a_probe_alone(place: Place) -> None:
+    """Streams that begin and are cut are failures while it is closed."""
+    for _ in range(10):
+        with pytest.raises(AssistantBusy):
+            async with place.breakers.assistant(place.noor) as call:
+                call.began()
+                raise AssistantBusy("the stream was cut")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asked(place, place.noor)
+
+
+# --- the configuration, words, metrics ---
+
+
+async def test_what_leads_elsewhere_now_is_asked_afresh(place: Place) -> None:
+    """A new token, address or key: the old one's failures say nothing of it."""
+    place.lose()
+    place.main = msgspec.structs.replace(place.main, token=Secret("new"))
+    assert place.send()
+    await fail(place, place.noor)
+    assert place.noor.assistant
+    mended = msgspec.structs.replace(place.noor.assistant, api_key=Secret("new"))
+    async with asyncio.timeout(1):
+        await asked(place, msgspec.structs.replace(place.noor, assistant=mended))
+    assert len(place.breakers) == 2
+
+
+async def test_what_leaves_the_configuration_is_forgotten(place: Place) -> None:
+    """Its breaker, and its series; what stays, stays as it was."""
+    place.lose()
+    place.send(beside=True)
+    await asked(place, place.other)
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="open") == 1
+    place.follow(place.other, channels=[place.beside], version=1)
+    place.breakers.heard({})
+    assert len(place.breakers) == 2
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="open") is None
+    off = msgspec.structs.replace(place.other, enabled=False)
+    place.follow(off, channels=[place.beside], version=2)
+    place.breakers.heard({})
+    assert len(place.breakers) == 0
+
+
+async def test_a_word_holds_for_breakers_that_are_made_later(place: Place) -> None:
+    """A worker that starts, and a channel that is first used, hear what was said before; each hears its own."""
+    place.breakers.heard({"channel:nurse/main": "open", "assistant:other": "open"})
+    assert not place.send() and place.send(beside=True)
+    place.breakers.heard({"channel:nurse/main": "closed"})
+    assert all(place.send(LOST) for _ in range(30))
+    place.breakers.heard({})
+    assert not place.send()
+
+
+async def test_only_what_is_not_closed_has_series_of_its_own(place: Place) -> None:
+    """As many tenants as there are, a page of metrics has those that somebody should look at; the rest is counted together."""
+
+    def opened() -> float:
+        return series("qasid_breaker_opened_total", dependency="channel") or 0.0
+
+    before = opened()
+    assert place.send()
+    assert all(
+        series("qasid_breaker_state", dependency="channel:nurse/main", state=state) is None
+        for state in ("closed", "slow", "open", "half_open")
+    )
+    for _ in range(20):
+        place.send(LOST)
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="open") == 1
+    assert opened() == before + 1
+    place.breakers.heard({"channel:nurse/main": "closed"})
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="closed") == 1
+    assert series("qasid_breaker_forced", dependency="channel:nurse/main") == 1
+    place.breakers.heard({})
+    place.at += 1.0
+    assert place.send()
+    assert series("qasid_breaker_state", dependency="channel:nurse/main", state="closed") is None
+    assert series("qasid_breaker_forced", dependency="channel:nurse/main") is None
+
+
+async def test_the_log_tells_when_it_opens_and_how_long_it_was_open(place: Place) -> None:
+    """One alert, one line when it is back; what its probes hear in between is for those who debug."""
+    with capture_logs() as lines:
+        place.lose()
+        for pause in (1.0, 2.0, 4.0):
+            place.at += pause
+            place.send(LOST)
+        place.at += 8.0
+        place.send()
+    told = [(line["event"], line["log_level"]) for line in lines if line["log_level"] != "debug"]
+    assert told == [
+        ("breaker changed", "warning"),
+        ("a channel is away", "error"),
+        ("breaker changed", "info"),
+        ("a channel is back", "warning"),
+    ]
+    assert lines[1]["alert"] == "channel_away" and lines[1]["breaker"] == "channel:nurse/main"
+    assert lines[-1]["seconds"] == 15.0
