@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import uvloop
 
 from tests.bench import cost, timeline
 from tests.bench.figures import Report, machine, percentiles
@@ -29,8 +28,7 @@ def measure(names: Sequence[str], spools: Sequence[bool], drawing: Path, *, with
     for trouble in chosen:
         for spool in spools:
             click.echo(f"  {trouble.name}, {'with' if spool else 'without'} a spool …", err=True)
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                one = runner.run(play(trouble, spool=spool))
+            one = asyncio.run(play(trouble, spool=spool))  # asyncio's own loop, as the rig runs on
             click.echo(timeline.strips(one, trouble))
             seen.append(one)
             _judge(report, one, trouble)

@@ -26,7 +26,7 @@ from app.sandbox.people import Spoken
 from app.sandbox.server import running
 from app.sandbox.simulation import Sandbox
 from tests.bench.figures import BenchFailed
-from tests.bench.installation import ADDRESS, CONFIGURATION, STATE
+from tests.bench.installation import ADDRESS, CONFIGURATION, STATE, say
 from tests.chaos.database import DISK_BYTES, Degraded
 from tests.chaos.fleet import ENDPOINT, Fleet
 
@@ -192,7 +192,9 @@ async def play(trouble: Trouble, *, spool: bool) -> Seen:
             began = now()
             await trouble.happens(fleet, trouble.lasts)
             ended = now()
+            say(f"it is over after {ended - began:.1f} s")
             await writing
+            say("nobody writes any more")
             await _rest(sandbox, fleet, spool=spool)
         postgres, stored = await _stored(fleet.superuser_url)
         await fleet.stop()
@@ -320,5 +322,5 @@ async def _pulse(port: int) -> AsyncIterator[list[tuple[float, float]]]:
     try:
         yield heard
     finally:
-        said, _ = await process.communicate()  # closes its stdin, which ends it
+        said, _ = await process.communicate(b"")  # nothing, and no more: which ends it
     heard += msgspec.json.decode(said, type=list[tuple[float, float]])
