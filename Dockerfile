@@ -13,7 +13,7 @@ RUN uv sync --locked --no-dev --no-editable
 
 FROM python:3.13.9-slim-bookworm
 RUN groupadd --system --gid 10001 qasid && useradd --system --uid 10001 --gid qasid --no-create-home qasid \
-    && install -d -o qasid -g qasid /var/lib/qasid
+    && install -d -o qasid -g qasid /var/lib/qasid /var/spool/qasid
 COPY --from=build /opt/qasid /opt/qasid
 ENV PATH=/opt/qasid/bin:$PATH PYTHONUNBUFFERED=1 QASID_HOST=0.0.0.0 QASID_STATE_DIR=/var/lib/qasid QASID_LOG_FORMAT=json
 USER qasid

@@ -55,7 +55,6 @@ class Backlog:
         pause = LOOK
         while True:
             await asyncio.sleep(pause)
-            self._show()
             pause = LOOK
             if self._spool.holds_anything and self._watch() is not None and self._breaker.allows_writes:
                 pause = await self._replay()
@@ -78,12 +77,7 @@ class Backlog:
                 segments=report.segments,
                 seconds=round(time.monotonic() - began, 1),
             )
-        self._show()
         return AGAIN if report.left or report.living else LOOK
-
-    def _show(self) -> None:
-        state = self._spool.state()
-        metrics.spool(bytes=state.bytes, records=state.records, oldest=state.oldest or 0.0, corrupt=state.corrupt)
 
     async def _pace(self) -> None:
         """So many a second, evenly."""

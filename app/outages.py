@@ -13,43 +13,67 @@ from app.breaker import Breaker, State
 
 log = structlog.get_logger(__name__)
 
+# What was turned away or kept so shortly before an outage is known is part of it (seconds): a deadline or two.
+JUST_BEFORE = 5.0
+
 
 class Outages:
-    """Counts from when the breaker opens, or from the first webhook that the database did not take just before."""
+    """From when the breaker opens, or lets no reads through, until it is closed; with what was turned away just before."""
 
-    def __init__(self, breaker: Breaker, stale: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self, breaker: Breaker, stale: Callable[[], int] = lambda: 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """`stale`: how many turns of this process were ever answered by what it remembered, unconfirmed."""
-        self._breaker = breaker
         self._stale = stale
+        self._clock = clock
         self._began: float | None = None
+        self._opened = False
         self._refused = self._spooled = self._stale_before = 0
+        self._last = 0.0  # when one was refused or spooled
         breaker.on_change = self._changed
         metrics.breaker(breaker, breaker.state)
 
     def refused(self) -> None:
         """A webhook was answered 503."""
+        self._begin_anew_after_calm()
         self._refused += 1
 
     def spooled(self) -> None:
         """A webhook was answered 200 and lies in the spool."""
+        self._begin_anew_after_calm()
         self._spooled += 1
+
+    def _begin_anew_after_calm(self) -> None:
+        now = self._clock()
+        if self._began is None and now - self._last > JUST_BEFORE:
+            self._refused = self._spooled = 0
+        self._last = now
 
     def _changed(self, breaker: Breaker, before: State) -> None:
         metrics.breaker(breaker, before)
-        now = time.monotonic()
-        if breaker.state == "open" and self._began is None:
-            self._began = now
+        now = self._clock()
+        if breaker.state == "closed":
+            self._ended(now, breaker.reason)
+            return
+        if self._began is None:
+            self._began, self._opened, self._stale_before = now, False, self._stale()
+            if now - self._last > JUST_BEFORE:
+                self._refused = self._spooled = 0
+        if breaker.state == "open" and not self._opened:
+            self._opened = True
             metrics.alert("database_away")
             log.error("the database is away", alert="database_away", reason=breaker.reason)
-        elif breaker.state in ("closed", "slow") and self._began is not None:
-            lasted, self._began = now - self._began, None
-            log.warning(
-                "the database is back",
-                seconds=round(lasted, 1),
-                refused=self._refused,
-                spooled=self._spooled,
-                stale=self._stale() - self._stale_before,
-                reason=breaker.reason,
-            )
-            self._refused = self._spooled = 0
-            self._stale_before = self._stale()
+
+    def _ended(self, now: float, reason: str) -> None:
+        if self._began is None:
+            return
+        log.warning(
+            "the database is back" if self._opened else "the database was slow",
+            seconds=round(now - self._began, 1),
+            refused=self._refused,
+            spooled=self._spooled,
+            stale=self._stale() - self._stale_before,
+            reason=reason,
+        )
+        self._began = None
+        self._refused = self._spooled = 0

@@ -70,7 +70,7 @@ def breaker(ctx: click.Context) -> None:
 
     \b
     closed     all is well
-    slow       most calls take over half a second: it is asked for writes, not for reads
+    slow       most calls take over half a second: histories come from memory where they are there
     open       it is not asked
     half_open  one call has been let through to try
     """  # noqa: D301  click wants the character, not the escape

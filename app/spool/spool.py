@@ -93,7 +93,7 @@ class Spool:
         """Raises ConfigurationError: the folder cannot be used, or holds a segment of a key that the vault has not."""
         try:
             await self._reads.do(lambda: folders.prepare(self._folder, self._vault, writes=self._keeps))
-            await self._writes.do(self._writer.look)
+            await self._count()
         except BaseException:
             self._end_threads()
             raise
@@ -141,11 +141,11 @@ class Spool:
             replay = Replay(self._vault, self._reads, take, pace=pace, concurrency=concurrency, told=self._told)
             return await replay.folder(self._folder)
         finally:
-            await self._writes.do(self._writer.look)
+            await self._count()
 
     async def look(self) -> State:
         """Count anew, now."""
-        await self._writes.do(self._writer.look)
+        await self._count()
         return self.state()
 
     def state(self) -> State:
@@ -191,10 +191,15 @@ class Spool:
         self._writes.end()
         self._reads.end()
 
+    async def _count(self) -> None:
+        await self._writes.do(self._writer.look)
+        state = self.state()
+        metrics.spool(bytes=state.bytes, records=state.records, oldest=state.oldest or 0.0, corrupt=state.corrupt)
+
     async def _look_on(self) -> None:
         while True:
             await asyncio.sleep(LOOK)
-            await self._writes.do(self._writer.look)
+            await self._count()
 
 
 class _Thread:

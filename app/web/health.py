@@ -77,6 +77,8 @@ class Readiness:
             return (
                 f"The schema was made by another text of {', '.join(edited)}: this build and the database do not fit."
             )
+        if self._breaker is not None and not self._breaker.allows_writes:  # it answers this, and takes no write, say
+            return f"The database answers, and no webhook is let through to it: {self._breaker.reason}."
         if not self._configured():
             return "The configuration has not been read yet; the log says why if it stays so."
         return ""  # a newer build may have applied more: this one is about to be replaced, and still works
@@ -90,7 +92,7 @@ def livez() -> str:
 
 @get("/readyz", responses={503: ResponseSpec(data_container=Ready, description="Not ready: why, for a person")})
 async def readyz(readiness: NamedDependency[Readiness]) -> Response[Ready]:
-    """Whether webhooks can be taken: the schema is current and the database answers."""
+    """Whether webhooks can be taken: the database answers, its breaker is closed, the schema is current; or a spool is there."""
     ready = await readiness.check()
     return Response(ready, status_code=200 if ready.ready else 503)
 

@@ -16,7 +16,9 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from click.testing import CliRunner, Result
 
+from app import cli
 from tests import cloud_bodies as cloud
 from tests import receiving
 from tests.integration import test_webhook_outages as outages
@@ -100,6 +102,39 @@ async def test_another_process_brings_in_what_one_has_kept(server: Server, tmp_p
     await asyncio.to_thread(server.start)
     async with process(server, folder) as web:
         await brought_in(web, folder)
+        stored_once(web, bodies)
+
+
+def qasid_spool(server: Server, folder: Path, *words: str) -> Result:
+    """`qasid spool` with these words, and no other QASID_* settings."""
+    others: dict[str, str | None] = {name: None for name in os.environ if name.startswith("QASID_")}
+    ours = {
+        "QASID_DATABASE_URL": server.cluster.url,
+        "QASID_SECRET_KEY": receiving.KEY,
+        "QASID_SPOOL_DIR": str(folder),
+        "QASID_SPOOL_MAX_BYTES": "2000000",
+    }
+    return CliRunner().invoke(cli.main, ("spool", *words), env={**others, **ours})
+
+
+async def test_a_person_sees_what_lies_there_and_brings_it_in(server: Server, tmp_path: Path) -> None:
+    """`qasid spool` needs no database; `qasid spool replay` says when there is none, and else stores each webhook once."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    bodies = webhooks(10)
+    async with process(server, folder) as web:
+        await asyncio.to_thread(server.stop)
+        posts = [asyncio.create_task(web.post(body)) for body in bodies]
+        assert await asyncio.gather(*map(in_time, posts)) == [200] * 10
+    shown = await asyncio.to_thread(qasid_spool, server, folder)
+    assert (shown.exit_code, "10 in " in shown.output, "of 2,000,000" in shown.output) == (0, True, True), shown.output
+    too_soon = await asyncio.to_thread(qasid_spool, server, folder, "replay")
+    assert (too_soon.exit_code != 0, len(segments(folder)) > 0) == (True, True), too_soon.output
+    await asyncio.to_thread(server.start)
+    brought = await asyncio.to_thread(qasid_spool, server, folder, "replay")
+    assert (brought.exit_code, brought.output.startswith("10 webhooks brought in")) == (0, True), brought.output
+    assert not segments(folder)
+    async with process(server, folder) as web:
         stored_once(web, bodies)
 
 
