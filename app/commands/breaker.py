@@ -78,15 +78,15 @@ def breaker(ctx: click.Context) -> None:
         _list()
 
 
-_dependency = click.argument("dependency", nargs=-1, required=True)
+_dependency = click.argument("dependency", nargs=-1, required=True, metavar="DEPENDENCY")
 
 
 @breaker.command("open")
 @_dependency
 def breaker_open(dependency: tuple[str, ...]) -> None:
-    """Have no process ask DEPENDENCY any more: nothing is lost, and what needs it waits.
+    """Have no process ask DEPENDENCY any more: held open.
 
-    DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`, for the time in which you repair it and
+    Nothing is lost, and what needs it waits. DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`, for the time in which you repair it and
     want it left alone. With the database this stops the service: web answers webhooks 503 (Meta sends them again, for
     days) or takes them into the spool, and workers claim nothing. From a channel nothing is sent. While an assistant is
     held open people wait for `deadline_seconds`, then read `texts.failure`. Undo it with `qasid breaker auto
