@@ -16,7 +16,7 @@ from app.breaker import Breaker
 from app.channels import LARGE, provider
 from app.directory import Directory, Watch
 from app.doors import Doors
-from app.errors import DatabaseUnavailable, Unknown
+from app.errors import DatabaseUnavailable, Overloaded, Unknown
 from app.ingest import Ingest
 from app.spool import Record, Spool
 
@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 
 # Seconds between two looks at the spool, and after a replay that left something.
 LOOK, AGAIN = 0.5, 5.0
+# One whose lane somebody holds stays for the next replay, and holds up no other; where too much is in hand already it waits
+# (seconds).
+PATIENCE, OVERLOADED = 5.0, 0.5
 # Webhooks a second, and how many at once: a few rows of each commit, so that those who write now hardly notice.
 RATE, AT_ONCE = 500.0, 16
 
@@ -90,7 +93,13 @@ class Backlog:
         watch = self._watch()
         if watch is None:
             raise DatabaseUnavailable("the configuration has not been read yet")
-        await take(record, watch.current, self._ingest)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    await take(record, watch.current, self._ingest)
+                    break
+                except Overloaded:  # by live traffic, which goes first
+                    await asyncio.sleep(OVERLOADED)
         metrics.spooled("replayed")
 
 

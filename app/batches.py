@@ -4,6 +4,7 @@ While one flush is in flight, arrivals pile up; the next flush takes them all. N
 """
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -24,6 +25,8 @@ Waiting = tuple[Row, asyncio.Future[Verdict]]
 MOST_ROWS = 500
 MOST_BYTES = 4 * 1024 * 1024
 MOST_WAITING = 20_000
+# When our own loop comes later than by LATE, a flush has GRACE more: to read what may have come (seconds).
+LATE, GRACE = 0.1, 0.25
 
 
 class Batches(Generic[Row, Verdict]):
@@ -98,13 +101,24 @@ class Batches(Generic[Row, Verdict]):
         batch = self._next()
         loop = asyncio.get_running_loop()
         began = loop.time()
-        half = loop.call_later(self._patience / 2, self._late)
-        patience = loop.call_later(self._patience, self._leave_behind, flight, batch)
+        timers: list[asyncio.TimerHandle] = []
+
+        def at(due: float, then: Callable[[], None]) -> None:
+            def ring() -> None:
+                if loop.time() - due > LATE:  # we stood still ourselves: the answer may lie there unread
+                    timers.append(loop.call_later(GRACE, then))
+                else:
+                    then()
+
+            timers.append(loop.call_at(due, ring))
+
+        at(began + self._patience / 2, self._late)
+        at(began + self._patience, functools.partial(self._leave_behind, flight, batch))
         try:
             told = await self._written(batch) if batch else []
         finally:
-            half.cancel()
-            patience.cancel()
+            for timer in timers:
+                timer.cancel()
         if batch:
             metrics.flush(self.name, len(batch), loop.time() - began)
         # The next flush leaves before anybody hears of this one: else it would wait until all who are waiting here have

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import psycopg
+import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
@@ -13,6 +14,8 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 from app.breaker import Breaker
 from app.errors import DatabaseUnavailable, Overloaded
 from app.policies import BAD_DATA as BAD_DATA  # part of what a caller has to know of the database
+
+log = structlog.get_logger(__name__)
 
 Role = Literal["qasid_courier", "qasid_app"]
 Connection = AsyncConnection[TupleRow]
@@ -22,6 +25,19 @@ class Pool(AsyncConnectionPool[Connection]):
     """A pool, and the breaker that watches what is done with its connections, if it was given one."""
 
     breaker: Breaker | None = None
+    _renewal: asyncio.Task[None] | None = None
+
+    def renew(self) -> None:
+        """Throw out connections that are dead, beginning now: each would fail one more call. Never waits, never fails."""
+        if self._renewal is None:
+            # Never cancelled: a pool forgets to count a connection whose check is.
+            self._renewal = asyncio.create_task(self.check(), name=f"renew {self.name}")
+            self._renewal.add_done_callback(self._renewed)
+
+    def _renewed(self, renewal: asyncio.Task[None]) -> None:
+        self._renewal = None
+        if not renewal.cancelled() and (error := renewal.exception()):  # the pool has been closed, say
+            log.info("connections cannot be checked", error=error)
 
 
 # How long a statement may take on the server (seconds).
@@ -96,11 +112,15 @@ async def connection(pool: Pool, *, vital: bool = False) -> AsyncIterator[Connec
         breaker.check()
     try:
         async with pool.connection() as conn:
-            if breaker is None:
-                yield conn
-            else:
-                with breaker.watching():
+            try:
+                if breaker is None:
                     yield conn
+                else:
+                    with breaker.watching():
+                        yield conn
+            finally:
+                if conn.broken:  # a server that ended one has ended all, most likely
+                    pool.renew()
     except TooManyRequests as error:
         raise Overloaded(f"too many wait for a connection of the pool {pool.name!r}") from error
     except PoolTimeout as error:

@@ -85,7 +85,7 @@ class Ingest:
             DatabaseUnavailable: at least one item has no final verdict; the provider must send the webhook again.
         """
         most = MOST_IN_HAND // 2 if all(isinstance(item, Status) for item in items) else MOST_IN_HAND
-        if self._in_hand + len(items) > most:
+        if self._in_hand >= most:  # whatever its own size: else a large one might never be taken
             raise Overloaded(f"{self._in_hand} items are in hand already")
         self._in_hand += len(items)
         try:

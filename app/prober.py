@@ -51,7 +51,6 @@ class Prober:
         self._breaker = breaker
         self._heard = heard
         self._pools = pools
-        self._renewing: set[asyncio.Task[None]] = set()
         self._conn: Connection | None = None  # None too while the question that is waited for connects
         self._question: Question | None = None  # the one that is waited for
         self._questions: set[Question] = set()  # it, and those that were given up and have not ended yet
@@ -100,12 +99,9 @@ class Prober:
             self._breaker.probed(not isinstance(error, GONE), took)
         else:
             answer = question.result()
-            if answer.takes_writes and self._breaker.state == "open" and not self._renewing:
+            if answer.takes_writes and self._breaker.state == "open":
                 for pool in self._pools:
-                    # Never cancelled: a pool forgets to count a connection whose check is.
-                    renewal = asyncio.create_task(pool.check(), name=f"renew {pool.name}")
-                    self._renewing.add(renewal)
-                    renewal.add_done_callback(self._renewed)
+                    pool.renew()
             self._breaker.probed(answer.takes_writes, took)
             self._heard(answer.forced)
 
@@ -122,11 +118,6 @@ class Prober:
                 same.shutdown(socket.SHUT_RDWR)
         elif question is not None:
             question.cancel()
-
-    def _renewed(self, renewal: asyncio.Task[None]) -> None:
-        self._renewing.discard(renewal)
-        if not renewal.cancelled() and (error := renewal.exception()):  # the pool has been closed, say
-            log.info("connections cannot be checked", error=error)
 
     def _ended(self, question: Question) -> None:
         self._questions.discard(question)

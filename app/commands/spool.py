@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def spool(context: click.Context) -> None:
     """Show what lies in the spool.
 
-    Webhooks that the database could not take, in the folder QASID_SPOOL_DIR. Web processes bring them in by themselves as soon as it can be asked again.
+    Webhooks that the database could not take, in the folder QASID_SPOOL_DIR. Web processes bring them in by themselves
+    as soon as it can be asked again.
     """
     if context.invoked_subcommand is None:
         for line in _shown(load(), asyncio.run(_look(load()))):

@@ -99,6 +99,8 @@ class Replay:
                 self.report.segments += 1
             else:
                 self.report.left += 1
+                if not self.report.stopped:
+                    self._leave(path, "not all of it was taken; the log says what")
         finally:  # behind whatever was begun: a claim of which nobody hears any more would last as long as the process
             await self._disk(reader.close)
 

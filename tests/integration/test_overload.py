@@ -114,6 +114,16 @@ async def test_what_is_refused_for_its_number_goes_to_no_spool(web: Receiver, mo
     assert web.one("SELECT count(*) FROM messages") == 1
 
 
+async def test_a_webhook_that_is_larger_than_the_bound_is_taken_where_there_is_room(
+    web: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would come again for ever, or lie in the spool before all others."""
+    monkeypatch.setattr(ingest, "MOST_IN_HAND", 2)
+    large = cloud.webhook(*(cloud.text() for _ in range(5)))
+    assert (await web.post(large)).status_code == 200
+    assert web.unaccounted(large) == []
+
+
 async def test_bodies_in_hand_are_bounded_in_bytes(web: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever would go beyond it gets 503 at once, and 200 when those before have been answered."""
     body = cloud.webhook(cloud.text("x" * 500))

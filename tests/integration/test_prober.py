@@ -275,6 +275,26 @@ async def test_what_an_outage_left_dead_fails_no_call_after_it(server: Server) -
             assert breaker.opened == 1
 
 
+async def test_connections_that_a_server_ended_fail_a_call_or_two(server: Server) -> None:
+    """`pg_terminate_backend`, or a restart too short to notice: the first that is found dead has the others thrown out."""
+    failed = 0
+    async with db.pool(server.cluster.url, "qasid_courier", name="calls", min_size=8, max_size=8) as pool:
+        await pool.wait()
+        breaker = pool.breaker = Breaker("database", DATABASE)
+        with psycopg.connect(server.cluster.superuser_url, autocommit=True) as conn:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'qasid calls'"
+            )
+        for _ in range(20):
+            try:
+                async with db.connection(pool) as conn_:
+                    await conn_.execute("SELECT 1")
+            except psycopg.OperationalError:
+                failed += 1
+        assert 1 <= failed < DATABASE.failures
+        assert breaker.opened == 0
+
+
 async def test_a_server_without_our_schema_is_there(server: Server) -> None:
     """An older schema has no table `breakers`: a breaker that is open closes all the same."""
     with psycopg.connect(server.cluster.superuser_url, autocommit=True) as conn:

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from app import cli
+from app import backlog, cli
 from tests import cloud_bodies as cloud
 from tests import receiving
 from tests.integration import test_webhook_outages as outages
@@ -136,6 +136,31 @@ async def test_a_person_sees_what_lies_there_and_brings_it_in(server: Server, tm
     assert not segments(folder)
     async with process(server, folder) as web:
         stored_once(web, bodies)
+
+
+async def test_a_lane_that_is_held_holds_up_nobody_elses_webhooks(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is spooled for it waits for the next replay; what is spooled behind it is brought in."""
+    monkeypatch.setattr(backlog, "PATIENCE", 0.3)
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    held = [cloud.webhook(cloud.text()) for _ in range(backlog.AT_ONCE + 1)]
+    others = [cloud.webhook(cloud.text(**{"from": f"1555000{n:04d}"})) for n in range(3)]
+    async with process(server, folder) as web:
+        assert (await web.post(held[0])).status_code == 200
+        with server.frozen():
+            for body in [*held[1:], *others]:
+                assert (await web.post(body)).status_code == 200
+        with psycopg.connect(server.cluster.superuser_url) as holder:
+            holder.execute("SELECT FROM lanes FOR UPDATE")
+            async with asyncio.timeout(30):
+                while any(web.unaccounted(body) for body in others):
+                    await asyncio.sleep(0.1)
+            assert web.unaccounted(held[1])
+            holder.rollback()
+        await brought_in(web, folder)
+        assert [body for body in [*held, *others] if web.unaccounted(body)] == []
 
 
 async def test_a_full_spool_answers_503_and_drops_nothing(server: Server, tmp_path: Path) -> None:

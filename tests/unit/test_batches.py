@@ -1,6 +1,8 @@
 """Group commit: what forms a batch, what becomes of each row, and that nobody waits for ever."""
 
 import asyncio
+import os
+import time
 from collections.abc import Sequence
 
 import psycopg
@@ -152,6 +154,27 @@ async def test_a_flush_that_nobody_answers_counts_as_two_deadlines() -> None:
     assert await batches.submit("next") == "wrote next"
     await asyncio.sleep(0.15)  # longer than half of the patience: what its flush left armed would ring now
     assert len(told) == 2
+
+
+async def test_a_flush_is_not_left_because_we_stood_still_ourselves() -> None:
+    """Its answer may lie unread when the loop turns again: it is read first."""
+    told: list[str] = []
+
+    async def write(rows: Sequence[str]) -> list[str]:
+        reader, writer = os.pipe()  # an answer that comes by the loop's own way, while it stands still
+        answered = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().add_reader(reader, answered.set_result, None)
+        os.write(writer, b"x")
+        time.sleep(0.5)  # noqa: ASYNC251  the loop itself is to stand still
+        await answered
+        asyncio.get_running_loop().remove_reader(reader)
+        os.close(reader)
+        os.close(writer)
+        return list(rows)
+
+    batches = Batches("test", write, patience=0.2, late=lambda: told.append("late"))
+    assert await batches.submit("a") == "a"
+    assert told == []
 
 
 async def test_a_row_whose_submitter_has_left_is_not_written() -> None:
