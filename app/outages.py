@@ -67,13 +67,15 @@ class Outages:
     def _ended(self, now: float, reason: str) -> None:
         if self._began is None:
             return
-        log.warning(
-            "the database is back" if self._opened else "the database was slow",
-            seconds=round(now - self._began, 1),
-            refused=self._refused,
-            spooled=self._spooled,
-            stale=self._stale() - self._stale_before,
-            reason=reason,
-        )
+        met = {
+            "seconds": round(now - self._began, 1),
+            "refused": self._refused,
+            "spooled": self._spooled,
+            "stale": self._stale() - self._stale_before,
+        }
+        if self._opened:
+            log.warning("the database is back", reason=reason, **met)
+        else:
+            log.warning("the database was slow", reason=reason, **met)
         self._began = None
         self._refused = self._spooled = 0

@@ -127,6 +127,7 @@ class Wire:
     """The connection of one process to the server; of nobody in particular where there is no process."""
 
     breaker = None
+    broken = False
 
     def __init__(self, world: "World", process: "Process | None") -> None:
         self.world, self.process = world, process

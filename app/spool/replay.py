@@ -90,6 +90,7 @@ class Replay:
 
     async def _segment(self, path: Path) -> None:
         reader = Reader(path, self._vault)
+        failed = self.report.failed
         try:
             if not await self._disk(reader.claim):
                 self.report.living += 1
@@ -99,7 +100,7 @@ class Replay:
                 self.report.segments += 1
             else:
                 self.report.left += 1
-                if not self.report.stopped:
+                if self.report.failed > failed and not self.report.stopped:
                     self._leave(path, "not all of it was taken; the log says what")
         finally:  # behind whatever was begun: a claim of which nobody hears any more would last as long as the process
             await self._disk(reader.close)
