@@ -43,7 +43,8 @@ class Chunk(Struct, frozen=True, kw_only=True):
     """How long statuses of it have been able to come since then, and none came; 0 while a door is missing."""
     flowing: bool
     """Silence means something: of what this endpoint's provider took last, nine in ten have been heard of in time, and
-    something that was sent since it began has been heard of, or nobody else waits for that, or it has lasted for very long."""
+    something that was sent since it began has been heard of; or nobody else waits for that, or it has lasted five times as
+    long as it must (docs/chunks.md)."""
 
 
 class Turn(Struct, frozen=True, kw_only=True):
