@@ -60,6 +60,8 @@ def options(role: Role, *, timeout: float, extra: str = "") -> dict[str, Any]:
         "options": f"-c role={role} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds} "
         # Our statements cost a millisecond to run and up to five to plan; their plans do not depend on their values.
         f"-c idle_in_transaction_session_timeout={milliseconds} -c jit=off -c plan_cache_mode=force_generic_plan "
+        # And are made while tables are small, most likely: what is read through at once now is long tomorrow.
+        f"-c enable_seqscan=off "
         f"{extra}".strip(),
         "connect_timeout": 3,
         "keepalives_idle": 5,
