@@ -102,8 +102,10 @@ def pool(
 
 
 @asynccontextmanager
-async def connection(pool: Pool, *, vital: bool = False) -> AsyncIterator[Connection]:
-    """A connection of the pool. `vital`: whatever its breaker says, and unseen by it: for the beats that leases live by.
+async def connection(pool: Pool, *, vital: bool = False, reads: bool = False) -> AsyncIterator[Connection]:
+    """A connection of the pool. `reads`: nothing will be written, and the breaker is told so (`Breaker.watching`).
+
+    `vital`: whatever the breaker says, and unseen by it: for the beats that leases live by.
 
     Raises:
         Overloaded: too many wait for one already.
@@ -118,7 +120,7 @@ async def connection(pool: Pool, *, vital: bool = False) -> AsyncIterator[Connec
                 if breaker is None:
                     yield conn
                 else:
-                    with breaker.watching():
+                    with breaker.watching(reads=reads):
                         yield conn
             finally:
                 if conn.broken:  # a server that ended one has ended all, most likely

@@ -1,6 +1,7 @@
 """How PostgreSQL would go about our statements on a brand-new installation: plans are made once, and tables grow."""
 
 import importlib
+import itertools
 import re
 
 import psycopg
@@ -20,7 +21,11 @@ def statements() -> list[tuple[str, str]]:
     found = []
     for module in MODULES:
         for name, value in vars(importlib.import_module(f"app.store.{module}")).items():
-            if name.isupper() and isinstance(value, str) and re.match(r"\s*(WITH|SELECT|UPDATE|INSERT|DELETE)\b", value):
+            if (
+                name.isupper()
+                and isinstance(value, str)
+                and re.match(r"\s*(WITH|SELECT|UPDATE|INSERT|DELETE)\b", value)
+            ):
                 found.append((f"{module}.{name}", value))
     return found
 
@@ -49,6 +54,6 @@ def test_what_grows_is_found_by_more_than_its_tenant(name: str, statement: str, 
         lines = plan(conn, statement)
     through = [line for line in lines if re.search(rf"Seq Scan on ({GROWING})\b", line)]
     assert not through, f"{name} reads a table through"
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         if re.search(r"^Index Cond: \(tenant_id = \S+\)$", line):
             assert not re.search(rf"\b(on|using) ({GROWING})", before), f"{name} reads all of a tenant: {before}"
