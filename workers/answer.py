@@ -4,6 +4,7 @@ Each finished step is committed before the next; after a kill another worker goe
 """
 
 import asyncio
+import time
 from contextlib import nullcontext
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -14,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from app import metrics
-from app.assistants import Line, assistant
+from app.assistants import Line, Question, assistant
 from app.assistants.intents import reply_for
 from app.configuration import Assistant
 from app.crashpoints import crashpoint
@@ -28,6 +29,7 @@ from app.text.whatsapp import from_markdown
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery, Lane
+from workers.notes import TurnNotes
 from workers.opening import Opened, Openings
 from workers.sessions import Sessions
 from workers.stopwatch import Stopwatch
@@ -202,9 +204,15 @@ class Turns:
             if tenant.assistant is None:
                 raise AssistantError("this tenant has no assistant")
             lines = _conversation(tenant.assistant, channel, opening, standing)
+            question = Question(lines=tuple(lines), person=opening.to[0].value, fresh=len(lines) == len(standing))
             # What waits for its breaker waits within the deadline of the answer: see `Assistant.ask`.
             asking = assistant(tenant.assistant.provider).ask(
-                self._client, tenant.assistant, lines, lambda: self._breakers.assistant(tenant)
+                self._client,
+                tenant.assistant,
+                question,
+                deadline=time.monotonic() + tenant.assistant.deadline_seconds,
+                notes=TurnNotes(self._commits, claim, turn, opening),
+                asking=lambda: self._breakers.assistant(tenant),
             )
             answer = await watch.ai(asking)
         except AssistantError as error:

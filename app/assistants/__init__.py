@@ -2,13 +2,20 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import httpx
 from msgspec import Struct
 
-from app.configuration import Assistant as AssistantSettings
+from app.configuration import Fallback as AssistantSettings
 from app.errors import AssistantRefused
+
+
+class Image(Struct, frozen=True, kw_only=True):
+    """A picture that a person sent, for assistants that see."""
+
+    media_type: str
+    data: bytes
 
 
 class Line(Struct, frozen=True):
@@ -16,10 +23,32 @@ class Line(Struct, frozen=True):
 
     role: Literal["user", "assistant"]
     text: str
+    images: tuple[Image, ...] = ()
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """What is asked: `lines`, oldest first, the last of them a person's. `person`: their address, digits or an id.
+
+    `fresh`: their session begins with it. An assistant that keeps conversations itself goes by these two.
+    """
+
+    lines: tuple[Line, ...]
+    person: str = ""
+    fresh: bool = True
+
+
+class Citation(Struct, frozen=True, kw_only=True):
+    """What an answer rests on: `text` is byte for byte the source's, `title` whose it is ("" where nobody says)."""
+
+    text: str
+    title: str = ""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """A whole answer, in Markdown; `text` is never blank. Tokens as the provider counts them."""
+    """A whole answer, in Markdown; `text` is never blank. Tokens as the provider counts them (0: it counts none).
+
+    Where the text says `[n]` it rests on the n-th of `citations`, counted from 1; each stands there once.
+    """
 
     text: str
     model: str
@@ -27,6 +56,25 @@ class Answer(Struct, frozen=True, kw_only=True):
     output_tokens: int
     stopped: str
     """The provider's reason to stop: `end_turn`, `max_tokens`, …"""
+    citations: tuple[Citation, ...] = ()
+    partial: bool = False
+    """It was cut short, by its own limit or a fault, and could not be completed: people are told so."""
+
+
+class Notes(Protocol):
+    """What an assistant has to remember of a turn from one try to the next, committed before it goes on."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Raises KeyError: nothing was kept under this name."""
+        ...
+
+    async def keep(self, name: str, value: Any) -> None:
+        """Commit it: JSON. A name is kept once for a turn at a version.
+
+        Raises:
+            DatabaseUnavailable: nobody knows whether it is kept.
+        """
+        ...
 
 
 class Call(Protocol):
@@ -44,9 +92,16 @@ class Assistant(Protocol):
     """Somebody who answers. `tests/conformance/test_assistants.py` holds what every one must do."""
 
     async def ask(
-        self, client: httpx.AsyncClient, settings: AssistantSettings, lines: list[Line], asking: Asking | None = None
+        self,
+        client: httpx.AsyncClient,
+        settings: AssistantSettings,
+        question: Question,
+        *,
+        deadline: float,
+        notes: Notes,
+        asking: Asking | None = None,
     ) -> Answer:
-        """The answer to `lines`, oldest first, the last of them a person's; within `settings.deadline_seconds`.
+        """The answer, before `deadline` (by the monotonic clock). `notes`: of this turn, for calls that may not be repeated.
 
         Each call is made inside `asking()`, which may let it wait: the deadline goes on meanwhile.
 

@@ -17,8 +17,8 @@ import structlog
 from msgspec import Struct
 
 from app import http
-from app.assistants import Answer, Asking, Call, Line
-from app.configuration import Assistant as AssistantSettings
+from app.assistants import Answer, Asking, Call, Line, Notes, Question
+from app.configuration import Fallback as AssistantSettings
 from app.errors import AssistantBusy, AssistantRefused, InDoubt, NeverLeft
 
 log = structlog.get_logger(__name__)
@@ -70,10 +70,17 @@ class Anthropic:
     """`app.assistants.Assistant` for the provider `anthropic`."""
 
     async def ask(
-        self, client: httpx.AsyncClient, settings: AssistantSettings, lines: list[Line], asking: Asking | None = None
+        self,
+        client: httpx.AsyncClient,
+        settings: AssistantSettings,
+        question: Question,
+        *,
+        deadline: float,
+        notes: Notes,
+        asking: Asking | None = None,
     ) -> Answer:
         """See the Protocol. A cut stream or an empty answer counts as none and is asked for again."""
-        deadline = time.monotonic() + settings.deadline_seconds
+        patience = deadline - time.monotonic()
 
         def again(error: Exception) -> bool | float:
             if not isinstance(error, AssistantBusy):
@@ -84,16 +91,16 @@ class Anthropic:
             return wait if time.monotonic() + wait < deadline else False
 
         try:
-            async with asyncio.timeout(settings.deadline_seconds):
+            async with asyncio.timeout(patience):
                 async for attempt in stamina.retry_context(
-                    on=again, attempts=TRIES, timeout=settings.deadline_seconds, wait_initial=0.25, wait_max=5.0
+                    on=again, attempts=TRIES, timeout=patience, wait_initial=0.25, wait_max=5.0
                 ):
                     with attempt:
                         watched: AbstractAsyncContextManager[Call | None] = asking() if asking else nullcontext()
                         async with watched as call:
-                            return await self._once(client, settings, lines, deadline, call)
+                            return await self._once(client, settings, list(question.lines), deadline, call)
         except TimeoutError:
-            raise AssistantBusy(f"no whole answer within {settings.deadline_seconds:g} s") from None
+            raise AssistantBusy(f"no whole answer within {patience:.3g} s") from None
         raise AssertionError("stamina either returns or raises")
 
     async def _once(

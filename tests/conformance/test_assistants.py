@@ -17,7 +17,7 @@ import stamina
 from aiohttp import web
 
 from app import http
-from app.assistants import Answer, Line, assistant
+from app.assistants import Answer, Asking, Line, Question, assistant
 from app.configuration import Assistant as Settings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused
 from app.sandbox.assistant_calls import Pace
@@ -32,6 +32,14 @@ pytestmark = pytest.mark.anyio
 FACES = ["anthropic"]
 API_KEY = "sk-ant-api03-not-to-be-seen"
 TRIES = 4
+PERSON = "15550002222"
+
+
+class Kept(dict[str, Any]):
+    """`app.assistants.Notes` without a database."""
+
+    async def keep(self, name: str, value: Any) -> None:
+        self[name] = msgspec.json.decode(msgspec.json.encode(value))
 
 
 class Room:
@@ -39,6 +47,7 @@ class Room:
 
     def __init__(self, provider: str, sandbox: Sandbox, client: httpx.AsyncClient) -> None:
         self.assistant, self.sandbox, self.client = assistant(provider), sandbox, client
+        self.notes = Kept()
         self.settings = Settings(
             provider=provider,  # type: ignore[arg-type]
             base_url=sandbox.assistant_url,
@@ -51,10 +60,13 @@ class Room:
     def fails(self, *kinds: str | Fault) -> None:
         self.sandbox.faults.queue("assistant", kinds)
 
-    async def ask(self, *lines: str | Line, **changed: Any) -> Answer:
+    async def ask(self, *lines: str | Line, asking: Asking | None = None, **changed: Any) -> Answer:
         """Ask; a plain text is a person's line."""
         asked = [line if isinstance(line, Line) else Line("user", line) for line in lines or ("question",)]
-        return await self.assistant.ask(self.client, msgspec.structs.replace(self.settings, **changed), asked)
+        settings = msgspec.structs.replace(self.settings, **changed)
+        deadline = time.monotonic() + settings.deadline_seconds
+        question = Question(lines=tuple(asked), person=PERSON)
+        return await self.assistant.ask(self.client, settings, question, deadline=deadline, notes=self.notes, asking=asking)
 
     async def fate(self, *lines: str | Line, **changed: Any) -> AssistantError | Answer:
         try:
@@ -310,7 +322,7 @@ async def test_each_call_is_watched_by_itself(room: Room, without_pauses: None) 
     """What failed, what was cut after its first words, and what came whole; one question, three calls."""
     room.fails("http_529", "cut")
     watched = Watched()
-    answer = await room.assistant.ask(room.client, room.settings, [Line("user", "question")], watched.asking)
+    answer = await room.ask("question", asking=watched.asking)
     assert answer.text and watched.ends == [AssistantBusy, AssistantBusy, None]
     assert watched.words == 2
 
@@ -320,18 +332,16 @@ async def test_a_call_that_runs_into_the_deadline_has_failed(room: Room, kind: s
     """It is no cancellation, which would say nothing of the provider."""
     room.fails(kind)
     watched = Watched()
-    settings = msgspec.structs.replace(room.settings, deadline_seconds=0.5)
     with pytest.raises(AssistantBusy):
-        await room.assistant.ask(room.client, settings, [Line("user", "question")], watched.asking)
+        await room.ask("question", asking=watched.asking, deadline_seconds=0.5)
     assert watched.ends == [AssistantBusy]
 
 
 async def test_a_wait_for_its_turn_counts_in_the_deadline(room: Room) -> None:
     """Whoever may not ask within it is told so as by a provider that is busy; nothing was asked."""
-    settings = msgspec.structs.replace(room.settings, deadline_seconds=0.3)
     began = time.monotonic()
     with pytest.raises(AssistantBusy, match=r"within 0\.3 s"):
-        await room.assistant.ask(room.client, settings, [Line("user", "question")], Watched(shut=True).asking)
+        await room.ask("question", asking=Watched(shut=True).asking, deadline_seconds=0.3)
     assert 0.25 < time.monotonic() - began < 2.0 and room.calls == 0
 
 

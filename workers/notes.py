@@ -1,0 +1,30 @@
+"""What an assistant notes of a turn: the memo's steps of its own (`steps`), loaded with the opening, committed one by one."""
+
+from typing import Any
+
+import msgspec
+
+from app.store.lanes import Claim
+from app.store.turns import Memo, Opening, Turn
+from workers.commits import Commits
+
+
+class TurnNotes:
+    """`app.assistants.Notes` of one turn at the version that it was opened at."""
+
+    def __init__(self, commits: Commits, claim: Claim, turn: Turn, opening: Opening) -> None:
+        self._commits = commits
+        self._claim = claim
+        self._turn = turn
+        self._version = opening.version
+        self._kept = dict(opening.memo)
+
+    def __getitem__(self, name: str) -> Any:
+        """See the Protocol."""
+        return self._kept[name]
+
+    async def keep(self, name: str, value: Any) -> None:
+        """See the Protocol."""
+        memo = Memo(self._claim, self._turn.id, name, self._version, msgspec.json.encode(value).decode())
+        await self._commits.memo(memo)
+        self._kept[name] = value
