@@ -5,26 +5,32 @@ On the cluster of test_webhook_outages.py, whose processes may be stopped.
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from prometheus_client import REGISTRY
 
 from app import backlog, cli
+from app.spool import Record, frames
+from app.spool.segments import Segment
+from app.vault import Vault
 from tests import cloud_bodies as cloud
 from tests import receiving
 from tests.integration import test_webhook_outages as outages
 from tests.integration.test_webhook_outages import DEADLINE, in_time, stored_once, webhooks
 from tests.integration.test_webhook_server import answering, started
-from tests.outages import Server
+from tests.outages import Server, children
 from tests.receiving import Receiver
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -33,6 +39,7 @@ state, server = outages.state, outages.server
 
 # The breaker opens within two seconds of a loss, and closes within ten of its end.
 OPENS, CLOSES = 2.0, 10.0
+TAKES_NOTHING = "The spool takes nothing: the spool's disk: Not a directory."
 
 
 @asynccontextmanager
@@ -58,6 +65,11 @@ async def breaker(web: Receiver, state: str, timeout: float) -> float:
 
 async def metrics(web: Receiver) -> str:
     return (await web.http.get("/metrics")).text
+
+
+def counted(name: str, **labels: str) -> float:
+    """What a counter of this process says."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 async def brought_in(web: Receiver, folder: Path) -> None:
@@ -106,7 +118,12 @@ async def test_another_process_brings_in_what_one_has_kept(server: Server, tmp_p
 
 
 def qasid_spool(server: Server, folder: Path, *words: str) -> Result:
-    """`qasid spool` with these words, and no other QASID_* settings."""
+    """`qasid spool` with these words."""
+    return qasid(server, folder, "spool", *words)
+
+
+def qasid(server: Server, folder: Path, *words: str) -> Result:
+    """`qasid` with these words and this spool, and no other QASID_* settings."""
     others: dict[str, str | None] = {name: None for name in os.environ if name.startswith("QASID_")}
     ours = {
         "QASID_DATABASE_URL": server.cluster.url,
@@ -114,7 +131,7 @@ def qasid_spool(server: Server, folder: Path, *words: str) -> Result:
         "QASID_SPOOL_DIR": str(folder),
         "QASID_SPOOL_MAX_BYTES": "2000000",
     }
-    return CliRunner().invoke(cli.main, ("spool", *words), env={**others, **ours})
+    return CliRunner().invoke(cli.main, words, env={**others, **ours})
 
 
 async def test_a_person_sees_what_lies_there_and_brings_it_in(server: Server, tmp_path: Path) -> None:
@@ -143,6 +160,7 @@ async def test_a_lane_that_is_held_holds_up_nobody_elses_webhooks(
 ) -> None:
     """What is spooled for it waits for the next replay; what is spooled behind it is brought in."""
     monkeypatch.setattr(backlog, "PATIENCE", 0.3)
+    monkeypatch.setattr(backlog, "AGAIN", 0.2)
     await receiving.configure(server.cluster.url, tmp_path)
     folder = tmp_path / "spool"
     held = [cloud.webhook(cloud.text()) for _ in range(backlog.AT_ONCE + 1)]
@@ -167,13 +185,46 @@ async def test_a_full_spool_answers_503_and_drops_nothing(server: Server, tmp_pa
     """At its bound it takes nothing more: the provider keeps the rest; what it holds is brought in."""
     await receiving.configure(server.cluster.url, tmp_path)
     folder = tmp_path / "spool"
-    bodies = [cloud.webhook(cloud.text("x" * 4000), statuses=[cloud.status(cloud.fresh())]) for _ in range(300)]
-    async with process(server, folder, spool_max_bytes=1_000_000) as web:
+    bodies = [cloud.webhook(cloud.text("x" * 4000), statuses=[cloud.status(cloud.fresh())]) for _ in range(20)]
+    async with process(server, folder, spool_max_bytes=50_000) as web:
         assert (await web.post(bodies[0])).status_code == 200
         await asyncio.to_thread(server.stop)
         try:
+            await breaker(web, "open", OPENS)
             answers = [(await web.post(body)).status_code for body in bodies]
             assert set(answers) == {200, 503} and answers[0] == 200 and answers[-1] == 503
+        finally:
+            await asyncio.to_thread(server.start)
+        await brought_in(web, folder)
+        await outages.redelivered(web, bodies)
+        stored_once(web, bodies)
+
+
+async def test_a_spool_that_cannot_be_opened_answers_503_and_keeps_again_when_it_can(
+    server: Server, tmp_path: Path
+) -> None:
+    """The process begins beside it and takes webhooks all the same; what the database cannot take is refused and counted."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    folder.write_text("")
+    bodies = webhooks(4)
+    refused, called = counted("qasid_spooled_total", result="refused"), receiving.alerts("spool_refuses")
+    async with process(server, folder) as web:
+        assert (await web.http.get("/readyz")).json() == {"ready": True, "reason": TAKES_NOTHING}
+        assert receiving.alerts("spool_refuses") == called + 1
+        assert (await web.post(bodies[0])).status_code == 200
+        await asyncio.to_thread(server.stop)
+        await breaker(web, "open", OPENS)
+        try:
+            assert (await web.post(bodies[1])).status_code == 503
+            assert counted("qasid_spooled_total", result="refused") == refused + 1
+            answer = await web.http.get("/readyz")
+            assert (answer.status_code, answer.json()["reason"].endswith(f". {TAKES_NOTHING}")) == (503, True)
+            folder.unlink()
+            async with asyncio.timeout(5):
+                while (await web.post(bodies[2])).status_code != 200:
+                    await asyncio.sleep(0.05)
+            assert segments(folder)
         finally:
             await asyncio.to_thread(server.start)
         await brought_in(web, folder)
@@ -202,6 +253,13 @@ async def test_while_statuses_may_lie_in_the_spool_silence_does_not_count(server
 @asynccontextmanager
 async def armed(server: Server, tmp_path: Path, crashpoint: str) -> AsyncIterator[Receiver]:
     """`qasid web` whose process is killed each time it first passes this point."""
+    async with qasid_web(server, tmp_path, CRASHPOINT=f"{crashpoint}:1") as (web, _):
+        yield web
+
+
+@asynccontextmanager
+async def qasid_web(server: Server, tmp_path: Path, **more: str) -> AsyncIterator[tuple[Receiver, int]]:
+    """`qasid web` as it is run, with one server process, and its id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -212,13 +270,13 @@ async def armed(server: Server, tmp_path: Path, crashpoint: str) -> AsyncIterato
         "QASID_STATE_DIR": str(tmp_path / "state of the web process"),
         "QASID_SPOOL_DIR": str(tmp_path / "spool"),
         "QASID_WEB_WORKERS": "1",
-        "CRASHPOINT": f"{crashpoint}:1",
+        **more,
     }
     with started([str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"], environ) as child:
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
                 await answering(http, child)
-                yield Receiver(http, server.cluster.superuser_url)
+                yield Receiver(http, server.cluster.superuser_url), child.pid
         finally:
             child.terminate()
 
@@ -262,3 +320,48 @@ async def test_killed_between_the_commit_and_the_end_of_the_segment_it_is_stored
         assert web.counts() == (10, 10, 0)
         await brought_in(web, folder)
         stored_once(web, bodies)
+
+
+async def test_a_server_process_that_begins_anew_beside_a_broken_spool_serves(server: Server, tmp_path: Path) -> None:
+    """`qasid web` refuses such a folder at its start, once; after that PostgreSQL alone decides who is answered 200."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder, elsewhere = tmp_path / "spool", tmp_path / "elsewhere"
+    bodies = webhooks(2)
+    async with qasid_web(server, tmp_path) as (web, pid):
+        assert (await web.post(bodies[0])).status_code == 200
+        folder.rename(elsewhere)
+        folder.write_text("")
+        for each in children(pid):
+            os.kill(each, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(httpx.TransportError):
+                    answer = await web.http.get("/readyz")
+                    if answer.status_code == 200 and answer.json()["reason"] == TAKES_NOTHING:
+                        break
+                await asyncio.sleep(0.05)
+        assert (await web.post(bodies[1])).status_code == 200
+        stored_once(web, bodies)
+        assert "qasid_spool_refuses 1.0" in await metrics(web)
+        assert (await asyncio.to_thread(qasid, server, folder, "web")).exit_code == 2
+        folder.unlink()
+        elsewhere.rename(folder)
+        async with asyncio.timeout(5):
+            while (await web.http.get("/readyz")).json() != {"ready": True, "reason": ""}:
+                await asyncio.sleep(0.05)
+
+
+def test_qasid_web_refuses_a_spool_that_cannot_be_used(server: Server, tmp_path: Path) -> None:
+    """Before it begins any server process: the folder, what is wrong, what to do, and exit code 2."""
+    (tmp_path / "file").write_text("")
+    shown = qasid(server, tmp_path / "file", "web")
+    assert (shown.exit_code, f"QASID_SPOOL_DIR: {tmp_path / 'file'} is no folder" in shown.output) == (2, True)
+    other = Vault([bytes(32)])
+    segment = Segment.begin(tmp_path, 1_000.0)
+    record = Record(endpoint_id=uuid4(), endpoint="meta", correlation="c", received_at=0.0, body=b"{}")
+    segment.append(frames.seal(other, segment.path.name, 0, record), 1)
+    segment.close()
+    shown = qasid(server, tmp_path, "web")
+    assert (shown.exit_code, str(segment.path) in shown.output, "Put that key back" in shown.output) == (2, True, True)
+    shown = qasid(server, tmp_path, "spool")
+    assert (shown.exit_code, f"no key for  {other.key_ids[0]}" in shown.output) == (0, True), shown.output
