@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -117,21 +118,31 @@ async def test_another_process_brings_in_what_one_has_kept(server: Server, tmp_p
         stored_once(web, bodies)
 
 
-def qasid_spool(server: Server, folder: Path, *words: str) -> Result:
-    """`qasid spool` with these words."""
-    return qasid(server, folder, "spool", *words)
-
-
-def qasid(server: Server, folder: Path, *words: str) -> Result:
-    """`qasid` with these words and this spool, and no other QASID_* settings."""
-    others: dict[str, str | None] = {name: None for name in os.environ if name.startswith("QASID_")}
+def environ(server: Server, folder: Path, **more: str) -> dict[str, str]:
+    """This spool, this database, and no other QASID_* settings."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("QASID_")}
     ours = {
         "QASID_DATABASE_URL": server.cluster.url,
         "QASID_SECRET_KEY": receiving.KEY,
         "QASID_SPOOL_DIR": str(folder),
-        "QASID_SPOOL_MAX_BYTES": "2000000",
     }
-    return CliRunner().invoke(cli.main, words, env={**others, **ours})
+    return {**others, **ours, **more}
+
+
+def qasid_spool(server: Server, folder: Path, *words: str) -> Result:
+    """`qasid spool` with these words."""
+    unset: dict[str, str | None] = {name: None for name in os.environ}
+    ours = environ(server, folder, QASID_SPOOL_MAX_BYTES="2000000")
+    return CliRunner().invoke(cli.main, ("spool", *words), env={**unset, **ours})
+
+
+def refusal(server: Server, folder: Path) -> str:
+    """What `qasid web` says at its start, of which it dies: its exit code is 2."""
+    command = [str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"]
+    ours = environ(server, folder, QASID_STATE_DIR=str(folder.parent / "state of nobody"))
+    ended = subprocess.run(command, env=ours, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 2
+    return ended.stderr
 
 
 async def test_a_person_sees_what_lies_there_and_brings_it_in(server: Server, tmp_path: Path) -> None:
@@ -263,16 +274,15 @@ async def qasid_web(server: Server, tmp_path: Path, **more: str) -> AsyncIterato
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("QASID_")} | {
-        "QASID_DATABASE_URL": server.cluster.url,
-        "QASID_SECRET_KEY": receiving.KEY,
-        "QASID_PORT": str(port),
-        "QASID_STATE_DIR": str(tmp_path / "state of the web process"),
-        "QASID_SPOOL_DIR": str(tmp_path / "spool"),
-        "QASID_WEB_WORKERS": "1",
+    ours = environ(
+        server,
+        tmp_path / "spool",
+        QASID_PORT=str(port),
+        QASID_STATE_DIR=str(tmp_path / "state of the web process"),
+        QASID_WEB_WORKERS="1",
         **more,
-    }
-    with started([str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"], environ) as child:
+    )
+    with started([str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"], ours) as child:
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
                 await answering(http, child)
@@ -343,7 +353,7 @@ async def test_a_server_process_that_begins_anew_beside_a_broken_spool_serves(se
         assert (await web.post(bodies[1])).status_code == 200
         stored_once(web, bodies)
         assert "qasid_spool_refuses 1.0" in await metrics(web)
-        assert (await asyncio.to_thread(qasid, server, folder, "web")).exit_code == 2
+        assert "is no folder" in await asyncio.to_thread(refusal, server, folder)
         folder.unlink()
         elsewhere.rename(folder)
         async with asyncio.timeout(5):
@@ -354,14 +364,14 @@ async def test_a_server_process_that_begins_anew_beside_a_broken_spool_serves(se
 def test_qasid_web_refuses_a_spool_that_cannot_be_used(server: Server, tmp_path: Path) -> None:
     """Before it begins any server process: the folder, what is wrong, what to do, and exit code 2."""
     (tmp_path / "file").write_text("")
-    shown = qasid(server, tmp_path / "file", "web")
-    assert (shown.exit_code, f"QASID_SPOOL_DIR: {tmp_path / 'file'} is no folder" in shown.output) == (2, True)
-    other = Vault([bytes(32)])
-    segment = Segment.begin(tmp_path, 1_000.0)
+    assert f"QASID_SPOOL_DIR: {tmp_path / 'file'} is no folder" in refusal(server, tmp_path / "file")
+    folder, other = tmp_path / "spool", Vault([bytes(32)])
+    folder.mkdir()
+    segment = Segment.begin(folder, 1_000.0)
     record = Record(endpoint_id=uuid4(), endpoint="meta", correlation="c", received_at=0.0, body=b"{}")
     segment.append(frames.seal(other, segment.path.name, 0, record), 1)
     segment.close()
-    shown = qasid(server, tmp_path, "web")
-    assert (shown.exit_code, str(segment.path) in shown.output, "Put that key back" in shown.output) == (2, True, True)
-    shown = qasid(server, tmp_path, "spool")
+    said = refusal(server, folder)
+    assert f"{segment.path} was sealed under key {other.key_ids[0]}" in said and "Put that key back" in said
+    shown = qasid_spool(server, folder)
     assert (shown.exit_code, f"no key for  {other.key_ids[0]}" in shown.output) == (0, True), shown.output
