@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 from prometheus_client import REGISTRY
 
-from app import backlog, cli
+from app import backlog, cli, prober
 from app.spool import Record, frames
 from app.spool.segments import Segment
 from app.vault import Vault
@@ -49,6 +49,12 @@ async def process(server: Server, folder: Path, *, ready: bool = True, **more: A
     settings = {"ack_deadline_seconds": DEADLINE, "spool_dir": folder, **more}
     async with receiving.process(url, superuser_url, ready=ready, **settings) as receiver:
         yield receiver
+
+
+@pytest.fixture
+def probed_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The breaker closes in a part of a second, where how long that takes is not what is tested."""
+    monkeypatch.setattr(prober, "INTERVAL", 0.1)
 
 
 def segments(folder: Path) -> list[Path]:
@@ -103,6 +109,7 @@ async def test_what_a_frozen_database_cannot_take_is_kept_and_brought_in(server:
         stored_once(web, bodies)
 
 
+@pytest.mark.usefixtures("probed_often")
 async def test_another_process_brings_in_what_one_has_kept(server: Server, tmp_path: Path) -> None:
     """It ends with the database still away; the next one finds the folder."""
     await receiving.configure(server.cluster.url, tmp_path)
@@ -131,7 +138,7 @@ def environ(server: Server, folder: Path, **more: str) -> dict[str, str]:
 
 def qasid_spool(server: Server, folder: Path, *words: str) -> Result:
     """`qasid spool` with these words."""
-    unset: dict[str, str | None] = {name: None for name in os.environ}
+    unset: dict[str, str | None] = dict.fromkeys(os.environ)
     ours = environ(server, folder, QASID_SPOOL_MAX_BYTES="2000000")
     return CliRunner().invoke(cli.main, ("spool", *words), env={**unset, **ours})
 
@@ -166,6 +173,7 @@ async def test_a_person_sees_what_lies_there_and_brings_it_in(server: Server, tm
         stored_once(web, bodies)
 
 
+@pytest.mark.usefixtures("probed_often")
 async def test_a_lane_that_is_held_holds_up_nobody_elses_webhooks(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +200,7 @@ async def test_a_lane_that_is_held_holds_up_nobody_elses_webhooks(
         assert [body for body in [*held, *others] if web.unaccounted(body)] == []
 
 
+@pytest.mark.usefixtures("probed_often")
 async def test_a_full_spool_answers_503_and_drops_nothing(server: Server, tmp_path: Path) -> None:
     """At its bound it takes nothing more: the provider keeps the rest; what it holds is brought in."""
     await receiving.configure(server.cluster.url, tmp_path)
@@ -211,6 +220,7 @@ async def test_a_full_spool_answers_503_and_drops_nothing(server: Server, tmp_pa
         stored_once(web, bodies)
 
 
+@pytest.mark.usefixtures("probed_often")
 async def test_a_spool_that_cannot_be_opened_answers_503_and_keeps_again_when_it_can(
     server: Server, tmp_path: Path
 ) -> None:
