@@ -40,6 +40,7 @@ state, server = outages.state, outages.server
 
 # The breaker opens within two seconds of a loss, and closes within ten of its end.
 OPENS, CLOSES = 2.0, 10.0
+WEB = [sys.executable, "-m", "app.cli", "web", "--with-parent"]
 TAKES_NOTHING = "The spool takes nothing: the spool's disk: Not a directory."
 
 
@@ -52,9 +53,10 @@ async def process(server: Server, folder: Path, *, ready: bool = True, **more: A
 
 
 @pytest.fixture
-def probed_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The breaker closes in a part of a second, where how long that takes is not what is tested."""
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The breaker closes, and a replay begins anew, in a part of a second: where that is not what is tested."""
     monkeypatch.setattr(prober, "INTERVAL", 0.1)
+    monkeypatch.setattr(backlog, "AGAIN", 0.2)
 
 
 def segments(folder: Path) -> list[Path]:
@@ -109,7 +111,7 @@ async def test_what_a_frozen_database_cannot_take_is_kept_and_brought_in(server:
         stored_once(web, bodies)
 
 
-@pytest.mark.usefixtures("probed_often")
+@pytest.mark.usefixtures("impatient")
 async def test_another_process_brings_in_what_one_has_kept(server: Server, tmp_path: Path) -> None:
     """It ends with the database still away; the next one finds the folder."""
     await receiving.configure(server.cluster.url, tmp_path)
@@ -123,6 +125,13 @@ async def test_another_process_brings_in_what_one_has_kept(server: Server, tmp_p
     async with process(server, folder) as web:
         await brought_in(web, folder)
         stored_once(web, bodies)
+
+
+def free_port() -> str:
+    """One on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def environ(server: Server, folder: Path, **more: str) -> dict[str, str]:
@@ -145,9 +154,8 @@ def qasid_spool(server: Server, folder: Path, *words: str) -> Result:
 
 def refusal(server: Server, folder: Path) -> str:
     """What `qasid web` says at its start, of which it dies: its exit code is 2."""
-    command = [str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"]
-    ours = environ(server, folder, QASID_STATE_DIR=str(folder.parent / "state of nobody"))
-    ended = subprocess.run(command, env=ours, capture_output=True, text=True, timeout=20, check=False)
+    ours = environ(server, folder, QASID_PORT=free_port(), QASID_STATE_DIR=str(folder.parent / "state of nobody"))
+    ended = subprocess.run(WEB, env=ours, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 2
     return ended.stderr
 
@@ -173,13 +181,12 @@ async def test_a_person_sees_what_lies_there_and_brings_it_in(server: Server, tm
         stored_once(web, bodies)
 
 
-@pytest.mark.usefixtures("probed_often")
+@pytest.mark.usefixtures("impatient")
 async def test_a_lane_that_is_held_holds_up_nobody_elses_webhooks(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is spooled for it waits for the next replay; what is spooled behind it is brought in."""
     monkeypatch.setattr(backlog, "PATIENCE", 0.3)
-    monkeypatch.setattr(backlog, "AGAIN", 0.2)
     await receiving.configure(server.cluster.url, tmp_path)
     folder = tmp_path / "spool"
     held = [cloud.webhook(cloud.text()) for _ in range(backlog.AT_ONCE + 1)]
@@ -200,7 +207,7 @@ async def test_a_lane_that_is_held_holds_up_nobody_elses_webhooks(
         assert [body for body in [*held, *others] if web.unaccounted(body)] == []
 
 
-@pytest.mark.usefixtures("probed_often")
+@pytest.mark.usefixtures("impatient")
 async def test_a_full_spool_answers_503_and_drops_nothing(server: Server, tmp_path: Path) -> None:
     """At its bound it takes nothing more: the provider keeps the rest; what it holds is brought in."""
     await receiving.configure(server.cluster.url, tmp_path)
@@ -220,7 +227,7 @@ async def test_a_full_spool_answers_503_and_drops_nothing(server: Server, tmp_pa
         stored_once(web, bodies)
 
 
-@pytest.mark.usefixtures("probed_often")
+@pytest.mark.usefixtures("impatient")
 async def test_a_spool_that_cannot_be_opened_answers_503_and_keeps_again_when_it_can(
     server: Server, tmp_path: Path
 ) -> None:
@@ -253,6 +260,7 @@ async def test_a_spool_that_cannot_be_opened_answers_503_and_keeps_again_when_it
         stored_once(web, bodies)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_while_statuses_may_lie_in_the_spool_silence_does_not_count(server: Server, tmp_path: Path) -> None:
     """They were answered 200 and never come again: until they are brought in, each beat of the door begins silence anew."""
     await receiving.configure(server.cluster.url, tmp_path)
@@ -281,18 +289,16 @@ async def armed(server: Server, tmp_path: Path, crashpoint: str) -> AsyncIterato
 @asynccontextmanager
 async def qasid_web(server: Server, tmp_path: Path, **more: str) -> AsyncIterator[tuple[Receiver, int]]:
     """`qasid web` as it is run, with one server process, and its id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ours = environ(
         server,
         tmp_path / "spool",
-        QASID_PORT=str(port),
+        QASID_PORT=port,
         QASID_STATE_DIR=str(tmp_path / "state of the web process"),
         QASID_WEB_WORKERS="1",
         **more,
     )
-    with started([str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"], ours) as child:
+    with started(WEB, ours) as child:
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
                 await answering(http, child)
