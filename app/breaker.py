@@ -29,16 +29,13 @@ SPREAD = 0.25
 class Open(QasidError):
     """Not asked: the breaker of `dependency` is open. It counts for no breaker that stands around this one.
 
-    `until`: when a call may ask again, by the breaker's clock (monotonic seconds), and `retry_after`, in how many
-    seconds. None: when it answers whoever is asking it right now.
+    `retry_after`: in how many seconds a call may ask again. None: that is not for time to say.
     """
 
     retry_after: float | None
 
-    def __init__(self, dependency: str, *, until: float | None, retry_after: float | None) -> None:
+    def __init__(self, dependency: str, *, retry_after: float | None) -> None:
         super().__init__(f"{dependency} is not asked for now: its breaker is open")
-        self.dependency = dependency
-        self.until = until
         self.retry_after = retry_after
 
 
@@ -69,22 +66,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     pause: float = 0.0
     longest_pause: float = 45.0
     longest_probe: float = 15.0
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A breaker as people see it. `since`: monotonic seconds; `lasted`: seconds; `opened`: how often it opened by itself.
-
-    `reason` is a sentence without data. `retry_in`: seconds until a caller may ask, None if that is not for time to say.
-    """
-
-    dependency: str
-    state: State
-    reason: str
-    since: float
-    lasted: float
-    retry_in: float | None
-    forced: Forced | None
-    opened: int
 
 
 class Call:
@@ -204,24 +185,12 @@ class Breaker:
             self._weigh(self._clock())
         return self.allows_writes and (self._forced == "closed" or self._phase != "slow")
 
-    def report(self) -> Report:
-        """The breaker as people see it, at this instant."""
-        now = self._clock()
-        return Report(
-            dependency=self.name,
-            state=self.state,
-            reason=self.reason,
-            since=self.since,
-            lasted=now - self.since,
-            retry_in=self._retry_in(now),
-            forced=self._forced,
-            opened=self.opened,
-        )
-
     @property
     def retry_in(self) -> float | None:
         """Seconds until a caller may ask; None if that is not for time to say."""
-        return self._retry_in(self._clock())
+        if self._forced or self.policy.pause == 0.0 or self._phase in ("closed", "slow"):
+            return None
+        return max(0.0, (self._until if self._probe is None else self._probe_until) - self._clock())
 
     @property
     def forced(self) -> Forced | None:
@@ -300,7 +269,7 @@ class Breaker:
     def check(self) -> None:
         """Raises Open if a call that began now would be refused: before one waits for a connection to make it with."""
         if not self._calm and not self.allows_writes:
-            raise self._refusal(self._clock())
+            raise self._refusal()
 
     # The machine
 
@@ -317,24 +286,16 @@ class Breaker:
                 return
             if self._forced == "closed" or self._phase == "closed" or (self._phase == "slow" and not reads):
                 return
-        raise self._refusal(now)
+        raise self._refusal()
 
-    def _refusal(self, now: float) -> Open:
-        wait = self._retry_in(now)
-        return self.policy.refusal(self.name, until=None if wait is None else now + wait, retry_after=wait)
+    def _refusal(self) -> Open:
+        return self.policy.refusal(self.name, retry_after=self.retry_in)
 
     def _may_probe(self, now: float) -> bool:
         """Whether a caller who asks now is the probe."""
         if self.policy.pause == 0.0 or self._phase in ("closed", "slow") or now < self._until:
             return False
         return self._probe is None or now >= self._probe_until
-
-    def _retry_in(self, now: float) -> float | None:
-        if self._forced or self.policy.pause == 0.0 or self._phase in ("closed", "slow"):
-            return None
-        if self._probe is not None:
-            return max(0.0, self._probe_until - now)
-        return max(0.0, self._until - now)
 
     def _probe_ended(self, verdict: Verdict, now: float, error: BaseException | None) -> None:
         if verdict == "good":
