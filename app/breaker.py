@@ -22,6 +22,9 @@ Forced = Literal["open", "closed"]
 # What a call's end says of the dependency; `late`: a failure by a missed deadline; `neither`: nothing at all.
 Verdict = Literal["good", "failed", "late", "neither"]
 
+# A breaker stands open while it is so: half open, it still lets nobody in but the one who asks.
+STANDS_OPEN = ("open", "half_open")
+
 # A pause is cut by up to so much of itself: processes that lost a provider together do not come back together.
 SPREAD = 0.25
 
@@ -137,11 +140,13 @@ class Breaker:
         self.policy = policy
         self.on_change = on_change
         self.opened = 0
-        self.since = clock()
+        self.stood_open = 0.0
+        """For how long, the last time (seconds): told when it lets calls in again."""
         self._clock = clock
         self._draw = draw
         self._slow_over = policy.slow
         self._forced: Forced | None = None
+        self._opened_at = 0.0
         self._phase: State = "closed"  # what the state is when nobody forces it
         self._why = "nothing is amiss"
         self._generation = 0  # of closed spells
@@ -153,7 +158,7 @@ class Breaker:
         self._probe: Call | None = None
         self._probe_until = 0.0
         self._ring = [[0, 0, 0] for _ in range(policy.window)]  # calls, failed, slow: second by second
-        self._second = int(self.since)
+        self._second = int(clock())
         self._bucket = self._ring[self._second % policy.window]
         self._turns_at = self._second + 1.0
         # Closed, and nothing in sight that could change that: most calls' way in and out is a few comparisons.
@@ -381,8 +386,12 @@ class Breaker:
         """The state or who holds it may have changed: tell of it."""
         state = self.state
         self._calm = False  # until the next call has been weighed
-        if state != before:
-            self.since = self._clock()
+        if (opens := state in STANDS_OPEN) != (before in STANDS_OPEN):
+            now = self._clock()
+            if opens:
+                self._opened_at = now
+            else:
+                self.stood_open = now - self._opened_at
         tell = log.info if state == "closed" else log.warning
         if self.policy.pause and {before, state} <= {"open", "half_open"}:
             tell = log.debug  # a caller's probe, and what it heard: once a minute for as long as it lasts

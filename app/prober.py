@@ -17,7 +17,7 @@ import psycopg
 import structlog
 
 from app import db, tasks
-from app.breaker import Breaker
+from app.breaker import Breaker, Forced
 from app.db import Connection
 from app.store import breakers
 
@@ -44,7 +44,7 @@ class Prober:
         self,
         url: str,
         breaker: Breaker,
-        heard: Callable[[Mapping[str, breakers.Forced]], None],
+        heard: Callable[[Mapping[str, Forced]], None],
         pools: Sequence[db.Pool] = (),
     ) -> None:
         self._url = url

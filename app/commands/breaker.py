@@ -16,8 +16,9 @@ from app.errors import ConfigurationError, DatabaseUnavailable
 from app.settings import Settings, load
 
 if TYPE_CHECKING:
+    from app.breaker import Forced
     from app.db import Connection
-    from app.store.breakers import Forced, Held
+    from app.store.breakers import Held
 
 T = TypeVar("T")
 

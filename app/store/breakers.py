@@ -1,14 +1,12 @@
 """breakers: what a person has said of the breakers. Each process reads it with its probe, once a second."""
 
 from datetime import datetime
-from typing import Literal
 from uuid import UUID
 
 from msgspec import Struct
 
+from app.breaker import Forced
 from app.db import Connection
-
-Forced = Literal["open", "closed"]
 
 
 def channel_of(tenant: str, channel: str) -> str:

@@ -13,11 +13,10 @@ import psycopg
 import pytest
 
 from app import db
-from app.breaker import Breaker, State
+from app.breaker import Breaker, Forced, State
 from app.policies import DATABASE
 from app.prober import Prober
 from app.store import breakers
-from app.store.breakers import Forced
 from tests.chaos.links import Link
 from tests.chaos.proxy import Proxy
 from tests.outages import Server, state_folder
