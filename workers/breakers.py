@@ -1,4 +1,4 @@
-"""The breakers of this worker: the database's, one for each channel, one for each tenant's assistant.
+"""The breakers of this worker: one for each channel, one for each tenant's assistant.
 
 It says who may ask now, and when who was turned away comes again. What is asked, and of whom, is not its business.
 """
@@ -51,13 +51,8 @@ class Breakers:
     """
 
     def __init__(
-        self,
-        database: Breaker | None = None,
-        *,
-        clock: Callable[[], float] = lambda: time.monotonic(),
-        draw: Callable[[], float] = random.random,
+        self, *, clock: Callable[[], float] = lambda: time.monotonic(), draw: Callable[[], float] = random.random
     ) -> None:
-        self._database = database
         self._clock = clock
         self._draw = draw
         self._kept: dict[Key, _Kept] = {}
@@ -71,10 +66,8 @@ class Breakers:
         return len(self._kept)
 
     def heard(self, forced: Mapping[str, Forced]) -> None:
-        """What people want of the breakers, by name; a prober brings it once a second, all of it each time."""
+        """What people want of the breakers, by name; the prober brings it once a second, all of it each time."""
         self._forced = forced
-        if self._database is not None:
-            self._database.forced = forced.get(self._database.name)
         for kept in self._kept.values():
             kept.breaker.forced = forced.get(kept.breaker.name)
         if self.directory is not None and self.directory.current.version != self._version:

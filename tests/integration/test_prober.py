@@ -88,11 +88,10 @@ class Ear:
         self.words: list[Mapping[str, Forced]] = []  # one for each probe that was answered
         url = server.cluster.url.replace(f":{port_of(server)}/", f":{line.port}/")
         assert url != server.cluster.url
-        self.prober = Prober(url, self.breaker, self.hear)
+        self.prober = Prober(url, self.breaker, heard=self.hear)
 
     def hear(self, words: Mapping[str, Forced]) -> None:
         self.words.append(words)
-        self.breaker.forced = words.get("database")
         self.moved.set()
 
     def _changed(self, _: Breaker, __: State) -> None:
@@ -256,7 +255,7 @@ async def test_what_an_outage_left_dead_fails_no_call_after_it(server: Server) -
         async with db.pool(url, "qasid_courier", name="calls", min_size=connections, max_size=connections) as pool:
             await pool.wait()
             breaker = pool.breaker = Breaker("database", DATABASE)
-            async with Prober(url, breaker, lambda _: None, (pool,)):
+            async with Prober(url, breaker, (pool,)):
                 breaker.on_change = ear._changed
                 async with stopped(server, line):
                     await ear.until(lambda: breaker.state == "open")
@@ -383,7 +382,7 @@ async def test_a_listener_that_fails_does_not_end_the_probing(server: Server) ->
             raise RuntimeError("a mistake of ours")
         ear.hear(words)
 
-    async with Prober(server.cluster.url, ear.breaker, hear):
+    async with Prober(server.cluster.url, ear.breaker, heard=hear):
         await ear.answers()
     assert failed
     line.close()
