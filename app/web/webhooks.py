@@ -25,10 +25,10 @@ from app.directory import Directory, Endpoint, Watch
 from app.doors import Doors
 from app.errors import DatabaseUnavailable, Overloaded, SpoolError, Unknown
 from app.ingest import Ingest
+from app.log import Seldom
 from app.messages import Item, Message, Status, Stray
 from app.outages import Outages
 from app.spool import Record, Spool
-from app.wake import Seldom
 
 log = structlog.get_logger(__name__)
 
