@@ -162,13 +162,13 @@ def _name(words: tuple[str, ...]) -> str:
 
 async def _require(conn: "Connection", name: str) -> bool:
     """False. Raises ConfigurationError: the configuration has no such thing."""
-    from app.store import breakers, configuration
+    from app.store import configuration
 
     kind, _, path = name.partition(":")
     if kind == "database":
         return False
     tenant, _, channel = path.partition("/")
-    owners = await breakers.owners(conn)
+    owners = await configuration.owners(conn)
     owner = next((owner for owner in owners if owner.slug == tenant), None)
     if kind == "assistant":
         if owner is None or path != tenant or not owner.has_assistant:
@@ -177,7 +177,7 @@ async def _require(conn: "Connection", name: str) -> bool:
     if owner is None:
         raise ConfigurationError(f"The configuration has no tenant {tenant!r}. {_listed([o.slug for o in owners])}")
     await configuration.act_for(conn, owner.id)
-    channels = await breakers.channels(conn, owner.id)
+    channels = sorted(channel.slug for channel in await configuration.channels(conn, owner.id))
     await configuration.act_for(conn, None)
     if channel not in channels:
         raise _unknown(name, [f"{tenant}/{slug}" for slug in channels])
