@@ -68,9 +68,9 @@ class Delivery:
         directory: Watch,
         client: httpx.AsyncClient,
         settings: Settings,
-        breakers: Breakers | None = None,
+        breakers: Breakers,
     ) -> None:
-        self._breakers = Breakers() if breakers is None else breakers
+        self._breakers = breakers
         self._breakers.reopened = self._reopened
         self._commits = commits
         self._lanes = lanes

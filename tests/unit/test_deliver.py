@@ -11,6 +11,7 @@ from app.settings import Settings
 from app.store.chunks import Permission
 from app.store.lanes import Claim
 from app.store.turns import Chunk
+from workers.breakers import Breakers
 from workers.deliver import MOST_DOUBTS, Delivery, Lane
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +75,7 @@ async def test_a_text_is_sent_again_after_silence_but_not_for_ever(attempt: int,
     """Under `resend` too, a provider that never says anything ends with a parked chunk and an alert."""
     commits: Any = Asked()
     nobody: Any = None
-    delivery = Delivery(commits, nobody, nobody, nobody, Settings())
+    delivery = Delivery(commits, nobody, nobody, nobody, Settings(), Breakers())
     claim = Claim(tenant_id=uuid4(), conversation_id=uuid4(), channel_id=uuid4(), token=1, attempts=1)
     channel = SimpleNamespace(
         tenant_id=uuid4(), id=uuid4(), slug="main", endpoint_id=uuid4(), base_url="", address="", token=""
