@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from app import cli, db, metrics
 from app.breaker import Breaker, Forced, State
-from app.commands.breaker import Seen, read, shown
+from app.commands.shown import Seen, read, shown
 from app.policies import DATABASE
 from app.settings import Settings
 from app.store import breakers
