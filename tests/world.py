@@ -224,12 +224,12 @@ class World:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("QASID_")}
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "app.cli", "worker", "--with-parent"),
-            env=environ | settings | {
+            env=environ | {
                 "QASID_DATABASE_URL": self.url,
                 "QASID_SECRET_KEY": KEY,
                 "QASID_WORKER_METRICS_PORT": "0",
                 "QASID_STATE_DIR": str(self.folder),
-            },
+            } | settings,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
