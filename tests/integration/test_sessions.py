@@ -609,11 +609,13 @@ async def test_a_stale_answer_is_told_with_its_age(world: World) -> None:
     """The log line of the turn says how old the conversation was that the assistant was shown."""
     held = await world.parts()
     await world.say("one")
+    held.ring()
     await world.got(1)
     await world.act("UPDATE lanes SET version = version + 1")
     cast(Any, held)._commits.pool.breaker = Slow()
     with capture_logs() as logs:
         await world.say("two")
+        held.ring()
         await world.got(2)
     assert 0.0 <= next(line for line in logs if line["event"] == "turn")["stale_s"] < 30.0
     assert world.shown() == ["one", "You said: one", "two"]
