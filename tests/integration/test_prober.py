@@ -3,10 +3,9 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,29 +16,18 @@ from app.breaker import Breaker, Forced, State
 from app.policies import DATABASE
 from app.prober import Prober
 from app.store import breakers
+from tests import outages
 from tests.chaos.links import Link
 from tests.chaos.proxy import Proxy
-from tests.outages import Server, state_folder
+from tests.outages import Server
 
 pytestmark = pytest.mark.anyio
+
+state, server = outages.state, outages.server
 
 KNOWN, MENDED = 2.0, 10.0  # seconds, as promised
 MARGIN = 0.4  # of a machine that others use too; one probe too many would be a second
 MENDED_HERE = 5.0  # three answers a second apart, after one that may still hang
-
-
-@pytest.fixture(scope="module")
-def state() -> Iterator[Path]:
-    with state_folder() as folder:
-        yield folder
-
-
-@pytest.fixture
-def server(state: Path) -> Server:
-    """A cluster with an empty, migrated database."""
-    server = Server(state)
-    server.make_anew()
-    return server
 
 
 class Line(Proxy):
