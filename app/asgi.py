@@ -94,9 +94,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         spool=spool,
     )
     readiness = health.Readiness(console, lambda: configuration.watch is not None, spool, breaker)
-    prober = Prober(
-        url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)), (courier, console)
-    )
+    prober = Prober(url, breaker, (courier, console))
 
     @asynccontextmanager
     async def rooms(app: Litestar) -> AsyncIterator[None]:

@@ -23,7 +23,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, ThreadingWSGIServer, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from app.breaker import Breaker, State
+from app.breaker import STANDS_OPEN, Breaker, State
 from app.errors import ConfigurationError
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody reads
@@ -159,14 +159,10 @@ def breaker(breaker: Breaker, before: State, *, kind: str | None = None) -> None
         _breaker_forced(name).set(breaker.forced is not None)
     else:
         _show(breaker)
-    opened, since = _breakers_seen.get(breaker, (0, None))
-    _breaker_opened(kind or name).inc(breaker.opened - opened)
-    if state in ("open", "half_open"):
-        since = breaker.since if since is None else since  # half open, it still lets nobody in
-    elif since is not None:
-        _breaker_open_seconds(kind or name).observe(breaker.since - since)
-        since = None
-    _breakers_seen[breaker] = breaker.opened, since
+    _breaker_opened(kind or name).inc(breaker.opened - _openings.get(breaker, 0))
+    _openings[breaker] = breaker.opened
+    if before in STANDS_OPEN and state not in STANDS_OPEN:
+        _breaker_open_seconds(kind or name).observe(breaker.stood_open)
 
 
 def forget_breaker(breaker: Breaker) -> None:
@@ -188,8 +184,8 @@ def _hide(name: str) -> None:
     _breakers_forced.remove(name)
 
 
-# What has been counted of each: how often it opened, and since when it has stood open (by its own clock), or None.
-_breakers_seen: WeakKeyDictionary[Breaker, tuple[int, float | None]] = WeakKeyDictionary()
+# How often each is counted to have opened.
+_openings: WeakKeyDictionary[Breaker, int] = WeakKeyDictionary()
 
 
 def lanes_held(lanes: int) -> None:
