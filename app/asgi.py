@@ -1,6 +1,7 @@
 """The web process, wired: settings, logs, pools, doors. It alone knows all of them, and decides nothing itself.
 
-It starts while PostgreSQL is away: pools open in the background, /livez answers, /readyz says what is missing.
+It starts while PostgreSQL is away or the spool cannot be used: pools open in the background, /livez answers, /readyz says
+what is missing.
 """
 
 import asyncio

@@ -83,7 +83,7 @@ class Call:
     def __enter__(self) -> "Call":
         breaker = self._breaker
         if not breaker._calm:
-            breaker._admit(self, self._reads)
+            breaker._admit(self)
         self._generation = breaker._generation
         self._began = breaker._clock()
         return self
@@ -118,10 +118,11 @@ class Breaker:
     A call's end counts only in the closed spell in which the call began: a success from before the breaker opened does
     not close it, a failure from before it closed does not open it again.
 
-    A good probe of a prober speaks for probes alone: a server that answers `SELECT 1` may still take no write, so the
-    calls' failures in a row stand until a call succeeds. Cancellations, refused data and our own pool's saturation count
-    in neither direction. `PoolTimeout` is saturation even when the pool is empty because the server is gone: the pool
-    cannot tell. It is the prober, outside the pool, that makes up for it: its failures alone open the breaker.
+    A good probe of a prober speaks for probes alone, and a good read for reads: a server that answers `SELECT 1` may
+    still take no write, so what writes failed in a row stands until a write succeeds. Cancellations, refused data and
+    our own pool's saturation count in neither direction. `PoolTimeout` is saturation even when the pool is empty
+    because the server is gone: the pool cannot tell. It is the prober, outside the pool, that makes up for it: its
+    failures alone open the breaker.
 
     `name` is one word (it is logged); `clock` gives seconds and never goes back; `draw` a number in [0, 1).
     `on_change(breaker, before)` hears each change of `state` or `forced`; `before` is the state until then.
@@ -152,6 +153,7 @@ class Breaker:
         self._generation = 0  # of closed spells
         # In a row: calls that failed, those of them that were late, probes that failed.
         self._failures = self._late = self._missed = 0
+        self._writes_failed = False  # one of them was no read
         self._answers = 0  # good probes in a row
         self._pauses = 0
         self._until = 0.0
@@ -219,7 +221,8 @@ class Breaker:
     def watching(self, *, reads: bool = False) -> Call:
         """Let the breaker watch what happens inside: `with breaker.watching(): ...`, awaits and all.
 
-        `reads`: it only reads, so that slowness keeps it out. Stand outside of `asyncio.timeout`, which turns into
+        `reads`: it only reads, so its success says nothing of writes. Who would spare a slow server a read asks
+        `allows_reads` first. Stand outside of `asyncio.timeout`, which turns into
         TimeoutError only at its edge: inside, a missed deadline is just a cancellation. And inside of the wait for a
         connection: what our pool takes is no slowness of the server.
 
@@ -261,14 +264,14 @@ class Breaker:
             self._probe = None
             self._probe_ended(verdict, now, error)
         elif verdict != "neither" and current and self._phase in ("closed", "slow"):
-            self._count(verdict, now, slow)
+            self._count(verdict, now, slow, call._reads)
             self._weigh(now, type(error).__name__)
 
     def late(self) -> None:
         """A deadline has passed for which nobody waits any more: its call will end as a mere cancellation."""
         if self._phase in ("closed", "slow"):
             now = self._clock()
-            self._count("late", now, True)
+            self._count("late", now, True, False)
             self._weigh(now, "a call that was left behind")
 
     def check(self) -> None:
@@ -278,18 +281,16 @@ class Breaker:
 
     # The machine
 
-    def _admit(self, call: Call, reads: bool) -> None:
+    def _admit(self, call: Call) -> None:
         """Let the call in, perhaps as the probe, or raise."""
         now = self._clock()
-        if self._phase == "slow":
-            self._weigh(now)
         if self._forced != "open":
             if self._may_probe(now):
                 self._probe = call
                 self._probe_until = now + self.policy.longest_probe
                 self._become("half_open", "a call has been let through to ask")
                 return
-            if self._forced == "closed" or self._phase == "closed" or (self._phase == "slow" and not reads):
+            if self._forced == "closed" or self._phase in ("closed", "slow"):
                 return
         raise self._refusal()
 
@@ -311,17 +312,19 @@ class Breaker:
             self._pauses += 1
             self._open(now, f"it failed again when a call asked: {type(error).__name__}")
 
-    def _count(self, verdict: Verdict, now: float, slow: bool) -> None:
+    def _count(self, verdict: Verdict, now: float, slow: bool, reads: bool) -> None:
         self._roll(now)
         bucket = self._bucket
         bucket[0] += 1
         bucket[2] += slow
-        if verdict == "good":
-            self._failures = self._late = self._missed = 0
-        else:
+        if verdict != "good":
             bucket[1] += 1
             self._failures += 1
             self._late += verdict == "late"
+            self._writes_failed |= not reads
+        elif not (reads and self._writes_failed):
+            self._failures = self._late = self._missed = 0
+            self._writes_failed = False
 
     def _weigh(self, now: float, last: str = "") -> None:
         """Closed or slow: is that still so? `last`: the name of what came last."""
@@ -360,6 +363,7 @@ class Breaker:
         self._generation += 1
         self._probe = None
         self._failures = self._late = self._missed = self._answers = self._pauses = 0
+        self._writes_failed = False
         for bucket in self._ring:
             bucket[:] = 0, 0, 0
         self._become("closed", "it answers again")

@@ -60,6 +60,8 @@ def options(role: Role, *, timeout: float, extra: str = "") -> dict[str, Any]:
         "options": f"-c role={role} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds} "
         # Our statements cost a millisecond to run and up to five to plan; their plans do not depend on their values.
         f"-c idle_in_transaction_session_timeout={milliseconds} -c jit=off -c plan_cache_mode=force_generic_plan "
+        # And are made while tables are small, most likely: what is read through at once now is long tomorrow.
+        f"-c enable_seqscan=off "
         f"{extra}".strip(),
         "connect_timeout": 3,
         "keepalives_idle": 5,
@@ -100,8 +102,10 @@ def pool(
 
 
 @asynccontextmanager
-async def connection(pool: Pool, *, vital: bool = False) -> AsyncIterator[Connection]:
-    """A connection of the pool. `vital`: whatever its breaker says, and unseen by it: for the beats that leases live by.
+async def connection(pool: Pool, *, vital: bool = False, reads: bool = False) -> AsyncIterator[Connection]:
+    """A connection of the pool. `reads`: nothing will be written, and the breaker is told so (`Breaker.watching`).
+
+    `vital`: whatever the breaker says, and unseen by it: for the beats that leases live by.
 
     Raises:
         Overloaded: too many wait for one already.
@@ -116,7 +120,7 @@ async def connection(pool: Pool, *, vital: bool = False) -> AsyncIterator[Connec
                 if breaker is None:
                     yield conn
                 else:
-                    with breaker.watching():
+                    with breaker.watching(reads=reads):
                         yield conn
             finally:
                 if conn.broken:  # a server that ended one has ended all, most likely

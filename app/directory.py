@@ -232,7 +232,7 @@ class Watch:
     async def __aenter__(self) -> Self:
         """Raises DatabaseUnavailable, or ConfigurationError as `read` does: there is no last one to go on with yet."""
         try:
-            async with db.connection(self._pool) as conn:
+            async with db.connection(self._pool, reads=True) as conn:
                 self._current = await read(conn, self._vault)
         except psycopg.OperationalError as error:
             raise DatabaseUnavailable("the configuration could not be read") from error
@@ -269,7 +269,7 @@ class Watch:
 
     async def _look(self) -> bool:
         try:
-            async with self._one_at_a_time, db.connection(self._pool) as conn:
+            async with self._one_at_a_time, db.connection(self._pool, reads=True) as conn:
                 if await store.version(conn) != self.current.version:
                     self._current = await read(conn, self._vault)
         except (psycopg.Error, QasidError, msgspec.DecodeError, OSError) as error:

@@ -68,6 +68,10 @@ _spool_bytes = Gauge("qasid_spool_bytes", "Bytes in the spool's folder", multipr
 _spool_records = Gauge("qasid_spool_records", "Webhooks in the spool", multiprocess_mode="livemax")
 _spool_oldest = Gauge("qasid_spool_oldest_seconds", "Age of the spool's oldest segment", multiprocess_mode="livemax")
 _spool_corrupt = Gauge("qasid_spool_corrupt", "Files set aside as damaged", multiprocess_mode="livemax")
+_spool_unreadable = Gauge(
+    "qasid_spool_unreadable", "Files of the spool that the disk refuses", multiprocess_mode="livemax"
+)
+_spool_refuses = Gauge("qasid_spool_refuses", "1: the spool takes no webhooks", multiprocess_mode="livemax")
 _loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
 _loop_blocked = Counter("qasid_loop_blocked", "Times that the event loop was held up, and where is known")
 
@@ -127,12 +131,14 @@ def spooled(result: str) -> None:
     _spooled(result).inc()
 
 
-def spool(*, bytes: int, records: int, oldest: float, corrupt: int) -> None:
+def spool(*, bytes: int, records: int, oldest: float, corrupt: int, unreadable: int, refuses: bool) -> None:
     """How the spool stands; every process that shares its folder sees the same. `oldest`: seconds."""
     _spool_bytes.set(bytes)
     _spool_records.set(records)
     _spool_oldest.set(oldest)
     _spool_corrupt.set(corrupt)
+    _spool_unreadable.set(unreadable)
+    _spool_refuses.set(refuses)
 
 
 def alert(kind: str) -> None:

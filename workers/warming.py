@@ -39,7 +39,7 @@ async def warm(pool: db.Pool, directory: Directory, remembered: Sessions) -> Non
     read = 0
     try:
         if wanted and remembered.room > OVERHEAD and await _may_read(pool):
-            async with db.connection(pool) as conn:
+            async with db.connection(pool, reads=True) as conn:
                 lanes = await histories.recent(conn, list(wanted), HARD, EACH, min(MOST, remembered.room // OVERHEAD))
             for first in range(0, len(lanes), AT_ONCE):
                 if not await _may_read(pool) or time.monotonic() - began > LASTS:
@@ -59,7 +59,7 @@ async def warm(pool: db.Pool, directory: Directory, remembered: Sessions) -> Non
 async def _batch(pool: db.Pool, batch: Sequence[tuple[LaneId, int]], remembered: Sessions) -> tuple[int, bool]:
     """How many of these were kept, and whether there was no room for one."""
     at, began = remembered.now(), time.monotonic()
-    async with db.connection(pool) as conn:
+    async with db.connection(pool, reads=True) as conn:
         found = await histories.read(conn, batch)
     history = dict(batch)
     for n, each in enumerate(found):

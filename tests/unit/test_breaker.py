@@ -72,9 +72,9 @@ def caused(cause: BaseException | None) -> DatabaseUnavailable:
     return error
 
 
-def refused(breaker: Breaker, *, reads: bool = False) -> bool:
+def refused(breaker: Breaker) -> bool:
     try:
-        ended(begun(breaker, reads=reads), asyncio.CancelledError())
+        ended(begun(breaker), asyncio.CancelledError())
     except Open:
         return True
     return False
@@ -247,7 +247,7 @@ def test_slowness_opens_it_for_reads_only(tooks: list[float], state: str) -> Non
     breaker, clock = made(DATABASE)
     timed(breaker, clock, *tooks)
     assert (state_of(breaker), breaker.allows_reads, breaker.allows_writes) == (state, state == "closed", True)
-    assert (refused(breaker, reads=True), refused(breaker)) == (state == "slow", False)
+    assert not refused(breaker)
 
 
 def test_slowness_ends_when_writes_are_quick_or_nobody_has_called_for_a_while() -> None:
@@ -263,14 +263,6 @@ def test_slowness_ends_when_writes_are_quick_or_nobody_has_called_for_a_while() 
     assert breaker.allows_reads and state_of(breaker) == "closed"
 
 
-def test_a_read_that_asks_after_a_while_is_let_in() -> None:
-    """Nobody need have looked at the breaker before."""
-    breaker, clock = made(DATABASE)
-    timed(breaker, clock, *[0.6] * 10)
-    clock.at += 10.0
-    assert not refused(breaker, reads=True)
-
-
 def test_a_slow_failure_is_slow() -> None:
     """Late ones and slow ones by turns open nothing else."""
     breaker, clock = made(DATABASE)
@@ -280,7 +272,25 @@ def test_a_slow_failure_is_slow() -> None:
         ended(call, error)
     assert state_of(breaker) == "slow"
     breaker.forced = "closed"
-    assert breaker.allows_reads and not refused(breaker, reads=True)
+    assert breaker.allows_reads
+
+
+def test_a_good_read_does_not_speak_for_writes() -> None:
+    """Behind a lock every write is late, and what is read once a second comes at once."""
+    breaker, _ = made(DATABASE)
+    breaker.late()
+    ended(begun(breaker, reads=True))
+    breaker.late()
+    assert state_of(breaker) == "open"
+
+
+def test_a_good_read_speaks_for_reads() -> None:
+    """Two reads that were late within a night, and nothing else, open nothing."""
+    breaker, _ = made(DATABASE)
+    for _ in range(5):
+        ended(begun(breaker, reads=True), LATE)
+        ended(begun(breaker, reads=True))
+    assert state_of(breaker) == "closed"
 
 
 def test_a_slow_database_can_still_be_lost() -> None:
@@ -639,7 +649,7 @@ def test_the_clock_is_read_twice_a_call_and_nothing_else_is_done_when_all_is_wel
     reached: Counter[str] = Counter()
 
     class Watched(Breaker):
-        def _admit(self, call: Call, reads: bool) -> None:
+        def _admit(self, call: Call) -> None:
             reached["admit"] += 1
 
         def _weigh(self, now: float, last: str = "") -> None:
@@ -665,11 +675,11 @@ class Kept(RuleBasedStateMachine):
         self.told = "closed"
         self.breaker.on_change = self.hear
         self.flying: list[
-            tuple[Call, float, int, bool]
-        ] = []  # with: when it began, in which closed spell, as the probe
+            tuple[Call, float, int, bool, bool]
+        ] = []  # with: when it began, in which closed spell, as the probe, as a read
         self.spell = 0
         self.count: list[tuple[float, bool, bool]] = []  # calls that counted, in this spell: when, failed, slow
-        self.row: list[str] = []  # what is bad since the last good call
+        self.row: list[tuple[str, bool]] = []  # what is bad since the last call that was good for it; whether a read
         self.missed = 0
         self.good_probes = 0
         self.pauses = 0
@@ -688,7 +698,7 @@ class Kept(RuleBasedStateMachine):
         window = self.window()
         calls, failed, slow = len(window), sum(one[1] for one in window), sum(one[2] for one in window)
         if self.policy is DATABASE:
-            late = self.row.count("late") + self.missed
+            late = sum(end == "late" for end, _ in self.row) + self.missed
             lost = len(self.row) + self.missed >= 5 or late >= 2
         else:
             lost = calls >= 10 and 2 * failed >= calls
@@ -706,7 +716,7 @@ class Kept(RuleBasedStateMachine):
         return self.policy is CHANNEL and self.clock.at >= self.paused_at + pause
 
     def asking(self) -> bool:
-        return any(probe and began + self.policy.longest_probe > self.clock.at for _, began, _, probe in self.flying)
+        return any(probe and began + self.policy.longest_probe > self.clock.at for _, began, _, probe, _ in self.flying)
 
     @rule(seconds=st.one_of(st.just(0.0), st.floats(0.0, 1.2), st.floats(0.0, 60.0)))
     def wait(self, seconds: float) -> None:
@@ -715,24 +725,22 @@ class Kept(RuleBasedStateMachine):
     @rule(reads=st.booleans(), times=st.integers(1, 6))
     def call(self, reads: bool, times: int) -> None:
         for _ in range(times):
-            if self.machine == "slow":
-                self.judge()
             breaker = self.breaker
-            allowed = breaker.allows_reads if reads else breaker.allows_writes
+            allowed = breaker.allows_writes
             asking = self.asking()
             try:
                 call = begun(breaker, reads=reads)
             except Open as error:
                 assert not allowed
-                assert state_of(breaker) != "closed" and (state_of(breaker) != "slow" or reads)
+                assert state_of(breaker) not in ("closed", "slow")
                 assert error.retry_after is None or error.retry_after <= 45.0
                 continue
             assert allowed and breaker.forced != "open"
             probe = self.machine == "open" and self.may_probe() and not asking
             assert probe or self.machine != "open" or breaker.forced, "let in though nobody may ask, or another does"
             assert not probe or breaker.forced or state_of(breaker) == "half_open"
-            self.flying = [(c, b, s, False) for c, b, s, p in self.flying] if probe else self.flying
-            self.flying.append((call, self.clock.at, self.spell, probe))
+            self.flying = [(c, b, s, False, r) for c, b, s, p, r in self.flying] if probe else self.flying
+            self.flying.append((call, self.clock.at, self.spell, probe, reads))
 
     @precondition(lambda self: self.flying)
     @rule(
@@ -742,7 +750,7 @@ class Kept(RuleBasedStateMachine):
     )
     def end(self, data: st.DataObject, end: str, times: int) -> None:
         for _ in range(min(times, len(self.flying))):
-            call, began, spell, probe = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
+            call, began, spell, probe, reads = self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
             late: Exception = LATE if self.policy is DATABASE else BUSY
             failed: Exception = LOST if self.policy is DATABASE else BUSY
             ended(call, {"good": None, "failed": failed, "late": late, "neither": asyncio.CancelledError()}[end])
@@ -754,10 +762,10 @@ class Kept(RuleBasedStateMachine):
                     self.paused_at = self.clock.at
             elif end != "neither" and spell == self.spell and self.machine != "open":
                 self.count.append((self.clock.at, end != "good", self.clock.at - began > 0.5))
-                if end == "good":
+                if end != "good":
+                    self.row.append((end, reads))
+                elif not reads or all(read for _, read in self.row):
                     self.row, self.missed = [], 0
-                else:
-                    self.row.append(end)
                 self.judge()
 
     @precondition(lambda self: self.policy is DATABASE)
@@ -785,7 +793,7 @@ class Kept(RuleBasedStateMachine):
         else:
             assert {"half_open": "open"}.get(state_of(breaker), state_of(breaker)) == self.machine
         assert breaker.retry_in is None or 0.0 <= breaker.retry_in <= 45.0
-        assert sum(probe for *_, probe in self.flying) <= 1
+        assert sum(probe for *_, probe, _ in self.flying) <= 1
 
 
 TestKept = Kept.TestCase
