@@ -153,8 +153,9 @@ class Replay:
                 await asyncio.wait(under_way)
         finally:
             await tasks.end(*under_way)
-        whole = self._refused is None and report.foreign == foreign
-        return whole and not report.stopped and report.taken == taken + handed
+        if self._refused:
+            return False
+        return not report.stopped and report.foreign == foreign and report.taken == taken + handed
 
     async def _one(self, record: Record) -> None:
         try:

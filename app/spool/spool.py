@@ -29,6 +29,8 @@ from app.vault import Vault
 
 # How often the folder is counted (seconds).
 LOOK = 1.0
+# How many times its patience a start waits for millions of webhooks to be counted, on a disk that answers.
+COUNTING = 2
 HANGS = "the spool's disk does not answer"
 
 log = structlog.get_logger(__name__)
@@ -97,7 +99,7 @@ class Spool:
         self._hung: Future[list[Verdict]] | None = None
 
     async def __aenter__(self) -> Self:
-        """Look at the folder, for `patience` seconds at most.
+        """Look at the folder: for `patience` seconds at most, and a while longer if there is much to count.
 
         Raises:
             ConfigurationError: it cannot be read; never where it `keeps`, since nobody may be there to read this.
@@ -107,6 +109,8 @@ class Spool:
             if not self._keeps:
                 await self._reads.do(lambda: folders.prepare(self._folder, writes=False))
             await asyncio.wait({first}, timeout=self._patience)
+            if self._writer.answers:
+                await asyncio.wait({first}, timeout=COUNTING * self._patience)
             if first.done():
                 first.result()
             else:

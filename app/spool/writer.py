@@ -49,6 +49,8 @@ class Writer:
         """Why it takes nothing more; None: it does."""
         self.looked = False
         """Whether it was looked at ever, with whatever end."""
+        self.answers = False
+        """Whether the disk has answered ever: what takes longer from there on is counting."""
         self._folder = folder
         self._vault = vault
         self._max_bytes = max_bytes
@@ -124,6 +126,7 @@ class Writer:
         try:
             if not self._made:
                 folders.make(self._folder)
+                self.answers = True
             self.census = self._counter.look()
         except OSError:
             self._known = False

@@ -304,7 +304,7 @@ async def qasid_web(server: Server, tmp_path: Path, **more: str) -> AsyncIterato
                 await answering(http, child)
                 yield Receiver(http, server.cluster.superuser_url), child.pid
         finally:
-            child.terminate()
+            child.kill()  # its server process ends with it; one that has just begun would swallow a SIGTERM for 15 s
 
 
 async def test_killed_between_the_disk_and_the_answer_it_is_stored_once(server: Server, tmp_path: Path) -> None:
