@@ -1,6 +1,7 @@
 """The web process, wired: settings, logs, pools, doors. It alone knows all of them, and decides nothing itself.
 
-It starts while PostgreSQL is away: pools open in the background, /livez answers, /readyz says what is missing.
+It starts while PostgreSQL is away or the spool cannot be used: pools open in the background, /livez answers, /readyz says
+what is missing.
 """
 
 import asyncio
@@ -79,7 +80,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
     bell = Bell(queue)
     # The door stops waiting at its deadline; a flush is left behind a little later, so that it may still end in time
     # for a redelivery to find its rows. Not twice as late: so a database that hangs is known within two deadlines.
-    patience = 1.9 * settings.ack_deadline_seconds
+    patience = 1.7 * settings.ack_deadline_seconds
     statuses = Statuses(courier, bell, patience=patience)
     ingest = Ingest(courier, statuses, bell, patience=patience, late=breaker.late)
     doors = Doors(courier, place_of(settings.host, settings.port), lambda: spool is not None and spool.holds_anything)
@@ -93,9 +94,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         spool=spool,
     )
     readiness = health.Readiness(console, lambda: configuration.watch is not None, spool, breaker)
-    prober = Prober(
-        url, breaker, lambda forced: setattr(breaker, "forced", forced.get(breaker.name)), (courier, console)
-    )
+    prober = Prober(url, breaker, (courier, console))
 
     @asynccontextmanager
     async def rooms(app: Litestar) -> AsyncIterator[None]:

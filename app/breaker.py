@@ -22,6 +22,9 @@ Forced = Literal["open", "closed"]
 # What a call's end says of the dependency; `late`: a failure by a missed deadline; `neither`: nothing at all.
 Verdict = Literal["good", "failed", "late", "neither"]
 
+# A breaker stands open while it is so: half open, it still lets nobody in but the one who asks.
+STANDS_OPEN = ("open", "half_open")
+
 # A pause is cut by up to so much of itself: processes that lost a provider together do not come back together.
 SPREAD = 0.25
 
@@ -29,16 +32,13 @@ SPREAD = 0.25
 class Open(QasidError):
     """Not asked: the breaker of `dependency` is open. It counts for no breaker that stands around this one.
 
-    `until`: when a call may ask again, by the breaker's clock (monotonic seconds), and `retry_after`, in how many
-    seconds. None: when it answers whoever is asking it right now.
+    `retry_after`: in how many seconds a call may ask again. None: that is not for time to say.
     """
 
     retry_after: float | None
 
-    def __init__(self, dependency: str, *, until: float | None, retry_after: float | None) -> None:
+    def __init__(self, dependency: str, *, retry_after: float | None) -> None:
         super().__init__(f"{dependency} is not asked for now: its breaker is open")
-        self.dependency = dependency
-        self.until = until
         self.retry_after = retry_after
 
 
@@ -69,22 +69,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     pause: float = 0.0
     longest_pause: float = 45.0
     longest_probe: float = 15.0
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A breaker as people see it. `since`: monotonic seconds; `lasted`: seconds; `opened`: how often it opened by itself.
-
-    `reason` is a sentence without data. `retry_in`: seconds until a caller may ask, None if that is not for time to say.
-    """
-
-    dependency: str
-    state: State
-    reason: str
-    since: float
-    lasted: float
-    retry_in: float | None
-    forced: Forced | None
-    opened: int
 
 
 class Call:
@@ -157,11 +141,13 @@ class Breaker:
         self.policy = policy
         self.on_change = on_change
         self.opened = 0
-        self.since = clock()
+        self.stood_open = 0.0
+        """For how long, the last time (seconds): told when it lets calls in again."""
         self._clock = clock
         self._draw = draw
         self._slow_over = policy.slow
         self._forced: Forced | None = None
+        self._opened_at = 0.0
         self._phase: State = "closed"  # what the state is when nobody forces it
         self._why = "nothing is amiss"
         self._generation = 0  # of closed spells
@@ -174,7 +160,7 @@ class Breaker:
         self._probe: Call | None = None
         self._probe_until = 0.0
         self._ring = [[0, 0, 0] for _ in range(policy.window)]  # calls, failed, slow: second by second
-        self._second = int(self.since)
+        self._second = int(clock())
         self._bucket = self._ring[self._second % policy.window]
         self._turns_at = self._second + 1.0
         # Closed, and nothing in sight that could change that: most calls' way in and out is a few comparisons.
@@ -206,24 +192,12 @@ class Breaker:
             self._weigh(self._clock())
         return self.allows_writes and (self._forced == "closed" or self._phase != "slow")
 
-    def report(self) -> Report:
-        """The breaker as people see it, at this instant."""
-        now = self._clock()
-        return Report(
-            dependency=self.name,
-            state=self.state,
-            reason=self.reason,
-            since=self.since,
-            lasted=now - self.since,
-            retry_in=self._retry_in(now),
-            forced=self._forced,
-            opened=self.opened,
-        )
-
     @property
     def retry_in(self) -> float | None:
         """Seconds until a caller may ask; None if that is not for time to say."""
-        return self._retry_in(self._clock())
+        if self._forced or self.policy.pause == 0.0 or self._phase in ("closed", "slow"):
+            return None
+        return max(0.0, (self._until if self._probe is None else self._probe_until) - self._clock())
 
     @property
     def forced(self) -> Forced | None:
@@ -303,7 +277,7 @@ class Breaker:
     def check(self) -> None:
         """Raises Open if a call that began now would be refused: before one waits for a connection to make it with."""
         if not self._calm and not self.allows_writes:
-            raise self._refusal(self._clock())
+            raise self._refusal()
 
     # The machine
 
@@ -318,24 +292,16 @@ class Breaker:
                 return
             if self._forced == "closed" or self._phase in ("closed", "slow"):
                 return
-        raise self._refusal(now)
+        raise self._refusal()
 
-    def _refusal(self, now: float) -> Open:
-        wait = self._retry_in(now)
-        return self.policy.refusal(self.name, until=None if wait is None else now + wait, retry_after=wait)
+    def _refusal(self) -> Open:
+        return self.policy.refusal(self.name, retry_after=self.retry_in)
 
     def _may_probe(self, now: float) -> bool:
         """Whether a caller who asks now is the probe."""
         if self.policy.pause == 0.0 or self._phase in ("closed", "slow") or now < self._until:
             return False
         return self._probe is None or now >= self._probe_until
-
-    def _retry_in(self, now: float) -> float | None:
-        if self._forced or self.policy.pause == 0.0 or self._phase in ("closed", "slow"):
-            return None
-        if self._probe is not None:
-            return max(0.0, self._probe_until - now)
-        return max(0.0, self._until - now)
 
     def _probe_ended(self, verdict: Verdict, now: float, error: BaseException | None) -> None:
         if verdict == "good":
@@ -424,8 +390,12 @@ class Breaker:
         """The state or who holds it may have changed: tell of it."""
         state = self.state
         self._calm = False  # until the next call has been weighed
-        if state != before:
-            self.since = self._clock()
+        if (opens := state in STANDS_OPEN) != (before in STANDS_OPEN):
+            now = self._clock()
+            if opens:
+                self._opened_at = now
+            else:
+                self.stood_open = now - self._opened_at
         tell = log.info if state == "closed" else log.warning
         if self.policy.pause and {before, state} <= {"open", "half_open"}:
             tell = log.debug  # a caller's probe, and what it heard: once a minute for as long as it lasts

@@ -90,11 +90,16 @@ def web(with_parent: bool) -> None:
     from app import place
     from app.migrate import require
     from app.process import end_with_parent, require_free_port
+    from app.spool import require as require_spool
+    from app.vault import Vault
 
     if with_parent:
         end_with_parent()  # outlives the exec below
     settings = load()
-    place.secret_keys(settings)  # better said here, once, than by each server process
+    # Better said here, once, than by each server process: one that begins anew later takes what it finds.
+    keys = place.secret_keys(settings)
+    if settings.spool_dir is not None:
+        require_spool(settings.spool_dir, Vault(keys))
     require(place.database_url(settings))
     require_free_port(settings.host, settings.port, setting="QASID_PORT")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -10,6 +10,7 @@ import logging
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ import structlog
 from app.redaction import KNOWN, clean, frames, hide, shown
 from app.settings import Settings
 
-__all__ = ["configure", "fingerprint", "hide", "set_fingerprint_key"]
+__all__ = ["Seldom", "configure", "fingerprint", "hide", "set_fingerprint_key"]
 
 Event = MutableMapping[str, Any]
 Step = Callable[[Any, str, Event], Any]
@@ -30,6 +31,9 @@ Step = Callable[[Any, str, Event], Any]
 # Other libraries' loggers whose finished messages are worth reading and quote no data; of all others only the template
 # and WARNING upwards are shown, whatever QASID_LOG_LEVEL says.
 _READABLE = {"_granian": logging.INFO, "psycopg.pool": logging.WARNING}
+
+# What keeps happening is said once in this time (seconds).
+SELDOM = 10.0
 
 _write_lock = threading.Lock()
 _fingerprint_key = secrets.token_bytes(32)  # until `set_fingerprint_key`: of use within this process alone
@@ -71,6 +75,20 @@ def set_fingerprint_key(key: bytes) -> None:
 def fingerprint(phone: str) -> str:
     """Twelve hex digits that stand for a phone number in logs: the same number has the same, nobody can go back."""
     return hmac.new(_fingerprint_key, phone.encode(), hashlib.sha256).hexdigest()[:12]
+
+
+class Seldom:
+    """Tells whether it is time to say again what keeps happening."""
+
+    def __init__(self) -> None:
+        self._quiet_until = 0.0
+
+    def due(self) -> bool:
+        """True at the first call, and at the first one of each `SELDOM` seconds after it."""
+        if (now := time.monotonic()) < self._quiet_until:
+            return False
+        self._quiet_until = now + SELDOM
+        return True
 
 
 class _Admit:

@@ -23,7 +23,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, ThreadingWSGIServer, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from app.breaker import Breaker, State
+from app.breaker import STANDS_OPEN, Breaker, State
 from app.errors import ConfigurationError
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, that nobody reads
@@ -68,6 +68,10 @@ _spool_bytes = Gauge("qasid_spool_bytes", "Bytes in the spool's folder", multipr
 _spool_records = Gauge("qasid_spool_records", "Webhooks in the spool", multiprocess_mode="livemax")
 _spool_oldest = Gauge("qasid_spool_oldest_seconds", "Age of the spool's oldest segment", multiprocess_mode="livemax")
 _spool_corrupt = Gauge("qasid_spool_corrupt", "Files set aside as damaged", multiprocess_mode="livemax")
+_spool_unreadable = Gauge(
+    "qasid_spool_unreadable", "Files of the spool that the disk refuses", multiprocess_mode="livemax"
+)
+_spool_refuses = Gauge("qasid_spool_refuses", "1: the spool takes no webhooks", multiprocess_mode="livemax")
 _loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
 _loop_blocked = Counter("qasid_loop_blocked", "Times that the event loop was held up, and where is known")
 
@@ -127,12 +131,14 @@ def spooled(result: str) -> None:
     _spooled(result).inc()
 
 
-def spool(*, bytes: int, records: int, oldest: float, corrupt: int) -> None:
+def spool(*, bytes: int, records: int, oldest: float, corrupt: int, unreadable: int, refuses: bool) -> None:
     """How the spool stands; every process that shares its folder sees the same. `oldest`: seconds."""
     _spool_bytes.set(bytes)
     _spool_records.set(records)
     _spool_oldest.set(oldest)
     _spool_corrupt.set(corrupt)
+    _spool_unreadable.set(unreadable)
+    _spool_refuses.set(refuses)
 
 
 def alert(kind: str) -> None:
@@ -153,14 +159,10 @@ def breaker(breaker: Breaker, before: State, *, kind: str | None = None) -> None
         _breaker_forced(name).set(breaker.forced is not None)
     else:
         _show(breaker)
-    opened, since = _breakers_seen.get(breaker, (0, None))
-    _breaker_opened(kind or name).inc(breaker.opened - opened)
-    if state in ("open", "half_open"):
-        since = breaker.since if since is None else since  # half open, it still lets nobody in
-    elif since is not None:
-        _breaker_open_seconds(kind or name).observe(breaker.since - since)
-        since = None
-    _breakers_seen[breaker] = breaker.opened, since
+    _breaker_opened(kind or name).inc(breaker.opened - _openings.get(breaker, 0))
+    _openings[breaker] = breaker.opened
+    if before in STANDS_OPEN and state not in STANDS_OPEN:
+        _breaker_open_seconds(kind or name).observe(breaker.stood_open)
 
 
 def forget_breaker(breaker: Breaker) -> None:
@@ -182,8 +184,8 @@ def _hide(name: str) -> None:
     _breakers_forced.remove(name)
 
 
-# What has been counted of each: how often it opened, and since when it has stood open (by its own clock), or None.
-_breakers_seen: WeakKeyDictionary[Breaker, tuple[int, float | None]] = WeakKeyDictionary()
+# How often each is counted to have opened.
+_openings: WeakKeyDictionary[Breaker, int] = WeakKeyDictionary()
 
 
 def lanes_held(lanes: int) -> None:

@@ -17,7 +17,7 @@ import psycopg
 import structlog
 
 from app import db, tasks
-from app.breaker import Breaker
+from app.breaker import Breaker, Forced
 from app.db import Connection
 from app.store import breakers
 
@@ -34,8 +34,9 @@ Question = asyncio.Task[breakers.Answer]
 
 
 class Prober:
-    """An async context manager: it asks for as long as it is entered. `heard` gets the person's word, by dependency.
+    """An async context manager: it asks for as long as it is entered. What people say of `breaker` it passes on itself.
 
+    `heard` gets their words for all breakers, by name, once a second: for whoever has others.
     `pools`: whose dead connections are thrown out at the first good answer of an open breaker, before it lets anybody in:
     else each would fail one more call, and five in a row would open it again.
     """
@@ -44,8 +45,8 @@ class Prober:
         self,
         url: str,
         breaker: Breaker,
-        heard: Callable[[Mapping[str, breakers.Forced]], None],
         pools: Sequence[db.Pool] = (),
+        heard: Callable[[Mapping[str, Forced]], None] = lambda _: None,
     ) -> None:
         self._url = url
         self._breaker = breaker
@@ -103,6 +104,7 @@ class Prober:
                 for pool in self._pools:
                     pool.renew()
             self._breaker.probed(answer.takes_writes, took)
+            self._breaker.forced = answer.forced.get(self._breaker.name)
             self._heard(answer.forced)
 
     def _give_up(self) -> None:

@@ -4,7 +4,6 @@ A lost or doubled wake-up harms nobody: workers look for due lanes on their own 
 """
 
 import asyncio
-import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -17,6 +16,7 @@ from saq.job import Job, Status
 from saq.queue.postgres import PostgresQueue
 
 from app import db, metrics
+from app.log import Seldom
 from app.store.lanes import LaneId
 
 log = structlog.get_logger(__name__)
@@ -35,8 +35,6 @@ MOST_NAMED = 1_000
 KEEP = 60
 # In a rush jobs wait for each other: late is fine, an error would only look like one (seconds).
 PATIENCE = 30.0
-# While wake-ups fail they fail at every message: that is said once in this time (seconds). The metrics count each.
-SELDOM = 10.0
 
 # A job may take as long as the turns that it started; its retry would find nothing to do.
 LIMITS: dict[str, Any] = {"timeout": 0, "retries": 1, "ttl": KEEP}
@@ -45,20 +43,6 @@ _COUNTS = "timeout heartbeat retries ttl scheduled attempts completed queued sta
 
 # What SAQ raises while the database is away, or its tables are not what it expects.
 UNREACHABLE = (psycopg.Error, PoolTimeout, OSError, ValueError)
-
-
-class Seldom:
-    """Tells whether it is time to say again what keeps happening."""
-
-    def __init__(self) -> None:
-        self._quiet_until = 0.0
-
-    def due(self) -> bool:
-        """True at the first call, and at the first one of each `SELDOM` seconds after it."""
-        if (now := time.monotonic()) < self._quiet_until:
-            return False
-        self._quiet_until = now + SELDOM
-        return True
 
 
 class Wakes(PostgresQueue):
@@ -149,7 +133,7 @@ class Bell:
         self._queue = queue
         self._woke: set[LaneId] = set()
         self._ringer: asyncio.Task[None] | None = None
-        self._lost = Seldom()
+        self._lost = Seldom()  # while wake-ups fail they fail at every message; the metrics count each
 
     def ring(self, lanes: Iterable[LaneId]) -> None:
         """Tell the workers, soon, that these lanes are due. Never waits, never fails."""

@@ -1,4 +1,4 @@
--- Plans that are right before PostgreSQL has met a row.
+-- Plans that are right before PostgreSQL has met a row (docs/decisions/0022-plans-before-statistics.md).
 --
 -- A connection plans each statement once (plan_cache_mode, app/db.py), most likely while the tables are still empty, and
 -- keeps the plan until autovacuum's first look, up to a minute later. Of a column that it knows nothing of, PostgreSQL

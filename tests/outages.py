@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from app import embedded
 from app.embedded import postmaster
@@ -16,9 +17,9 @@ from app.migrate import migrate
 from tests.conftest import FAST
 
 
-@contextmanager
-def state_folder() -> Iterator[Path]:
-    """The state folder of a cluster, which ends with it."""
+@pytest.fixture(scope="module")
+def state() -> Iterator[Path]:
+    """The state folder of a cluster that may be frozen and stopped; the cluster ends with it."""
     root = Path(tempfile.mkdtemp(prefix="qasid-test-"))
     root.chmod(0o755)  # PostgreSQL may run as another user
     try:
@@ -77,3 +78,11 @@ def children(parent: int) -> list[int]:
         if int(fields[1]) == parent:
             found.append(int(stat.parent.name))
     return found
+
+
+@pytest.fixture
+def server(state: Path) -> Server:
+    """The cluster with an empty, migrated database `qasid`."""
+    server = Server(state)
+    server.make_anew()
+    return server

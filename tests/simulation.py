@@ -24,9 +24,11 @@ from app.errors import InDoubt, NeverLeft
 from app.settings import Settings
 from app.store import chunks, doors, lanes, turns
 from workers.answer import Turns
+from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
+from workers.sessions import Sessions
 
 # Modules that read the clock of the process they run in; `time` in them is replaced by `CLOCK`.
 CLOCKED = ("workers.lane", "workers.deliver", "workers.breakers", "workers.stopwatch", "app.assistants.anthropic")
@@ -234,8 +236,9 @@ class Process:
         self.lanes = Lanes(self.commits, settings)
         directory = cast(Watch, SimpleNamespace(current=world.directory))
         client = httpx.AsyncClient(transport=Transport(self), trust_env=False)
-        delivery = Delivery(self.commits, self.lanes, directory, client, settings)
-        self.lanes.serve(Turns(self.commits, delivery, directory, client).work)
+        breakers = Breakers()
+        delivery = Delivery(self.commits, self.lanes, directory, client, settings, breakers)
+        self.lanes.serve(Turns(self.commits, delivery, directory, client, Sessions(0), breakers).work)
         self._tasks: list[asyncio.Task[Any]] = [self.loop.create_task(self.lanes.__aenter__())]
 
     @property

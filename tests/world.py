@@ -33,6 +33,7 @@ from app.sandbox.simulation import Said, Sandbox
 from app.settings import Settings
 from app.vault import Vault
 from workers.answer import Turns
+from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
@@ -212,8 +213,9 @@ class World:
             patience=settings.send_timeout_seconds,
         )
         lanes = Lanes(commits, settings)
-        delivery = Delivery(commits, lanes, directory, client, settings)
-        lanes.serve(Turns(commits, delivery, directory, assistants or client, Sessions(1 << 20)).work)
+        breakers = Breakers()
+        delivery = Delivery(commits, lanes, directory, client, settings, breakers)
+        lanes.serve(Turns(commits, delivery, directory, assistants or client, Sessions(1 << 20), breakers).work)
         return await self.stack.enter_async_context(lanes)
 
     async def process(self, **more: Any) -> asyncio.subprocess.Process:
@@ -222,12 +224,12 @@ class World:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("QASID_")}
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "app.cli", "worker", "--with-parent"),
-            env=environ | settings | {
+            env=environ | {
                 "QASID_DATABASE_URL": self.url,
                 "QASID_SECRET_KEY": KEY,
                 "QASID_WORKER_METRICS_PORT": "0",
                 "QASID_STATE_DIR": str(self.folder),
-            },
+            } | settings,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip

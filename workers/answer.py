@@ -66,13 +66,13 @@ class Turns:
         delivery: Delivery,
         directory: Watch,
         client: httpx.AsyncClient,
-        sessions: Sessions | None = None,
-        breakers: Breakers | None = None,
+        sessions: Sessions,
+        breakers: Breakers,
     ) -> None:
-        """`sessions`: what this worker remembers of conversations; nothing where it is None."""
-        self._breakers = Breakers() if breakers is None else breakers
+        """`sessions`: what this worker remembers of conversations. `breakers`: those that `delivery` has."""
+        self._breakers = breakers
         self._commits = commits
-        self._openings = Openings(commits, Sessions(0) if sessions is None else sessions)
+        self._openings = Openings(commits, sessions)
         self._delivery = delivery
         self._directory = directory
         self._client = client

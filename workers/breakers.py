@@ -1,4 +1,4 @@
-"""The breakers of this worker: the database's, one for each channel, one for each tenant's assistant.
+"""The breakers of this worker: one for each channel, one for each tenant's assistant.
 
 It says who may ask now, and when who was turned away comes again. What is asked, and of whom, is not its business.
 """
@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from app import metrics
-from app.breaker import Breaker, Call, Forced, Policy, State
+from app.breaker import STANDS_OPEN, Breaker, Call, Forced, Policy, State
 from app.directory import Channel, Directory, Tenant, Watch
 from app.errors import Unknown
 from app.policies import ASSISTANT, CHANNEL, AssistantOpen, ChannelOpen
@@ -34,12 +34,11 @@ Key = tuple[Kind, UUID, UUID | None]
 
 
 class _Kept:
-    """A breaker, where it leads, and what its worker has made of it."""
+    """A breaker, and where it leads."""
 
     def __init__(self, breaker: Breaker, leads_to: object) -> None:
         self.breaker = breaker
         self.leads_to = leads_to
-        self.opened_at: float | None = None
         self.next_turn = 0.0
         """When the next lane that is turned away comes again (by the breakers' clock)."""
 
@@ -52,13 +51,8 @@ class Breakers:
     """
 
     def __init__(
-        self,
-        database: Breaker | None = None,
-        *,
-        clock: Callable[[], float] = lambda: time.monotonic(),
-        draw: Callable[[], float] = random.random,
+        self, *, clock: Callable[[], float] = lambda: time.monotonic(), draw: Callable[[], float] = random.random
     ) -> None:
-        self._database = database
         self._clock = clock
         self._draw = draw
         self._kept: dict[Key, _Kept] = {}
@@ -72,10 +66,8 @@ class Breakers:
         return len(self._kept)
 
     def heard(self, forced: Mapping[str, Forced]) -> None:
-        """What people want of the breakers, by name; a prober brings it once a second, all of it each time."""
+        """What people want of the breakers, by name; the prober brings it once a second, all of it each time."""
         self._forced = forced
-        if self._database is not None:
-            self._database.forced = forced.get(self._database.name)
         for kept in self._kept.values():
             kept.breaker.forced = forced.get(kept.breaker.name)
         if self.directory is not None and self.directory.current.version != self._version:
@@ -158,18 +150,16 @@ class Breakers:
         kind, tenant, channel = key
         breaker = kept.breaker
         metrics.breaker(breaker, before, kind=kind)
-        if breaker.state == "open" and kept.opened_at is None:
-            kept.opened_at = self._clock()
+        if breaker.state in STANDS_OPEN and before not in STANDS_OPEN:
             if kind == "channel":
                 metrics.alert("channel_away")
                 log.error("a channel is away", alert="channel_away", breaker=breaker.name, reason=breaker.reason)
             else:
                 metrics.alert("assistant_away")
                 log.error("an assistant is away", alert="assistant_away", breaker=breaker.name, reason=breaker.reason)
-        elif breaker.state == "closed" and kept.opened_at is not None:
-            lasted, kept.opened_at = self._clock() - kept.opened_at, None
+        elif breaker.state == "closed" and before in STANDS_OPEN:
             kept.next_turn = 0.0
-            told = {"breaker": breaker.name, "seconds": round(lasted, 1), "reason": breaker.reason}
+            told = {"breaker": breaker.name, "seconds": round(breaker.stood_open, 1), "reason": breaker.reason}
             if kind == "channel":
                 log.warning("a channel is back", **told)
                 self.reopened(tenant, cast(UUID, channel))

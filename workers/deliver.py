@@ -40,6 +40,9 @@ MOST_REFUSALS = 20
 UNREACHABLE_AT_MOST = 60.0
 # A provider that takes each send, loses each answer and never sends a status would get the same text for ever.
 MOST_DOUBTS = 8
+# What happened and cannot be recorded is told again after a pause that doubles, from the one to the other (seconds): many
+# sends may have ended just before the database was lost, and its breaker turns them all away for as long as it is open.
+AGAIN, AGAIN_AT_MOST = 0.1, 1.0
 # States in which a chunk is with the provider, or will never be.
 DONE = frozenset({"accepted", "sent", "delivered", "read", "played", "failed", "parked", "cancelled"})
 LOST = frozenset({"failed", "parked"})
@@ -68,9 +71,9 @@ class Delivery:
         directory: Watch,
         client: httpx.AsyncClient,
         settings: Settings,
-        breakers: Breakers | None = None,
+        breakers: Breakers,
     ) -> None:
-        self._breakers = Breakers() if breakers is None else breakers
+        self._breakers = breakers
         self._breakers.reopened = self._reopened
         self._commits = commits
         self._lanes = lanes
@@ -299,6 +302,7 @@ class Delivery:
 
     async def _record(self, fact: Fact, heard: float) -> str:
         """Keep trying for as long as anybody waits for a status of it. Its waits count from `heard` (monotonic)."""
+        pause = AGAIN
         while True:
             waited = time.monotonic() - heard
             left = msgspec.structs.replace(fact, due_in=max(0.0, fact.due_in - waited)) if fact.due_in else fact
@@ -307,7 +311,8 @@ class Delivery:
             except DatabaseUnavailable:
                 if waited > self._settings.in_doubt_max_seconds:
                     raise
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(jittered(pause))
+                pause = min(2 * pause, AGAIN_AT_MOST)
                 continue
             if fact.holds and (until := self._held_until.get(_whom(fact))):
                 # From here on each intent asks the database, where a person may end the wait. Those let through are left.

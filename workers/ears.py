@@ -17,7 +17,8 @@ from saq.queue.postgres import ENQUEUE, ListenMultiplexer
 from saq.types import WorkerInfo
 
 from app import db, tasks
-from app.wake import Seldom, Wakes
+from app.log import Seldom
+from app.wake import Wakes
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,8 @@ import structlog
 from saq.types import Context
 
 from app import tasks
-from app.wake import DRAIN, Seldom, jobs_queue
+from app.log import Seldom
+from app.wake import DRAIN, jobs_queue
 from workers import wake
 from workers.ears import STALE, Ears
 from workers.lane import Lanes

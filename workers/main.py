@@ -68,8 +68,8 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         pool.breaker = breaker = Breaker("database", DATABASE)
         sessions = Sessions(settings.session_cache_bytes)
         Outages(breaker, lambda: sessions.served_stale)
-        breakers = Breakers(breaker)
-        await stack.enter_async_context(Prober(url, breaker, breakers.heard, (pool,)))
+        breakers = Breakers()
+        await stack.enter_async_context(Prober(url, breaker, (pool,), breakers.heard))
         directory = await _directory(stack, pool, settings, stop)
         if directory is None:
             return

@@ -56,19 +56,8 @@ class Session(Struct, frozen=True, kw_only=True):
         return (self.version, self.history) == (version, history) and self.done_seq >= done_seq
 
 
-def read(opening: Opening, history: int, at: float) -> Session:
-    """The session that an opening brought, asked for with `history` at `at`, of a turn that nobody has settled yet."""
-    return Session(
-        version=opening.version,
-        done_seq=opening.done_seq,
-        history=history,
-        read_at=at,
-        lines=_encoder.encode(opening.said),
-    )
-
-
-def ahead(found: History, history: int, at: float) -> Session:
-    """The session that was read at `at`, asked for with `history`, before anybody has begun a turn there."""
+def read(found: Opening | History, history: int, at: float) -> Session:
+    """What was read at `at`, asked for with `history`: with a turn that nobody has settled yet, or ahead of any turn."""
     return Session(
         version=found.version,
         done_seq=found.done_seq,

@@ -63,7 +63,7 @@ async def _batch(pool: db.Pool, batch: Sequence[tuple[LaneId, int]], remembered:
         found = await histories.read(conn, batch)
     history = dict(batch)
     for n, each in enumerate(found):
-        if not remembered.add(each.lane, sessions.ahead(each, history[each.lane], at)):
+        if not remembered.add(each.lane, sessions.read(each, history[each.lane], at)):
             return n, True
     await asyncio.sleep(time.monotonic() - began)  # half of the time is others' at the least
     return len(found), False

@@ -1,6 +1,6 @@
 """`qasid breaker`: shows the breakers, and says what a person wants of them.
 
-The person's word is a row in the database. What each process thinks is asked of its own /metrics; nobody is told directly.
+The person's word is a row in the database; nobody is told directly.
 """
 
 import asyncio
@@ -8,21 +8,21 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
-from msgspec import Struct
 
 from app.commands.columns import aligned
 from app.commands.database import installation
+from app.commands.shown import shown
 from app.errors import ConfigurationError, DatabaseUnavailable
-from app.settings import Settings, load
+from app.settings import load
 
 if TYPE_CHECKING:
+    from app.breaker import Forced
     from app.db import Connection
-    from app.store.breakers import Forced, Held
+    from app.store.breakers import Held
 
 T = TypeVar("T")
 
 KINDS = "`database`, `channel TENANT/CHANNEL` or `assistant TENANT`"
-PATIENCE = 2.0  # seconds that a process may take to show its metrics
 NAMED = 10  # names that a refusal lists at most
 
 OPENED = {
@@ -47,15 +47,6 @@ AWAY = """\
 Nothing was changed, and nothing has to be: while the database cannot be reached, the breaker of each process opens by \
 itself within 2 seconds (unless it is held closed), and closes by itself once the database has answered three times. \
 What a person says is kept in the database, so it can be said only while that takes writes. {0}"""
-
-
-class Seen(Struct, frozen=True):
-    """A breaker as one process shows it; `state` names several where server processes behind one port differ."""
-
-    dependency: str
-    state: str
-    held: bool
-    opened: int
 
 
 @click.group(invoke_without_command=True)
@@ -94,7 +85,7 @@ def breaker_open(dependency: tuple[str, ...]) -> None:
     """
     name = _name(dependency)
     _force(name, "open")
-    click.echo(f"The breaker of the {spoken(name)} is held OPEN. Within 2 seconds, every process stops asking it:")
+    click.echo(f"The breaker of the {_spoken(name)} is held OPEN. Within 2 seconds, every process stops asking it:")
     click.echo(OPENED[_kind(name)], nl=False)
     click.echo(f"It stays so, over restarts too, until you undo it: {_undo(name)}")
 
@@ -111,7 +102,7 @@ def breaker_close(dependency: tuple[str, ...]) -> None:
     name = _name(dependency)
     _force(name, "closed")
     click.echo(
-        f"The breaker of the {spoken(name)} is held CLOSED. Within 2 seconds, every process asks it as if nothing were "
+        f"The breaker of the {_spoken(name)} is held CLOSED. Within 2 seconds, every process asks it as if nothing were "
         f"amiss,\nhowever it answers: {CLOSED[_kind(name)]}"
     )
     click.echo(f"It stays so, over restarts too, until you undo it: {_undo(name)}")
@@ -134,10 +125,10 @@ def breaker_auto(dependency: tuple[str, ...]) -> None:
 
     if _done(let_go):
         click.echo(
-            f"The breaker of the {spoken(name)} is held no longer: within 2 seconds each process decides by itself."
+            f"The breaker of the {_spoken(name)} is held no longer: within 2 seconds each process decides by itself."
         )
     else:
-        click.echo(f"Nobody held the breaker of the {spoken(name)}: each process decides by itself.")
+        click.echo(f"Nobody held the breaker of the {_spoken(name)}: each process decides by itself.")
 
 
 def _force(name: str, forced: "Forced") -> None:
@@ -161,13 +152,13 @@ def _name(words: tuple[str, ...]) -> str:
 
 async def _require(conn: "Connection", name: str) -> bool:
     """False. Raises ConfigurationError: the configuration has no such thing."""
-    from app.store import breakers, configuration
+    from app.store import configuration
 
     kind, _, path = name.partition(":")
     if kind == "database":
         return False
     tenant, _, channel = path.partition("/")
-    owners = await breakers.owners(conn)
+    owners = await configuration.owners(conn)
     owner = next((owner for owner in owners if owner.slug == tenant), None)
     if kind == "assistant":
         if owner is None or path != tenant or not owner.has_assistant:
@@ -176,7 +167,7 @@ async def _require(conn: "Connection", name: str) -> bool:
     if owner is None:
         raise ConfigurationError(f"The configuration has no tenant {tenant!r}. {_listed([o.slug for o in owners])}")
     await configuration.act_for(conn, owner.id)
-    channels = await breakers.channels(conn, owner.id)
+    channels = sorted(channel.slug for channel in await configuration.channels(conn, owner.id))
     await configuration.act_for(conn, None)
     if channel not in channels:
         raise _unknown(name, [f"{tenant}/{slug}" for slug in channels])
@@ -184,7 +175,7 @@ async def _require(conn: "Connection", name: str) -> bool:
 
 
 def _unknown(name: str, alike: list[str]) -> ConfigurationError:
-    return ConfigurationError(f"The configuration has no {spoken(name)}. {_listed(alike)}")
+    return ConfigurationError(f"The configuration has no {_spoken(name)}. {_listed(alike)}")
 
 
 def _listed(names: list[str]) -> str:
@@ -198,13 +189,13 @@ def _kind(name: str) -> str:
     return name.partition(":")[0]
 
 
-def spoken(name: str) -> str:
+def _spoken(name: str) -> str:
     """A breaker's name as a person says it, and as the commands take it: `channel noor/main`."""
     return name.replace(":", " ", 1)
 
 
 def _undo(name: str) -> str:
-    return f"qasid breaker auto {spoken(name)}"
+    return f"qasid breaker auto {_spoken(name)}"
 
 
 def _done(work: "Callable[[Connection], Awaitable[T]]") -> T:
@@ -242,7 +233,7 @@ def _list() -> None:
             silent.append(f"{process}: {found}")
         else:
             rows += [
-                (process, spoken(s.dependency), s.state, "a person" if s.held else "", str(s.opened)) for s in found
+                (process, _spoken(s.dependency), s.state, "a person" if s.held else "", str(s.opened)) for s in found
             ]
     if rows:
         for line in aligned(("PROCESS", "DEPENDENCY", "STATE", "HELD BY", "OPENED"), rows):
@@ -259,50 +250,6 @@ def _list() -> None:
 def _told(held: "Held") -> str:
     state: Literal["OPEN", "CLOSED"] = "OPEN" if held.forced == "open" else "CLOSED"
     return (
-        f"{spoken(held.dependency)} is held {state} by a person since {held.at:%Y-%m-%d %H:%M:%S %Z}. "
+        f"{_spoken(held.dependency)} is held {state} by a person since {held.at:%Y-%m-%d %H:%M:%S %Z}. "
         f"Undo: {_undo(held.dependency)}"
     )
-
-
-def shown(settings: Settings, port: int) -> list[Seen] | str:
-    """The breakers that a process on this machine shows at this port, or in words why it shows none."""
-    import httpx
-
-    if port == 0:
-        return "not asked, since QASID_WORKER_METRICS_PORT is 0."
-    # An address to listen at need not be one to ask at.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(settings.host, settings.host)  # noqa: S104
-    at = f"{f'[{host}]' if ':' in host else host}:{port}"
-    headers = {b"Authorization": b"Bearer " + settings.metrics_token.encode()} if settings.metrics_token else {}
-    try:
-        # No proxy from the environment: it is this machine that is asked.
-        answer = httpx.get(f"http://{at}/metrics", headers=headers, timeout=PATIENCE, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return f"does not answer at {at} ({type(error).__name__})."
-    if answer.status_code == 403:
-        return f"does not show its metrics at {at}: is QASID_METRICS_TOKEN the one that it was started with?"
-    if answer.status_code != 200:
-        return f"answers HTTP {answer.status_code} at {at}."
-    try:
-        return read(answer.text) or f"answers at {at}, and shows no breaker: an older build?"
-    except ValueError:
-        return f"what answers at {at} shows no metrics."
-
-
-def read(text: str) -> list[Seen]:
-    """The breakers in a page of metrics. Raises ValueError: it is no such page."""
-    from prometheus_client.parser import text_string_to_metric_families
-
-    states: dict[str, list[str]] = {}
-    held: set[str] = set()
-    opened: dict[str, int] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            name = sample.labels.get("dependency", "")
-            if sample.name == "qasid_breaker_state" and sample.value:
-                states.setdefault(name, []).append(sample.labels["state"])
-            elif sample.name == "qasid_breaker_forced" and sample.value:
-                held.add(name)
-            elif sample.name == "qasid_breaker_opened_total":
-                opened[name] = int(sample.value)
-    return [Seen(name, " / ".join(sorted(states[name])), name in held, opened.get(name, 0)) for name in sorted(states)]

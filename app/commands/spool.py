@@ -1,6 +1,7 @@
 """`qasid spool`: what lies in the spool's folder, and bringing it in where no web process does."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -21,7 +22,11 @@ def spool(context: click.Context) -> None:
     as soon as it can be asked again.
     """
     if context.invoked_subcommand is None:
-        for line in _shown(load(), asyncio.run(_look(load()))):
+        from app import log
+
+        settings = load()
+        log.configure(settings, process="cli")
+        for line in _shown(settings, asyncio.run(_look(settings))):
             click.echo(line)
 
 
@@ -42,6 +47,7 @@ def replay() -> None:
         (report.living, "files belong to a process that lives, which brings them in itself"),
         (report.corrupt, "damaged places were set aside in files `….corrupt`, for a person"),
         (report.missing, "webhooks are missing from their files: they are lost unless a backup has them"),
+        (report.refused, "files are not done with, since the disk refuses them: they stay, and the log says why"),
         (report.foreign, "webhooks are sealed under a key that is not in QASID_SECRET_KEY: put it back"),
     ):
         if count:
@@ -67,7 +73,7 @@ def _spool(settings: Settings) -> "Spool":
 
 async def _look(settings: Settings) -> "State":
     async with _spool(settings) as spool:
-        return await spool.look()
+        return await spool.look(probe=True)
 
 
 async def _replay(settings: Settings) -> "Report":
@@ -89,7 +95,19 @@ def _shown(settings: Settings, state: "State") -> list[str]:
         ("bytes", f"{state.bytes:,} of {settings.spool_max_bytes:,}"),
         ("oldest", "-" if state.oldest is None else f"{state.oldest:,.0f} s, of {settings.spool_max_seconds:,.0f} s"),
         ("set aside", f"{state.corrupt:,} damaged files, which wait for a person" if state.corrupt else "nothing"),
+        *_unreadable(state),
         ("takes more", f"no: {state.refuses}" if state.refuses else "yes"),
     ]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def _unreadable(state: "State") -> Iterator[tuple[str, str]]:
+    if state.unreadable:
+        yield "unreadable", f"{state.unreadable:,} files, which the disk refuses: they stay; see to the disk"
+    if state.missing_keys:
+        keys = ", ".join(state.missing_keys)
+        yield (
+            "no key for",
+            f"{keys}: not in QASID_SECRET_KEY; what is sealed under it stays. Put it back, behind the first",
+        )

@@ -1,14 +1,19 @@
-"""The spool's folder: whether it can be used at all, which segments lie there, and how much. It changes no segment."""
+"""The spool's folder: whether it can be used at all, which segments lie there, and how much. It changes no segment.
+
+One file that the disk refuses hides no other.
+"""
 
 import os
 import secrets
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field, structs
 
 from app.errors import ConfigurationError
+from app.spool.pauses import Pauses
 from app.spool.segments import CORRUPT, born, headers, lock, sync_folder
 from app.vault import Vault
 
@@ -23,16 +28,31 @@ class Census(Struct, frozen=True, kw_only=True):
     segments: int = 0
     corrupt: int = 0
     born: float | None = None
+    unreadable: frozenset[str] = frozenset()
+    """Segments that the disk does not let us count."""
+    missing_keys: frozenset[str] = frozenset()
+    """The ids of keys that segments are sealed under, and that the vault has not."""
 
 
-def prepare(folder: Path, vault: Vault, *, writes: bool) -> None:
-    """Make the folder if need be, and see that all of it can be used.
+def require(folder: Path, vault: Vault) -> None:
+    """See that webhooks can be kept there and all that lies there be opened: for whoever starts, once, with a person by.
 
     Raises:
         ConfigurationError: it is none, cannot be read or written, or holds a segment of a key that the vault has not.
     """
+    prepare(folder, writes=True)
+    for path in segments(folder):
+        _check_key(path, vault)
+
+
+def prepare(folder: Path, *, writes: bool) -> None:
+    """Make the folder if need be, and see that it can be listed, and if it `writes` be written.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
     try:
-        _make(folder)
+        make(folder)
         if not stat.S_ISDIR(folder.stat().st_mode):
             raise ConfigurationError(
                 f"QASID_SPOOL_DIR: {folder} is no folder. Name a folder on a disk that stays; it is made if need be."
@@ -41,8 +61,7 @@ def prepare(folder: Path, vault: Vault, *, writes: bool) -> None:
             for left in folder.glob(f"{_PROBE}*"):
                 left.unlink(missing_ok=True)
             probe(folder)
-        for path in segments(folder):
-            _check_key(path, vault)
+        segments(folder)
     except OSError as error:
         where = error.filename or folder
         raise ConfigurationError(
@@ -76,6 +95,7 @@ def measure(folder: Path) -> tuple[Census, dict[str, int]]:
     """All but the number of records, which is left 0, and each segment's size. Raises OSError."""
     total = corrupt = 0
     sizes: dict[str, int] = {}
+    unreadable = set()
     with os.scandir(folder) as entries:
         for entry in entries:
             set_aside = entry.name.endswith(CORRUPT)
@@ -85,43 +105,75 @@ def measure(folder: Path) -> tuple[Census, dict[str, int]]:
                 size = entry.stat(follow_symlinks=False).st_size
             except FileNotFoundError:  # replayed meanwhile
                 continue
+            except OSError:
+                unreadable.add(entry.name)
+                size = 0
             total += size
             corrupt += set_aside
-            if size and not set_aside:
+            if (size or entry.name in unreadable) and not set_aside:
                 sizes[entry.name] = size
     oldest = born(min(sizes)) if sizes else None
-    return Census(bytes=total, segments=len(sizes), corrupt=corrupt, born=oldest), sizes
+    census = Census(bytes=total, segments=len(sizes), corrupt=corrupt, born=oldest, unreadable=frozenset(unreadable))
+    return census, sizes
+
+
+class _Counted(Struct):
+    """A segment as far as it was counted: its size then, the place up to there, the records and foreign keys before it."""
+
+    size: int = 0
+    at: int = 0
+    records: int = 0
+    keys: set[str] = field(default_factory=set)
 
 
 class Counter:
-    """Counts records, reading of each segment only what is new. Behind a damaged place it counts none."""
+    """Counts records, reading of each segment only what is new. Behind a place that is damaged or refused it counts none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key_ids: Collection[str]) -> None:
         self._folder = folder
-        self._counted: dict[str, tuple[int, int, int]] = {}  # by name: size then, place, records before it
+        self._key_ids = key_ids
+        self._counted: dict[str, _Counted] = {}
+        self._pauses = Pauses()
+
+    @property
+    def names(self) -> Collection[str]:
+        """The segments that lay there."""
+        return self._counted.keys()
 
     def look(self) -> Census:
-        """All that lies there now. Raises OSError."""
+        """All that lies there now. Raises OSError: the folder cannot be read."""
         census, sizes = measure(self._folder)
         counted = {}
         for name, size in sizes.items():
-            seen, at, records = self._counted.get(name, (0, 0, 0))
-            if size != seen:
-                with suppress(FileNotFoundError):
-                    for _, behind in headers(self._folder / name, at):
-                        at, records = behind, records + 1
-            counted[name] = (size, at, records)
+            counted[name] = one = self._counted.get(name) or _Counted()
+            if size != one.size and self._pauses.due(name):
+                self._count(name, one, size)
         self._counted = counted
-        return Census(
-            bytes=census.bytes,
-            records=sum(records for _, _, records in counted.values()),
-            segments=census.segments,
-            corrupt=census.corrupt,
-            born=census.born,
+        self._pauses.keep(sizes)
+        return structs.replace(
+            census,
+            records=sum(one.records for one in counted.values()),
+            unreadable=census.unreadable | self._pauses.names,
+            missing_keys=frozenset[str]().union(*(one.keys for one in counted.values())),
         )
 
+    def _count(self, name: str, one: _Counted, size: int) -> None:
+        try:
+            for head, behind in headers(self._folder / name, one.at):
+                one.at, one.records = behind, one.records + 1
+                if head.key_id not in self._key_ids:
+                    one.keys.add(head.key_id)
+        except FileNotFoundError:  # replayed meanwhile
+            return
+        except OSError:
+            self._pauses.refused(name)
+            return
+        one.size = size
+        self._pauses.given(name)
 
-def _make(folder: Path) -> None:
+
+def make(folder: Path) -> None:
+    """Make it unless it is there. Raises OSError."""
     if not folder.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(OSError):  # a parent that we may not read: then its owner has made it, or sees to it
@@ -131,7 +183,7 @@ def _make(folder: Path) -> None:
 def _check_key(path: Path, vault: Vault) -> None:
     try:
         first = next((head for head, _ in headers(path)), None)
-    except FileNotFoundError:  # replayed meanwhile
+    except OSError:  # replayed meanwhile; or the disk refuses it, and the rest can be used all the same
         return
     if first and first.key_id not in vault.key_ids:
         raise ConfigurationError(

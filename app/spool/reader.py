@@ -1,21 +1,28 @@
 """Reads one segment for replay: finds every record that is whole, what is damaged or missing, and what follows it.
 
+Where the disk refuses, it goes on behind that: the records there are neither damaged nor lost, but not to be had now.
+
 It holds the segment's lock, and deletes it when it is told to. All of it blocks: threads call it, not the loop.
 """
 
+import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from app.spool import frames
 from app.spool.frames import HEADER_BYTES, MAGIC, Header, Record
-from app.spool.segments import CORRUPT, lock, sync_folder
+from app.spool.segments import CORRUPT, lock, read_at, sync_folder
 from app.vault import Vault
 
 # Bounds of one piece that a reader hands over, and of what it searches at a time.
 PIECE_FINDINGS, PIECE_BYTES = 64, 1024 * 1024
 SEARCH_BYTES = 1024 * 1024
+# A disk gives or refuses so much at once. One that refused so often is not asked for the rest of a segment: each refusal
+# may take it seconds.
+BLOCK_BYTES, MOST_REFUSALS = 4096, 64
 
 
 class Sound(NamedTuple):
@@ -48,14 +55,21 @@ class Torn(NamedTuple):
     size: int
 
 
-Flaw = Foreign | Damaged | Missing | Torn
+class Refused(NamedTuple):
+    """The disk does not give these bytes: there may be records among them."""
+
+    size: int
+    error: OSError
+
+
+Flaw = Foreign | Damaged | Missing | Torn | Refused
 Finding = Sound | Flaw
 
 
 class Reader:
     """A segment that is being replayed, by one process at a time. `claim` it first, `close` it last, whatever happens.
 
-    All its methods may raise OSError.
+    `claim`, `set_aside` and `delete` may raise OSError.
     """
 
     def __init__(self, path: Path, vault: Vault) -> None:
@@ -63,12 +77,14 @@ class Reader:
         self._vault = vault
         self._handle = -1
         self._size = 0
+        self._refusals = 0
+        self._error: OSError | None = None  # the last refusal between two records
         self._found = self._find()
 
     def claim(self) -> bool:
         """Lock it. False: its writer lives, somebody else replays it, or it is gone."""
         try:
-            self._handle = os.open(self.path, os.O_RDWR)
+            self._handle = self._opened()
         except FileNotFoundError:
             return False
         if not lock(self._handle):
@@ -108,7 +124,16 @@ class Reader:
         """Give it up: others may have it."""
         handle, self._handle = self._handle, -1
         if handle >= 0:
-            os.close(handle)
+            with suppress(OSError):  # nothing was written through it
+                os.close(handle)
+
+    def _opened(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR)  # to lock a file on NFS takes the right to write it
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            return os.open(self.path, os.O_RDONLY)  # what a broken disk's file system has become: it can be read
 
     def _find(self) -> Iterator[Finding]:
         at = expected = 0
@@ -122,30 +147,69 @@ class Reader:
                 expected, at, damaged = head.number + 1, at + head.frame_bytes, False
                 continue
             end = self._next(at + 1)
-            raw = os.pread(self._handle, end - at, at)
-            yield Torn(len(raw)) if end == self._size and frames.is_torn(raw) else Damaged(raw)
+            raw = self._pread(end - at, at)
+            if self._error:  # not damaged, as far as we know: nothing of it is set aside
+                yield Refused(end - at, self._error)
+            else:
+                yield Torn(len(raw)) if end == self._size and frames.is_torn(raw) else Damaged(raw)
             at, damaged = end, True
+            self._error = None
 
-    def _frame(self, at: int) -> tuple[Header, Sound | Foreign] | None:
-        head = frames.header(os.pread(self._handle, HEADER_BYTES, at))
+    def _frame(self, at: int) -> tuple[Header, Sound | Foreign | Refused] | None:
+        head = frames.header(self._pread(HEADER_BYTES, at))
         if head is None or at + head.frame_bytes > self._size:
             return None
         if head.key_id not in self._vault.key_ids:
             return head, Foreign(head.key_id)
-        sealed = os.pread(self._handle, head.sealed_bytes, at + HEADER_BYTES)
+        before, self._error = self._error, None
+        sealed = self._pread(head.sealed_bytes, at + HEADER_BYTES)
+        error, self._error = self._error, before
+        if error:
+            return head, Refused(head.frame_bytes, error)
         record = frames.unseal(self._vault, self.path.name, head, sealed)
         return None if record is None else (head, Sound(record))
 
     def _next(self, start: int) -> int:
         """Where the next whole frame begins, or the end of the file."""
         while start < self._size:
-            window = os.pread(self._handle, SEARCH_BYTES, start)
+            window, behind = self._window(start)
             at = window.find(MAGIC)
             while at >= 0:
                 if self._frame(start + at):
                     return start + at
                 at = window.find(MAGIC, at + 1)
-            if len(window) < SEARCH_BYTES:
-                break
-            start += SEARCH_BYTES - len(MAGIC) + 1
+            start = behind
         return self._size
+
+    def _window(self, start: int) -> tuple[bytes, int]:
+        """Bytes to search from here on, up to the first block that the disk refuses; and where to search on."""
+        refused, window = self._refusals, self._pread(SEARCH_BYTES, start)
+        if self._refusals == refused:
+            return window, self._behind(start, window, SEARCH_BYTES)
+        pieces = bytearray()
+        while len(pieces) < SEARCH_BYTES:
+            at = start + len(pieces)
+            end = (at // BLOCK_BYTES + 1) * BLOCK_BYTES
+            refused, piece = self._refusals, self._pread(end - at, at)
+            if self._refusals > refused:
+                return bytes(pieces), self._size if refused >= MOST_REFUSALS else end
+            pieces += piece
+            if at + len(piece) < end:
+                break
+        return bytes(pieces), self._behind(start, pieces, SEARCH_BYTES)
+
+    def _behind(self, start: int, window: bytes | bytearray, asked: int) -> int:
+        """Where to search after this window: what begins at its end is searched with the next."""
+        return self._size if len(window) < asked else start + len(window) - len(MAGIC) + 1
+
+    def _pread(self, size: int, at: int) -> bytes:
+        """These bytes, as many as there are; none where the disk refuses, which is noted."""
+        try:
+            if self._refusals < MOST_REFUSALS:
+                return read_at(self._handle, size, at)
+            error = OSError(errno.EIO, os.strerror(errno.EIO))
+        except OSError as refusal:
+            error = refusal
+        self._refusals += 1
+        self._error = error
+        return b""

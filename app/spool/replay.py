@@ -1,6 +1,7 @@
 """Replays segments whose writers have ended: each record to whoever takes it, a segment deleted once all were taken.
 
-At least once: after a crash, or for a record that was not taken, the whole segment comes again.
+At least once: after a crash, or for a record that was not taken, the whole segment comes again. Where the disk refuses,
+what can be read is taken all the same; the segment stays, and is tried again after a pause.
 """
 
 import asyncio
@@ -16,7 +17,8 @@ from app.crashpoints import crashpoint
 from app.errors import DatabaseUnavailable
 from app.spool import folder as folders
 from app.spool.frames import Record
-from app.spool.reader import Damaged, Flaw, Foreign, Missing, Reader, Sound
+from app.spool.pauses import Pauses
+from app.spool.reader import Damaged, Flaw, Foreign, Missing, Reader, Refused, Sound
 from app.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -35,7 +37,7 @@ class Hand(Protocol):
 
 
 class Report(Struct, kw_only=True):
-    """What became of a replay, in numbers of records, but for the last four."""
+    """What became of a replay, in numbers of records, but for the last five."""
 
     taken: int = 0
     failed: int = 0
@@ -53,6 +55,8 @@ class Report(Struct, kw_only=True):
     """Left to the process that writes or replays them."""
     left: int = 0
     """Not deleted: a record was not taken, or the file cannot be read."""
+    refused: int = 0
+    """Of these: the disk refuses something of them, or refused it lately."""
     stopped: bool = False
     """The database is away again: what came after was not tried."""
 
@@ -65,7 +69,15 @@ class Replay:
     """One replay of a folder. `take` is called in the order of a segment, for so many records at once."""
 
     def __init__(
-        self, vault: Vault, hand: Hand, take: Take, *, pace: Pace | None, concurrency: int, told: set[tuple[str, str]]
+        self,
+        vault: Vault,
+        hand: Hand,
+        take: Take,
+        pace: Pace | None,
+        *,
+        concurrency: int,
+        told: set[tuple[str, str]],
+        pauses: Pauses,
     ) -> None:
         """`told`: the alerts, and their files, that earlier replays have raised and this one need not."""
         self.report = Report()
@@ -75,17 +87,30 @@ class Replay:
         self._pace = pace
         self._concurrency = concurrency
         self._told = told
+        self._pauses = pauses
+        self._refused: BaseException | None = None  # the first refusal of the segment at hand
 
     async def folder(self, folder: Path) -> Report:
         """All segments that nobody else has, oldest first. Raises OSError: the folder cannot be read."""
         for path in await self._hand.do(lambda: folders.segments(folder)):
             if self.report.stopped:
                 break
+            if not self._pauses.due(path.name):
+                self.report.left += 1
+                self.report.refused += 1
+                continue
+            self._refused = None
             try:
                 await self._segment(path)
             except _DiskRefuses as error:
                 self.report.left += 1
-                self._leave(path, "the disk refuses", error.__cause__)
+                self._refused = error.__cause__
+            if self._refused:
+                self.report.refused += 1
+                self._pauses.refused(path.name)
+                self._leave(path, "the disk refuses", self._refused)
+            else:
+                self._pauses.given(path.name)
         return self.report
 
     async def _segment(self, path: Path) -> None:
@@ -128,6 +153,8 @@ class Replay:
                 await asyncio.wait(under_way)
         finally:
             await tasks.end(*under_way)
+        if self._refused:
+            return False
         return not report.stopped and report.foreign == foreign and report.taken == taken + handed
 
     async def _one(self, record: Record) -> None:
@@ -147,7 +174,12 @@ class Replay:
 
     async def _flawed(self, reader: Reader, finding: Flaw) -> None:
         if isinstance(finding, Damaged):
-            if await self._disk(lambda: reader.set_aside(finding.raw)):
+            try:
+                is_new = await self._disk(lambda: reader.set_aside(finding.raw))
+            except _DiskRefuses as error:  # then it stays where it is, and what comes behind it is taken
+                self._refused = self._refused or error.__cause__
+                return
+            if is_new:
                 self.report.corrupt += 1
                 _damaged(reader.path, f"{len(finding.raw):,} bytes are damaged and set aside")
         elif isinstance(finding, Missing):
@@ -156,6 +188,8 @@ class Replay:
         elif isinstance(finding, Foreign):
             self.report.foreign += 1
             self._leave(reader.path, f"sealed under key {finding.key_id}, which is not in QASID_SECRET_KEY")
+        elif isinstance(finding, Refused):
+            self._refused = self._refused or finding.error
         else:
             self.report.torn += 1
             log.info("a torn end of the spool is ignored", file=reader.path.name, bytes=finding.size)

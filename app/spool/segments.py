@@ -121,12 +121,25 @@ class Segment:
             self.usable = False
 
 
+def read_at(handle: int, size: int, at: int) -> bytes:
+    """So many bytes, fewer only where the file ends. Raises OSError.
+
+    The kernel gives what comes before a bad block as if it were all there is, and an error only to whoever asks on.
+    """
+    data = os.pread(handle, size, at)
+    while data and len(data) < size:
+        if not (more := os.pread(handle, size - len(data), at + len(data))):
+            break
+        data += more
+    return data
+
+
 def headers(path: Path, at: int = 0) -> Iterator[tuple[Header, int]]:
     """The headers from this place on, each with the place of the next, up to the first that is torn or damaged."""
     handle = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(handle).st_size
-        while (head := frames.header(os.pread(handle, HEADER_BYTES, at))) and at + head.frame_bytes <= size:
+        while (head := frames.header(read_at(handle, HEADER_BYTES, at))) and at + head.frame_bytes <= size:
             at += head.frame_bytes
             yield head, at
     finally:

@@ -22,12 +22,15 @@ from app.crashpoints import crashpoint
 from app.errors import DatabaseUnavailable, SpoolFailed
 from app.spool import folder as folders
 from app.spool.frames import Record
+from app.spool.pauses import Pauses
 from app.spool.replay import Pace, Replay, Report, Take
 from app.spool.writer import SEGMENT_BYTES, Verdict, Writer
 from app.vault import Vault
 
 # How often the folder is counted (seconds).
 LOOK = 1.0
+# How many times its patience a start waits for millions of webhooks to be counted, on a disk that answers.
+COUNTING = 2
 HANGS = "the spool's disk does not answer"
 
 log = structlog.get_logger(__name__)
@@ -48,11 +51,16 @@ class State(Struct, frozen=True, kw_only=True):
     """Seconds since the oldest segment was begun; None: there is none."""
     refuses: str | None
     """Why it takes nothing more; None: it takes."""
+    unreadable: int = 0
+    """Segments that the disk does not give whole."""
+    missing_keys: tuple[str, ...] = ()
+    """The ids of keys that are not in the vault, and that something lies there under."""
 
 
 class Spool:
     """Holds webhooks in a folder, sealed by the vault. An async context manager.
 
+    A folder that cannot be used refuses webhooks and keeps nobody from starting: it is tried again once a second.
     It takes nothing more at `max_bytes` in the folder, of all processes together (each may go beyond it by one flush),
     or once its oldest segment was begun more than `max_age` seconds ago. A write that takes longer than `patience`
     seconds is left behind. `keeps=False`: only to look and to replay, which needs no room on the disk.
@@ -76,12 +84,13 @@ class Spool:
         self._patience = patience
         self._clock = clock
         self._writer = Writer(
-            folder, vault, max_bytes=max_bytes, max_age=max_age, segment_bytes=segment_bytes, clock=clock
+            folder, vault, max_bytes=max_bytes, max_age=max_age, keeps=keeps, segment_bytes=segment_bytes, clock=clock
         )
         self._batches: Batches[Record, Verdict] = Batches(
             "spool", self._write, weigh=lambda record: len(record.body), patience=patience
         )
         self._told: set[tuple[str, str]] = set()
+        self._pauses = Pauses()
         self._open = False
         self._writes = _Thread("spool writes")
         self._reads = _Thread("spool reads")
@@ -90,14 +99,27 @@ class Spool:
         self._hung: Future[list[Verdict]] | None = None
 
     async def __aenter__(self) -> Self:
-        """Raises ConfigurationError: the folder cannot be used, or holds a segment of a key that the vault has not."""
+        """Look at the folder: for `patience` seconds at most, and a while longer if there is much to count.
+
+        Raises:
+            ConfigurationError: it cannot be read; never where it `keeps`, since nobody may be there to read this.
+        """
+        first = asyncio.create_task(self._count(), name="spool")
         try:
-            await self._reads.do(lambda: folders.prepare(self._folder, self._vault, writes=self._keeps))
-            await self._count()
+            if not self._keeps:
+                await self._reads.do(lambda: folders.prepare(self._folder, writes=False))
+            await asyncio.wait({first}, timeout=self._patience)
+            if self._writer.answers:
+                await asyncio.wait({first}, timeout=COUNTING * self._patience)
+            if first.done():
+                first.result()
+            else:
+                _tell_that_it_hangs()
         except BaseException:
+            await tasks.end(first)
             self._end_threads()
             raise
-        self._looking = asyncio.create_task(self._look_on(), name="spool")
+        self._looking = asyncio.create_task(self._look_on(first), name="spool")
         self._open = True
         return self
 
@@ -138,14 +160,16 @@ class Spool:
         """
         await self._writes.do(self._writer.seal)
         try:
-            replay = Replay(self._vault, self._reads, take, pace=pace, concurrency=concurrency, told=self._told)
+            replay = Replay(
+                self._vault, self._reads, take, pace, concurrency=concurrency, told=self._told, pauses=self._pauses
+            )
             return await replay.folder(self._folder)
         finally:
             await self._count()
 
-    async def look(self) -> State:
-        """Count anew, now."""
-        await self._count()
+    async def look(self, *, probe: bool = False) -> State:
+        """Count anew, now; to `probe`, write something too, and take it away."""
+        await self._count(probe=probe)
         return self.state()
 
     def state(self) -> State:
@@ -157,7 +181,9 @@ class Spool:
             segments=census.segments,
             corrupt=census.corrupt,
             oldest=None if census.born is None else max(0.0, self._clock() - census.born),
-            refuses=HANGS if self._hangs else self._writer.trouble,
+            refuses=HANGS if self._hangs or not self._writer.looked else self._writer.trouble,
+            unreadable=len(census.unreadable | self._pauses.names),
+            missing_keys=tuple(sorted(census.missing_keys)),
         )
 
     @property
@@ -170,11 +196,12 @@ class Spool:
         return self._flight is not None and time.monotonic() - self._flight_began > self._patience
 
     async def _write(self, records: Sequence[Record]) -> list[Verdict]:
+        if not self._writer.looked:
+            return [SpoolFailed(HANGS) for _ in records]
         if self._flight is not None:  # left behind: nothing more may pile up before that disk
             if self._hung is not self._flight:
                 self._hung = self._flight
-                metrics.alert("spool_refuses")
-                log.error("the spool's disk does not answer", alert="spool_refuses")
+                _tell_that_it_hangs()
             return [SpoolFailed(HANGS) for _ in records]
         self._flight_began = time.monotonic()
         flight = self._flight = self._writes.begin(lambda: self._writer.append(records))
@@ -191,15 +218,34 @@ class Spool:
         self._writes.end()
         self._reads.end()
 
-    async def _count(self) -> None:
-        await self._writes.do(self._writer.look)
-        state = self.state()
-        metrics.spool(bytes=state.bytes, records=state.records, oldest=state.oldest or 0.0, corrupt=state.corrupt)
+    async def _count(self, *, probe: bool = False) -> None:
+        await self._writes.do(lambda: self._writer.look(probe=probe))
+        self._pauses.keep(self._writer.names)
+        self._show()
 
-    async def _look_on(self) -> None:
+    def _show(self) -> None:
+        state = self.state()
+        metrics.spool(
+            bytes=state.bytes,
+            records=state.records,
+            oldest=state.oldest or 0.0,
+            corrupt=state.corrupt,
+            unreadable=state.unreadable,
+            refuses=state.refuses is not None,
+        )
+
+    async def _look_on(self, first: asyncio.Task[None]) -> None:
+        if not first.done():
+            self._show()
+            await first
         while True:
             await asyncio.sleep(LOOK)
             await self._count()
+
+
+def _tell_that_it_hangs() -> None:
+    metrics.alert("spool_refuses")
+    log.error("the spool's disk does not answer", alert="spool_refuses")
 
 
 class _Thread:

@@ -5,7 +5,7 @@ All of it blocks and runs in one thread, one call after the other. It never drop
 
 import errno
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import structlog
@@ -40,12 +40,17 @@ class Writer:
         *,
         max_bytes: int,
         max_age: float,
+        keeps: bool = True,
         segment_bytes: int = SEGMENT_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.census = Census()
         self.trouble: str | None = None
         """Why it takes nothing more; None: it does."""
+        self.looked = False
+        """Whether it was looked at ever, with whatever end."""
+        self.answers = False
+        """Whether the disk has answered ever: what takes longer from there on is counting."""
         self._folder = folder
         self._vault = vault
         self._max_bytes = max_bytes
@@ -53,21 +58,31 @@ class Writer:
         self._segment_bytes = segment_bytes
         self._clock = clock
         self._own: Segment | None = None
-        self._counter = folders.Counter(folder)
+        self._keeps = keeps
+        self._counter = folders.Counter(folder, vault.key_ids)
         # It stops a little below its bound, so that it is full to everybody and not only to the larger webhooks.
         self._full_at = max_bytes - min(LEAST_ROOM, max_bytes // 16)
-        self._failed = False
+        self._made = False
+        self._known = False  # whether the last counting went well
+        self._failed = True  # until the first look has shown that it takes something
+
+    @property
+    def names(self) -> Collection[str]:
+        """The segments that lay there at the last look."""
+        return self._counter.names
 
     @property
     def holds_anything(self) -> bool:
-        """Whether anything may lie there that was not replayed, as far as this process has looked."""
+        """Whether anything may lie there that was not replayed, as far as this process has looked; it may if it cannot."""
         own = self._own
-        return self.census.segments > 0 or (own is not None and own.records > 0)
+        return not self._known or self.census.segments > 0 or (own is not None and own.records > 0)
 
     def append(self, records: Sequence[Record]) -> list[Verdict]:
         """Keep records, in this order. Of each: None, it is on the disk; or why it may not be."""
         verdicts: list[Verdict] = []
         trouble: Verdict = None
+        if not self._made:  # `look` tries that, once a second; not each webhook
+            return [SpoolFailed(self.trouble or "the spool was not looked at yet")] * len(records)
         try:
             verdicts = self._append(records)
             trouble = next((verdict for verdict in verdicts if verdict), None)
@@ -84,18 +99,22 @@ class Writer:
             self._tell(trouble)
         return verdicts or [trouble] * len(records)
 
-    def look(self) -> None:
-        """Count anew, and if the last writing failed see whether another would."""
+    def look(self, *, probe: bool = False) -> None:
+        """Count anew, and if the last writing failed, or to `probe`, see whether another would.
+
+        The folder is made if this process has never seen it: one that goes away later is no empty spool.
+        """
         try:
-            self.census = self._counter.look()
-            if self._failed:  # nobody may come to try: whoever is told that nothing is taken stays away
+            self._count()
+            if probe or (self._failed and self._keeps):  # nobody may come to try: who hears that it is full stays away
                 folders.probe(self._folder)
-                self._failed = False
+            self._failed = False
             bound = self._bound()
             self._tell(SpoolFull(bound) if bound else None)
         except OSError as error:
             self._failed = True
             self._tell(SpoolFailed(f"the spool's disk: {error.strerror}"), error)
+        self.looked = True
 
     def seal(self) -> None:
         """End this process's segment, so that it can be replayed; what comes next begins another."""
@@ -103,10 +122,23 @@ class Writer:
         if own:
             own.close()
 
+    def _count(self) -> None:
+        try:
+            if not self._made:
+                folders.make(self._folder)
+                self.answers = True
+            self.census = self._counter.look()
+        except OSError:
+            self._known = False
+            raise
+        self._known = self._made = True
+
     def _append(self, records: Sequence[Record]) -> list[Verdict]:
-        counted = self.census.records
+        before = self.census
         census, sizes = folders.measure(self._folder)
-        self.census = structs.replace(census, records=counted)
+        self.census = structs.replace(
+            census, records=before.records, unreadable=before.unreadable, missing_keys=before.missing_keys
+        )
         if bound := self._bound():
             raise SpoolFull(bound)
         if self._own and self._own.size and self._own.path.name not in sizes:

@@ -1,14 +1,11 @@
 """breakers: what a person has said of the breakers. Each process reads it with its probe, once a second."""
 
 from datetime import datetime
-from typing import Literal
-from uuid import UUID
 
 from msgspec import Struct
 
+from app.breaker import Forced
 from app.db import Connection
-
-Forced = Literal["open", "closed"]
 
 
 def channel_of(tenant: str, channel: str) -> str:
@@ -62,28 +59,6 @@ async def force(conn: Connection, dependency: str, forced: Forced) -> None:
 async def let_go(conn: Connection, dependency: str) -> bool:
     """Let the breaker decide again; whether anybody had said otherwise."""
     return (await conn.execute("DELETE FROM breakers WHERE dependency = %s", (dependency,))).rowcount == 1
-
-
-class Owner(Struct, frozen=True):
-    """A tenant, as far as its breakers go."""
-
-    id: UUID
-    slug: str
-    has_assistant: bool
-
-
-async def owners(conn: Connection) -> list[Owner]:
-    """Every tenant, by slug."""
-    rows = await conn.execute(
-        "SELECT id, slug, coalesce(jsonb_typeof(settings -> 'assistant') = 'object', false) FROM tenants ORDER BY slug"
-    )
-    return [Owner(*row) for row in await rows.fetchall()]
-
-
-async def channels(conn: Connection, tenant_id: UUID) -> list[str]:
-    """The slugs of a tenant's channels, for whoever acts for it."""
-    rows = await conn.execute("SELECT slug FROM channels WHERE tenant_id = %s ORDER BY slug", (tenant_id,))
-    return [slug for (slug,) in await rows.fetchall()]
 
 
 async def every(conn: Connection) -> list[Held]:

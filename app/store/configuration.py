@@ -36,6 +36,14 @@ class Tenant(Struct, frozen=True, kw_only=True):
     settings: str
 
 
+class Owner(Struct, frozen=True, kw_only=True):
+    """Of a tenant: who it is, and whether it has an assistant."""
+
+    id: UUID
+    slug: str
+    has_assistant: bool
+
+
 class Channel(Struct, frozen=True, kw_only=True):
     """One row; `token` is sealed."""
 
@@ -173,6 +181,18 @@ async def tenants(conn: Connection, slugs: Sequence[str]) -> list[Tenant]:
     """Those of these tenants that there are."""
     async with conn.cursor(row_factory=class_row(Tenant)) as cursor:
         return await (await cursor.execute(TENANTS, (list(slugs),))).fetchall()
+
+
+OWNERS = """
+SELECT id, slug, coalesce(jsonb_typeof(settings -> 'assistant') = 'object', false) AS has_assistant
+FROM tenants ORDER BY slug
+"""
+
+
+async def owners(conn: Connection) -> list[Owner]:
+    """Every tenant, by slug."""
+    async with conn.cursor(row_factory=class_row(Owner)) as cursor:
+        return await (await cursor.execute(OWNERS)).fetchall()
 
 
 CHANNELS = """

@@ -24,7 +24,7 @@ class Ready(Struct, frozen=True, kw_only=True):
 
     ready: bool
     reason: str = ""
-    """Why not; or, while the spool keeps what the database cannot take, what is missing all the same."""
+    """Why not; or what is missing all the same: the database while the spool keeps what it cannot take, or the spool."""
 
 
 class Readiness:
@@ -54,8 +54,10 @@ class Readiness:
         done, _ = await asyncio.wait({question}, timeout=PATIENCE)
         reason = question.result() if done else f"The database has not answered within {PATIENCE:g} s."
         # Whoever is taken out of rotation keeps nothing: with a spool, and endpoints known, webhooks are welcome.
-        keeps = self._spool is not None and self._configured() and self._spool.state().refuses is None
-        return Ready(ready=not reason or keeps, reason=reason)
+        refuses = self._spool.state().refuses if self._spool is not None else None
+        keeps = self._spool is not None and self._configured() and refuses is None
+        told = " ".join(each for each in (reason, refuses and f"The spool takes nothing: {refuses}.") if each)
+        return Ready(ready=not reason or keeps, reason=told)
 
     async def _ask(self) -> str:
         if self._breaker is not None and self._breaker.forced == "open":  # nothing that is asked here would show it

@@ -4,13 +4,11 @@ A bare ASGI application, mounted in Litestar: it is the one hot route, and its a
 """
 
 import asyncio
-import hmac
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
-from urllib.parse import parse_qsl
 
 import structlog
 from litestar import asgi
@@ -25,10 +23,11 @@ from app.directory import Directory, Endpoint, Watch
 from app.doors import Doors
 from app.errors import DatabaseUnavailable, Overloaded, SpoolError, Unknown
 from app.ingest import Ingest
+from app.log import Seldom
 from app.messages import Item, Message, Status, Stray
 from app.outages import Outages
 from app.spool import Record, Spool
-from app.wake import Seldom
+from app.web.challenges import Challenges
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +38,6 @@ BODY_PATIENCE = 5.0
 SPOOL_PATIENCE = 0.8
 # Bodies that one process holds at a time (bytes): beyond that nothing more is read.
 MOST_BYTES = 64 * 1024 * 1024
-# The signature-less GET is for one person in front of Meta's page: wrong tokens per endpoint and minute.
-MOST_CHALLENGES = 10
-
 
 TOO_MUCH = b"Too much at once. Send it again."
 
@@ -78,7 +74,7 @@ class Webhooks:
         self._breaker = breaker
         self._outages = outages
         self._spool = spool
-        self._wrong_tokens: dict[str, list[float]] = {}
+        self._challenges = Challenges()
         self._bytes = 0
         self._overloaded = Seldom()
 
@@ -95,7 +91,7 @@ class Webhooks:
                         directory, endpoint, http["headers"], receive, hold, arrived
                     )
             elif http["method"] == "GET":
-                status, body, outcome = self._challenge(endpoint, http["query_string"])
+                status, body, outcome = self._challenges.answer(endpoint, http["query_string"])
             else:
                 raise _Answered(405, b"POST a webhook, or GET the challenge.", "method")
         except _Answered as answered:
@@ -246,29 +242,6 @@ class Webhooks:
                 reason=stray.reason,
             )
         return "unreadable" if len(strays) == len(items) else "stored"
-
-    def _challenge(self, endpoint: Endpoint, query: bytes) -> tuple[int, bytes, str]:
-        """Meta's verification of the URL: echo the challenge to whoever knows the verify token."""
-        now = time.monotonic()
-        recent = [at for at in self._wrong_tokens.get(endpoint.slug, []) if now - at < 60]
-        if len(recent) >= MOST_CHALLENGES:
-            return 429, b"Too many wrong tokens; wait a minute.", "refused"
-        try:
-            asked = dict(parse_qsl(query.decode("latin-1"), max_num_fields=20))
-        except ValueError:
-            asked = {}  # more fields than anybody has to ask with
-        challenge = asked.get("hub.challenge", "")
-        if (
-            asked.get("hub.mode") != "subscribe"
-            or not (challenge.isascii() and challenge.isdigit())
-            or len(challenge) > 64
-        ):
-            return 400, b"This is the address for webhooks; a challenge is made of digits.", "challenge"
-        token = asked.get("hub.verify_token", "").encode()
-        if endpoint.verify_token is None or not hmac.compare_digest(token, endpoint.verify_token.encode()):
-            self._wrong_tokens[endpoint.slug] = [*recent, now]
-            return 403, b"The verify token does not fit.", "refused"
-        return 200, challenge.encode(), "challenge"
 
 
 def route(webhooks: Webhooks) -> ASGIRouteHandler:

@@ -77,6 +77,11 @@ class Monkey:
         lost = [Event(kind="lost_commit", target=e.of, began=e.at, ended=e.at) for e in self._fleet.proxy.lost]
         return sorted([*self._over, *under_way, *lost], key=lambda event: event.began)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether something is being done, or what it was done to is not back yet."""
+        return bool(self._begun)
+
     async def run(self, duration: float) -> None:
         """Disturb for so many seconds, then undo all: returns when nothing is stopped and every member is at work.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import checker, planting
+from tests.chaos import checker, hunt, planting
 from tests.chaos.fleet import ROOT
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.planting import Mutant, Patch
@@ -64,3 +64,8 @@ def test_the_list_in_the_documents_is_the_list_that_is_planted() -> None:
 def test_names_are_unique() -> None:
     """Each can be asked for by its name."""
     assert set(Counter(mutant.name for mutant in MUTANTS).values()) == {1}
+
+
+def test_what_is_asked_while_a_scene_is_played_are_rules_of_the_checker() -> None:
+    """What a hunt finds early is what a whole run would be found guilty of."""
+    assert {*hunt.AT_ANY_TIME, *hunt.AMID_NO_FAULT} <= {rule for _, _, rule in checker.CHECKS}

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from prometheus_client import REGISTRY
 
 from app import cli, db, metrics
-from app.breaker import Breaker, State
-from app.commands.breaker import Seen, read, shown
+from app.breaker import Breaker, Forced, State
+from app.commands.shown import Seen, read, shown
 from app.policies import DATABASE
 from app.settings import Settings
 from app.store import breakers
@@ -32,10 +32,10 @@ def qasid(*words: str, **environ: str) -> Result:
     return CliRunner().invoke(cli.main, ("breaker", *words), env={**ours, **nobody, **environ})
 
 
-def heard(database: Database) -> dict[str, breakers.Forced]:
+def heard(database: Database) -> dict[str, Forced]:
     """What a prober, in its role, hears."""
 
-    async def ask() -> dict[str, breakers.Forced]:
+    async def ask() -> dict[str, Forced]:
         async with (
             db.pool(database.url, "qasid_courier", name="test", max_size=1) as pool,
             db.connection(pool) as conn,

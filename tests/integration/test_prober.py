@@ -3,44 +3,31 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from app import db
-from app.breaker import Breaker, State
+from app.breaker import Breaker, Forced, State
 from app.policies import DATABASE
 from app.prober import Prober
 from app.store import breakers
-from app.store.breakers import Forced
+from tests import outages
 from tests.chaos.links import Link
 from tests.chaos.proxy import Proxy
-from tests.outages import Server, state_folder
+from tests.outages import Server
 
 pytestmark = pytest.mark.anyio
+
+state, server = outages.state, outages.server
 
 KNOWN, MENDED = 2.0, 10.0  # seconds, as promised
 MARGIN = 0.4  # of a machine that others use too; one probe too many would be a second
 MENDED_HERE = 5.0  # three answers a second apart, after one that may still hang
-
-
-@pytest.fixture(scope="module")
-def state() -> Iterator[Path]:
-    with state_folder() as folder:
-        yield folder
-
-
-@pytest.fixture
-def server(state: Path) -> Server:
-    """A cluster with an empty, migrated database."""
-    server = Server(state)
-    server.make_anew()
-    return server
 
 
 class Line(Proxy):
@@ -89,11 +76,10 @@ class Ear:
         self.words: list[Mapping[str, Forced]] = []  # one for each probe that was answered
         url = server.cluster.url.replace(f":{port_of(server)}/", f":{line.port}/")
         assert url != server.cluster.url
-        self.prober = Prober(url, self.breaker, self.hear)
+        self.prober = Prober(url, self.breaker, heard=self.hear)
 
     def hear(self, words: Mapping[str, Forced]) -> None:
         self.words.append(words)
-        self.breaker.forced = words.get("database")
         self.moved.set()
 
     def _changed(self, _: Breaker, __: State) -> None:
@@ -257,7 +243,7 @@ async def test_what_an_outage_left_dead_fails_no_call_after_it(server: Server) -
         async with db.pool(url, "qasid_courier", name="calls", min_size=connections, max_size=connections) as pool:
             await pool.wait()
             breaker = pool.breaker = Breaker("database", DATABASE)
-            async with Prober(url, breaker, lambda _: None, (pool,)):
+            async with Prober(url, breaker, (pool,)):
                 breaker.on_change = ear._changed
                 async with stopped(server, line):
                     await ear.until(lambda: breaker.state == "open")
@@ -384,7 +370,7 @@ async def test_a_listener_that_fails_does_not_end_the_probing(server: Server) ->
             raise RuntimeError("a mistake of ours")
         ear.hear(words)
 
-    async with Prober(server.cluster.url, ear.breaker, hear):
+    async with Prober(server.cluster.url, ear.breaker, heard=hear):
         await ear.answers()
     assert failed
     line.close()

@@ -454,19 +454,25 @@ async def test_an_echo_between_claim_and_opening_is_read(here: Ground, worker: W
     assert worker.commits.asked == [5, 0, 5]
 
 
+async def replayed(here: Ground, worker: Worker, *, times: int = 1, again: bool = False) -> UUID:
+    """A lane whose one question could not be answered, and is entered anew."""
+    lane = await here.lane()
+    await here.ingest(here.placed(lane, "q"))
+    found = await worker.turn(lane, "sorry", outcome="failed")
+    assert found.opening.turn
+    letter: Any = SimpleNamespace(tenant_id=here.tenant, id=found.opening.turn.id, conversation_id=lane)
+    for _ in range(times):
+        assert await dead.answer(here.conn, letter, again=again)
+    return lane
+
+
 @pytest.mark.anyio
 async def test_a_question_that_waits_once_more_is_not_remembered_as_said(
     here: Ground, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replayed twice, it is asked in two turns; between them it waits, so that the history is without it."""
     monkeypatch.setattr(turns, "MOST_MEMBERS", 1)
-    lane = await here.lane()
-    await here.ingest(here.placed(lane, "q"))
-    found = await worker.turn(lane, "sorry", outcome="failed")
-    assert found.opening.turn
-    letter: Any = SimpleNamespace(tenant_id=here.tenant, id=found.opening.turn.id, conversation_id=lane)
-    for _ in range(2):
-        assert await dead.answer(here.conn, letter, again=True)
+    lane = await replayed(here, worker, times=2, again=True)
     for said in (["sorry"], ["sorry", "a"]):
         found = await worker.turn(lane, "a")
         assert [message.body for message in found.opening.asked] == ["q"]
@@ -476,12 +482,7 @@ async def test_a_question_that_waits_once_more_is_not_remembered_as_said(
 @pytest.mark.anyio
 async def test_a_question_that_is_replayed_leaves_the_history_at_once(here: Ground, worker: Worker) -> None:
     """Entered anew it waits again: what was remembered with it does not stand any more."""
-    lane = await here.lane()
-    await here.ingest(here.placed(lane, "q"))
-    found = await worker.turn(lane, "sorry", outcome="failed")
-    assert found.opening.turn
-    letter: Any = SimpleNamespace(tenant_id=here.tenant, id=found.opening.turn.id, conversation_id=lane)
-    assert await dead.answer(here.conn, letter, again=False)
+    lane = await replayed(here, worker)
     assert [line.body for line in (await worker.turn(lane, "a")).opening.said] == ["sorry"]
 
 
@@ -567,12 +568,7 @@ async def test_a_read_that_fails_is_made_up_for_only_while_no_reads_are_taken(
 @pytest.mark.anyio
 async def test_what_is_asked_is_not_shown_as_said_before(here: Ground, pool: db.Pool, worker: Worker) -> None:
     """A replayed question stands in a stale history already: it is shown once."""
-    lane = await here.lane()
-    await here.ingest(here.placed(lane, "q"))
-    found = await worker.turn(lane, "sorry", outcome="failed")
-    assert found.opening.turn
-    letter: Any = SimpleNamespace(tenant_id=here.tenant, id=found.opening.turn.id, conversation_id=lane)
-    assert await dead.answer(here.conn, letter, again=False)
+    lane = await replayed(here, worker)
     pool.breaker = Slow()
     found = await worker.turn(lane, "a")
     assert [message.body for message in found.opening.asked] == ["q"]
@@ -609,11 +605,13 @@ async def test_a_stale_answer_is_told_with_its_age(world: World) -> None:
     """The log line of the turn says how old the conversation was that the assistant was shown."""
     held = await world.parts()
     await world.say("one")
+    held.ring()
     await world.got(1)
     await world.act("UPDATE lanes SET version = version + 1")
     cast(Any, held)._commits.pool.breaker = Slow()
     with capture_logs() as logs:
         await world.say("two")
+        held.ring()
         await world.got(2)
     assert 0.0 <= next(line for line in logs if line["event"] == "turn")["stale_s"] < 30.0
     assert world.shown() == ["one", "You said: one", "two"]

@@ -5,26 +5,33 @@ On the cluster of test_webhook_outages.py, whose processes may be stopped.
 
 import asyncio
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
+from prometheus_client import REGISTRY
 
-from app import backlog, cli
+from app import backlog, cli, prober
+from app.spool import Record, frames
+from app.spool.segments import Segment
+from app.vault import Vault
 from tests import cloud_bodies as cloud
 from tests import receiving
 from tests.integration import test_webhook_outages as outages
 from tests.integration.test_webhook_outages import DEADLINE, in_time, stored_once, webhooks
 from tests.integration.test_webhook_server import answering, started
-from tests.outages import Server
+from tests.outages import Server, children
 from tests.receiving import Receiver
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -33,6 +40,8 @@ state, server = outages.state, outages.server
 
 # The breaker opens within two seconds of a loss, and closes within ten of its end.
 OPENS, CLOSES = 2.0, 10.0
+WEB = [sys.executable, "-m", "app.cli", "web", "--with-parent"]
+TAKES_NOTHING = "The spool takes nothing: the spool's disk: Not a directory."
 
 
 @asynccontextmanager
@@ -41,6 +50,13 @@ async def process(server: Server, folder: Path, *, ready: bool = True, **more: A
     settings = {"ack_deadline_seconds": DEADLINE, "spool_dir": folder, **more}
     async with receiving.process(url, superuser_url, ready=ready, **settings) as receiver:
         yield receiver
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The breaker closes, and a replay begins anew, in a part of a second: where that is not what is tested."""
+    monkeypatch.setattr(prober, "INTERVAL", 0.1)
+    monkeypatch.setattr(backlog, "AGAIN", 0.2)
 
 
 def segments(folder: Path) -> list[Path]:
@@ -58,6 +74,11 @@ async def breaker(web: Receiver, state: str, timeout: float) -> float:
 
 async def metrics(web: Receiver) -> str:
     return (await web.http.get("/metrics")).text
+
+
+def counted(name: str, **labels: str) -> float:
+    """What a counter of this process says."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 async def brought_in(web: Receiver, folder: Path) -> None:
@@ -90,6 +111,7 @@ async def test_what_a_frozen_database_cannot_take_is_kept_and_brought_in(server:
         stored_once(web, bodies)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_another_process_brings_in_what_one_has_kept(server: Server, tmp_path: Path) -> None:
     """It ends with the database still away; the next one finds the folder."""
     await receiving.configure(server.cluster.url, tmp_path)
@@ -105,16 +127,37 @@ async def test_another_process_brings_in_what_one_has_kept(server: Server, tmp_p
         stored_once(web, bodies)
 
 
-def qasid_spool(server: Server, folder: Path, *words: str) -> Result:
-    """`qasid spool` with these words, and no other QASID_* settings."""
-    others: dict[str, str | None] = {name: None for name in os.environ if name.startswith("QASID_")}
+def free_port() -> str:
+    """One on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def environ(server: Server, folder: Path, **more: str) -> dict[str, str]:
+    """This spool, this database, and no other QASID_* settings."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("QASID_")}
     ours = {
         "QASID_DATABASE_URL": server.cluster.url,
         "QASID_SECRET_KEY": receiving.KEY,
         "QASID_SPOOL_DIR": str(folder),
-        "QASID_SPOOL_MAX_BYTES": "2000000",
     }
-    return CliRunner().invoke(cli.main, ("spool", *words), env={**others, **ours})
+    return {**others, **ours, **more}
+
+
+def qasid_spool(server: Server, folder: Path, *words: str) -> Result:
+    """`qasid spool` with these words."""
+    unset: dict[str, str | None] = dict.fromkeys(os.environ)
+    ours = environ(server, folder, QASID_SPOOL_MAX_BYTES="2000000")
+    return CliRunner().invoke(cli.main, ("spool", *words), env={**unset, **ours})
+
+
+def refusal(server: Server, folder: Path) -> str:
+    """What `qasid web` says at its start, of which it dies: its exit code is 2."""
+    ours = environ(server, folder, QASID_PORT=free_port(), QASID_STATE_DIR=str(folder.parent / "state of nobody"))
+    ended = subprocess.run(WEB, env=ours, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 2
+    return ended.stderr
 
 
 async def test_a_person_sees_what_lies_there_and_brings_it_in(server: Server, tmp_path: Path) -> None:
@@ -138,6 +181,7 @@ async def test_a_person_sees_what_lies_there_and_brings_it_in(server: Server, tm
         stored_once(web, bodies)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_lane_that_is_held_holds_up_nobody_elses_webhooks(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,15 +207,17 @@ async def test_a_lane_that_is_held_holds_up_nobody_elses_webhooks(
         assert [body for body in [*held, *others] if web.unaccounted(body)] == []
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_full_spool_answers_503_and_drops_nothing(server: Server, tmp_path: Path) -> None:
     """At its bound it takes nothing more: the provider keeps the rest; what it holds is brought in."""
     await receiving.configure(server.cluster.url, tmp_path)
     folder = tmp_path / "spool"
-    bodies = [cloud.webhook(cloud.text("x" * 4000), statuses=[cloud.status(cloud.fresh())]) for _ in range(300)]
-    async with process(server, folder, spool_max_bytes=1_000_000) as web:
+    bodies = [cloud.webhook(cloud.text("x" * 4000), statuses=[cloud.status(cloud.fresh())]) for _ in range(20)]
+    async with process(server, folder, spool_max_bytes=50_000) as web:
         assert (await web.post(bodies[0])).status_code == 200
         await asyncio.to_thread(server.stop)
         try:
+            await breaker(web, "open", OPENS)
             answers = [(await web.post(body)).status_code for body in bodies]
             assert set(answers) == {200, 503} and answers[0] == 200 and answers[-1] == 503
         finally:
@@ -181,6 +227,40 @@ async def test_a_full_spool_answers_503_and_drops_nothing(server: Server, tmp_pa
         stored_once(web, bodies)
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_a_spool_that_cannot_be_opened_answers_503_and_keeps_again_when_it_can(
+    server: Server, tmp_path: Path
+) -> None:
+    """The process begins beside it and takes webhooks all the same; what the database cannot take is refused and counted."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder = tmp_path / "spool"
+    folder.write_text("")
+    bodies = webhooks(4)
+    refused, called = counted("qasid_spooled_total", result="refused"), receiving.alerts("spool_refuses")
+    async with process(server, folder) as web:
+        assert (await web.http.get("/readyz")).json() == {"ready": True, "reason": TAKES_NOTHING}
+        assert receiving.alerts("spool_refuses") == called + 1
+        assert (await web.post(bodies[0])).status_code == 200
+        await asyncio.to_thread(server.stop)
+        await breaker(web, "open", OPENS)
+        try:
+            assert (await web.post(bodies[1])).status_code == 503
+            assert counted("qasid_spooled_total", result="refused") == refused + 1
+            answer = await web.http.get("/readyz")
+            assert (answer.status_code, answer.json()["reason"].endswith(f". {TAKES_NOTHING}")) == (503, True)
+            folder.unlink()
+            async with asyncio.timeout(5):
+                while (await web.post(bodies[2])).status_code != 200:
+                    await asyncio.sleep(0.05)
+            assert segments(folder)
+        finally:
+            await asyncio.to_thread(server.start)
+        await brought_in(web, folder)
+        await outages.redelivered(web, bodies)
+        stored_once(web, bodies)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_while_statuses_may_lie_in_the_spool_silence_does_not_count(server: Server, tmp_path: Path) -> None:
     """They were answered 200 and never come again: until they are brought in, each beat of the door begins silence anew."""
     await receiving.configure(server.cluster.url, tmp_path)
@@ -202,25 +282,29 @@ async def test_while_statuses_may_lie_in_the_spool_silence_does_not_count(server
 @asynccontextmanager
 async def armed(server: Server, tmp_path: Path, crashpoint: str) -> AsyncIterator[Receiver]:
     """`qasid web` whose process is killed each time it first passes this point."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("QASID_")} | {
-        "QASID_DATABASE_URL": server.cluster.url,
-        "QASID_SECRET_KEY": receiving.KEY,
-        "QASID_PORT": str(port),
-        "QASID_STATE_DIR": str(tmp_path / "state of the web process"),
-        "QASID_SPOOL_DIR": str(tmp_path / "spool"),
-        "QASID_WEB_WORKERS": "1",
-        "CRASHPOINT": f"{crashpoint}:1",
-    }
-    with started([str(Path(sys.executable).parent / "qasid"), "web", "--with-parent"], environ) as child:
+    async with qasid_web(server, tmp_path, CRASHPOINT=f"{crashpoint}:1") as (web, _):
+        yield web
+
+
+@asynccontextmanager
+async def qasid_web(server: Server, tmp_path: Path, **more: str) -> AsyncIterator[tuple[Receiver, int]]:
+    """`qasid web` as it is run, with one server process, and its id."""
+    port = free_port()
+    ours = environ(
+        server,
+        tmp_path / "spool",
+        QASID_PORT=port,
+        QASID_STATE_DIR=str(tmp_path / "state of the web process"),
+        QASID_WEB_WORKERS="1",
+        **more,
+    )
+    with started(WEB, ours) as child:
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
                 await answering(http, child)
-                yield Receiver(http, server.cluster.superuser_url)
+                yield Receiver(http, server.cluster.superuser_url), child.pid
         finally:
-            child.terminate()
+            child.kill()  # its server process ends with it; one that has just begun would swallow a SIGTERM for 15 s
 
 
 async def test_killed_between_the_disk_and_the_answer_it_is_stored_once(server: Server, tmp_path: Path) -> None:
@@ -262,3 +346,48 @@ async def test_killed_between_the_commit_and_the_end_of_the_segment_it_is_stored
         assert web.counts() == (10, 10, 0)
         await brought_in(web, folder)
         stored_once(web, bodies)
+
+
+async def test_a_server_process_that_begins_anew_beside_a_broken_spool_serves(server: Server, tmp_path: Path) -> None:
+    """`qasid web` refuses such a folder at its start, once; after that PostgreSQL alone decides who is answered 200."""
+    await receiving.configure(server.cluster.url, tmp_path)
+    folder, elsewhere = tmp_path / "spool", tmp_path / "elsewhere"
+    bodies = webhooks(2)
+    async with qasid_web(server, tmp_path) as (web, pid):
+        assert (await web.post(bodies[0])).status_code == 200
+        folder.rename(elsewhere)
+        folder.write_text("")
+        for each in children(pid):
+            os.kill(each, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(httpx.TransportError):
+                    answer = await web.http.get("/readyz")
+                    if answer.status_code == 200 and answer.json()["reason"] == TAKES_NOTHING:
+                        break
+                await asyncio.sleep(0.05)
+        assert (await web.post(bodies[1])).status_code == 200
+        stored_once(web, bodies)
+        assert "qasid_spool_refuses 1.0" in await metrics(web)
+        assert "is no folder" in await asyncio.to_thread(refusal, server, folder)
+        folder.unlink()
+        elsewhere.rename(folder)
+        async with asyncio.timeout(5):
+            while (await web.http.get("/readyz")).json() != {"ready": True, "reason": ""}:
+                await asyncio.sleep(0.05)
+
+
+def test_qasid_web_refuses_a_spool_that_cannot_be_used(server: Server, tmp_path: Path) -> None:
+    """Before it begins any server process: the folder, what is wrong, what to do, and exit code 2."""
+    (tmp_path / "file").write_text("")
+    assert f"QASID_SPOOL_DIR: {tmp_path / 'file'} is no folder" in refusal(server, tmp_path / "file")
+    folder, other = tmp_path / "spool", Vault([bytes(32)])
+    folder.mkdir()
+    segment = Segment.begin(folder, 1_000.0)
+    record = Record(endpoint_id=uuid4(), endpoint="meta", correlation="c", received_at=0.0, body=b"{}")
+    segment.append(frames.seal(other, segment.path.name, 0, record), 1)
+    segment.close()
+    said = refusal(server, folder)
+    assert f"{segment.path} was sealed under key {other.key_ids[0]}" in said and "Put that key back" in said
+    shown = qasid_spool(server, folder)
+    assert (shown.exit_code, f"no key for  {other.key_ids[0]}" in shown.output) == (0, True), shown.output

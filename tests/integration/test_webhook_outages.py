@@ -5,7 +5,7 @@ On a cluster of its own, whose processes it stops by their ids.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -15,30 +15,17 @@ import psycopg
 import pytest
 
 from tests import cloud_bodies as cloud
-from tests import receiving
-from tests.outages import Server, state_folder
+from tests import outages, receiving
+from tests.outages import Server
 from tests.receiving import ENVIRON, Receiver
 
 pytestmark = pytest.mark.anyio
 
+state, server = outages.state, outages.server
+
 DEADLINE = 0.6
 MARGIN = 0.45  # of a machine that others use too; together they stay below the 2 × DEADLINE after which flushes fail
 CHALLENGE = {"hub.mode": "subscribe", "hub.challenge": "1", "hub.verify_token": ENVIRON["VERIFY"]}
-
-
-@pytest.fixture(scope="module")
-def state() -> Iterator[Path]:
-    """The state folder of a cluster that may be frozen and stopped."""
-    with state_folder() as folder:
-        yield folder
-
-
-@pytest.fixture
-def server(state: Path) -> Server:
-    """The cluster with an empty, migrated database `qasid`."""
-    server = Server(state)
-    server.make_anew()
-    return server
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigurationError
+from app.spool import require
 from app.vault import Vault
 from tests.spooled import NEW, OLD, drained, files, record, spool
 
@@ -78,14 +79,15 @@ async def test_whoever_gives_up_waiting_disturbs_nobody(tmp_path: Path) -> None:
 
 
 async def test_keys_rotate(tmp_path: Path) -> None:
-    """The first key seals, all open; without a segment's key it does not start, and says which file and key."""
+    """The first key seals, all open; without a segment's key `qasid web` does not start, and says which file and key."""
     async with spool(tmp_path, OLD) as it:
         await it.keep(record(0))
     (old,) = files(tmp_path)
     with pytest.raises(ConfigurationError) as caught:
-        await spool(tmp_path, NEW).__aenter__()
+        require(tmp_path, Vault([NEW]))
     assert str(tmp_path / old) in str(caught.value)
     assert f"under key {Vault([OLD]).key_ids[0]}, which is not in QASID_SECRET_KEY" in str(caught.value)
+    require(tmp_path, Vault([NEW, OLD]))
     async with spool(tmp_path, NEW, OLD) as it:
         await it.keep(record(1))
         assert await drained(it) == [record(0), record(1)]

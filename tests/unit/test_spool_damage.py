@@ -6,7 +6,7 @@ import pytest
 
 from app import metrics
 from app.vault import Vault
-from tests.spooled import NEW, OLD, Taker, drained, files, filled, spool
+from tests.spooled import NEW, OLD, Taker, drained, files, filled, record, spool
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +45,7 @@ async def test_a_damaged_record_is_set_aside_once(tmp_path: Path) -> None:
 
 
 async def test_what_cannot_be_set_aside_is_not_deleted(tmp_path: Path) -> None:
-    """Nowhere to put the damaged bytes: they stay where they are, and that is told."""
+    """Nowhere to put the damaged bytes: they stay where they are, that is told, and all else is taken."""
     path, _ = await filled(tmp_path, 2, 1)
     damage(path, 50)
     (tmp_path / f"{path.name}.corrupt").mkdir()
@@ -57,7 +57,7 @@ async def test_what_cannot_be_set_aside_is_not_deleted(tmp_path: Path) -> None:
         assert report.left == 1
         assert alerts("spool_left") == before + 1
     assert path.exists()
-    assert "c2" in taker.taken
+    assert taker.taken == ["c1", "c2"]
 
 
 async def test_a_torn_end_is_ignored(tmp_path: Path) -> None:
@@ -93,11 +93,26 @@ async def test_a_segment_of_another_key_that_comes_while_running_is_left(tmp_pat
         for _ in range(2):
             report = await it.replay(Taker())
             assert (report.taken, report.foreign, report.left, report.corrupt) == (0, 2, 1, 0)
+        state = await it.look()
+        assert (state.missing_keys, it.holds_anything) == (Vault([NEW]).key_ids, True)
     assert alerts("spool_left") == before + 1
     assert Vault([NEW]).key_ids != Vault([OLD]).key_ids
     async with spool(tmp_path, NEW) as it:
         assert len(await drained(it)) == 2
     assert not path.exists()
+
+
+async def test_a_process_that_begins_beside_a_segment_of_another_key_leaves_it(tmp_path: Path) -> None:
+    """It keeps and replays its own all the same; the other's bytes are as they were."""
+    (path,) = await filled(tmp_path, 2, key=NEW)
+    before = path.read_bytes()
+    async with spool(tmp_path, OLD) as it:
+        assert (it.state().missing_keys, it.state().refuses) == (Vault([NEW]).key_ids, None)
+        await it.keep(record(5))
+        taker = Taker()
+        assert (await it.replay(taker)).left == 1
+        assert taker.taken == ["c5"]
+    assert (files(tmp_path), path.read_bytes()) == ([path.name], before)
 
 
 async def test_an_empty_segment_goes(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ import errno
 import os
 import threading
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+from prometheus_client import REGISTRY
 
 from app.errors import ConfigurationError
-from app.spool import SpoolFailed, SpoolFull
-from tests.spooled import drained, files, record, spool
+from app.spool import SpoolError, SpoolFailed, SpoolFull, require
+from app.vault import Vault
+from tests.receiving import alerts
+from tests.spooled import OLD, drained, files, filled, record, spool
 
 pytestmark = pytest.mark.anyio
 
@@ -117,8 +120,10 @@ async def test_a_folder_that_cannot_be_used_is_refused_at_start(
     """A file in its place or above it, a disk that takes nothing: in words for the operator. To look needs no room."""
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "spool"):
+        with pytest.raises(ConfigurationError, match=rf"QASID_SPOOL_DIR: .*{folder}"):
+            require(folder, Vault([OLD]))
         with pytest.raises(ConfigurationError, match="QASID_SPOOL_DIR"):
-            await spool(folder).__aenter__()
+            await spool(folder, keeps=False).__aenter__()
     async with spool(tmp_path / "full") as it:
         await it.keep(record(0))
 
@@ -127,11 +132,94 @@ async def test_a_folder_that_cannot_be_used_is_refused_at_start(
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(ConfigurationError, match="No space left on device"):
-        await spool(tmp_path / "full").__aenter__()
+        require(tmp_path / "full", Vault([OLD]))
     assert len(files(tmp_path / "full")) == 1
     async with spool(tmp_path / "full", keeps=False) as it:
         with pytest.raises(SpoolFailed):
             await it.keep(record(1))
+        assert await drained(it) == [record(0)]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+async def test_a_disk_that_takes_nothing_keeps_no_process_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """It refuses webhooks and calls somebody, once; what lies there is replayed; it takes more when the disk does."""
+    await filled(tmp_path, 3)
+    real, before = os.write, alerts("spool_refuses")
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "write", fail)
+    async with spool(tmp_path) as it:
+        assert it.state().refuses == f"the spool's disk: {os.strerror(code)}"
+        for n in range(2):
+            with pytest.raises(SpoolError):
+                await it.keep(record(n))
+        assert (it.state().records, it.holds_anything) == (3, True)
+        assert len(await drained(it)) == 3
+        assert alerts("spool_refuses") == before + 1
+        assert REGISTRY.get_sample_value("qasid_spool_refuses") == 1
+        monkeypatch.setattr(os, "write", real)
+        assert (await it.look()).refuses is None
+        assert REGISTRY.get_sample_value("qasid_spool_refuses") == 0
+        await it.keep(record(3))
+        assert await drained(it) == [record(3)]
+
+
+async def test_a_folder_that_cannot_be_opened_is_tried_again_and_not_by_each_webhook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows what lies there: until it was seen anything may. Once a second it is tried, however many come."""
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "spool"
+    tried, real = [], os.mkdir
+
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        tried.append(path)
+        real(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    async with spool(folder) as it:
+        assert it.state().refuses == "the spool's disk: Not a directory"
+        assert it.holds_anything
+        looks = len(tried)
+        ends = await asyncio.gather(*(it.keep(record(n)) for n in range(50)), return_exceptions=True)
+        assert {type(end) for end in ends} == {SpoolFailed}
+        assert len(tried) - looks <= 1
+        (tmp_path / "file").unlink()
+        async with asyncio.timeout(5):
+            while it.state().refuses:
+                await asyncio.sleep(0.02)
+        assert not it.holds_anything
+        await it.keep(record(0))
+        assert await drained(it) == [record(0)]
+
+
+async def test_a_disk_that_hangs_keeps_no_process_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `patience` it goes on without, refuses at once, and counts as holding anything; it takes when the disk does."""
+    free = threading.Event()
+    real, before = os.scandir, alerts("spool_refuses")
+
+    def hang(path: Path) -> Any:
+        assert free.wait(30)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", hang)
+    async with asyncio.timeout(5), spool(tmp_path, patience=0.2) as it:
+        assert it.holds_anything
+        assert it.state().refuses == "the spool's disk does not answer"
+        for n in range(3):
+            with pytest.raises(SpoolFailed, match="does not answer"):
+                await it.keep(record(n))
+        assert alerts("spool_refuses") == before + 1
+        free.set()
+        while it.state().refuses:
+            await asyncio.sleep(0.01)
+        await it.keep(record(0))
         assert await drained(it) == [record(0)]
 
 
