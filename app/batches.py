@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from app import metrics
+from app.breaker import Open
 from app.db import BAD_DATA
 from app.errors import DatabaseUnavailable, Overloaded
 
@@ -157,7 +158,8 @@ class Batches(Generic[Row, Verdict]):
                 return [*await self._written(batch[:middle]), *await self._written(batch[middle:])]
             return [await self._refused(batch[0][0], error)]
         except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
-            log.warning("flush failed", name=self.name, rows=len(batch), error=error)
+            tell = log.debug if isinstance(error, Open) else log.warning  # its opening has been told of
+            tell("flush failed", name=self.name, rows=len(batch), error=error)
             unavailable = DatabaseUnavailable(f"{self.name}: {type(error).__name__}: {error}")
             unavailable.__cause__ = error
             return [unavailable] * len(batch)

@@ -46,8 +46,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """When a breaker opens, and what closes it. A rule whose figure is 0 (or infinite) does not exist.
 
     Opens: after `failures` or `deadlines` in a row, nothing good between them, where a failed probe counts as a missed
-    deadline; or when `share` of the calls in the window failed. Opens *for reads only* (`slow`) while more than half of
-    the calls in the window took over `slow` seconds. Both need `least` calls. The window is `window` buckets of a second.
+    deadline; or when `share` of the calls in the window failed. Is `slow`, which keeps nobody out and advises against
+    reads (`Breaker.allows_reads`), while more than half of the calls in the window took over `slow` seconds. Both need
+    `least` calls. The window is `window` buckets of a second.
 
     Closes: after `answers` good probes in a row. Who probes? With `pause` 0 a prober, which calls `Breaker.probed`. Else
     a caller: after `pause` × 2ⁿ seconds, at most `longest_pause`, the first who asks is the probe, alone. Unless it has
@@ -119,10 +120,10 @@ class Breaker:
     not close it, a failure from before it closed does not open it again.
 
     A good probe of a prober speaks for probes alone, and a good read for reads: a server that answers `SELECT 1` may
-    still take no write, so what writes failed in a row stands until a write succeeds. Cancellations, refused data and
-    our own pool's saturation count in neither direction. `PoolTimeout` is saturation even when the pool is empty
-    because the server is gone: the pool cannot tell. It is the prober, outside the pool, that makes up for it: its
-    failures alone open the breaker.
+    still take no write, so what writes failed in a row stands until a write succeeds, or for `window` seconds.
+    Cancellations, refused data and our own pool's saturation count in neither direction. `PoolTimeout` is saturation
+    even when the pool is empty because the server is gone: the pool cannot tell. It is the prober, outside the pool,
+    that makes up for it: its failures alone open the breaker.
 
     `name` is one word (it is logged); `clock` gives seconds and never goes back; `draw` a number in [0, 1).
     `on_change(breaker, before)` hears each change of `state` or `forced`; `before` is the state until then.
@@ -153,7 +154,7 @@ class Breaker:
         self._generation = 0  # of closed spells
         # In a row: calls that failed, those of them that were late, probes that failed.
         self._failures = self._late = self._missed = 0
-        self._writes_failed = False  # one of them was no read
+        self._write_failed_at = float("-inf")  # the last of them that was no read
         self._answers = 0  # good probes in a row
         self._pauses = 0
         self._until = 0.0
@@ -170,7 +171,7 @@ class Breaker:
 
     @property
     def state(self) -> State:
-        """`slow`: open for reads only. `half_open`: one caller has been let through to ask."""
+        """`slow`: whoever can do without a read does. `half_open`: one caller has been let through to ask."""
         return self._forced or self._phase
 
     @property
@@ -187,7 +188,7 @@ class Breaker:
 
     @property
     def allows_reads(self) -> bool:
-        """Whether a read that began now would be let through."""
+        """Whether a read should be made now: a database that is slow is spared those that can be spared. None is refused."""
         if self._phase == "slow":
             self._weigh(self._clock())
         return self.allows_writes and (self._forced == "closed" or self._phase != "slow")
@@ -321,10 +322,10 @@ class Breaker:
             bucket[1] += 1
             self._failures += 1
             self._late += verdict == "late"
-            self._writes_failed |= not reads
-        elif not (reads and self._writes_failed):
+            if not reads:
+                self._write_failed_at = now
+        elif not reads or now - self._write_failed_at > self.policy.window:  # what is that old, ails no more
             self._failures = self._late = self._missed = 0
-            self._writes_failed = False
 
     def _weigh(self, now: float, last: str = "") -> None:
         """Closed or slow: is that still so? `last`: the name of what came last."""
@@ -341,7 +342,7 @@ class Breaker:
         elif enough and 2 * slow > calls:
             if self._phase == "closed":
                 limit = f"{1000 * policy.slow:g} ms"
-                self._become("slow", f"{slow} of {calls} calls in {policy.window} s took over {limit}: no reads")
+                self._become("slow", f"{slow} of {calls} calls in {policy.window} s took over {limit}: no reads that can be spared")
         elif self._phase == "slow":
             self._become("closed", "most calls are quick again, or none was made for a while")
         # Failures in a window matter to its share alone, those in a row to the others.
@@ -363,7 +364,7 @@ class Breaker:
         self._generation += 1
         self._probe = None
         self._failures = self._late = self._missed = self._answers = self._pauses = 0
-        self._writes_failed = False
+        self._write_failed_at = float("-inf")
         for bucket in self._ring:
             bucket[:] = 0, 0, 0
         self._become("closed", "it answers again")

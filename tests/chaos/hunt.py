@@ -217,6 +217,10 @@ async def tested(tree: Path, test: str) -> Catch | None:
     return Catch(by=0, seconds=time.monotonic() - began, what=next(filter(None, told.groups())))
 
 
+# What ends one hunt, and none of the others.
+UNPLAYED = (RigFailed, LookupError, TimeoutError, OSError)
+
+
 async def hunt_all(names: Collection[str], seed: int, folder: Path, say: Say) -> list[tuple[Mutant, Catch | None]]:
     """Each mutant of these names (none: all), and first each scene that they need, without a bug.
 
@@ -229,7 +233,12 @@ async def hunt_all(names: Collection[str], seed: int, folder: Path, say: Say) ->
     failed: list[str] = []
     found: list[tuple[Mutant, Catch | None]] = []
     for name in dict.fromkeys(mutant.scene for mutant in chosen if mutant.scene in SCENES):
-        catch = await _one(name, None, seed, folder)
+        try:
+            catch = await _one(name, None, seed, folder)
+        except UNPLAYED as error:
+            failed.append(f"the scene {name} without a bug: {error!r}")
+            say(failed[-1])
+            continue
         if catch:
             failed.append(f"without a bug, the scene {name} finds {catch.by}: {catch.what}\n{catch.history}")
         say(failed[-1] if catch else f"{name}: without a bug nothing is found")
@@ -239,7 +248,7 @@ async def hunt_all(names: Collection[str], seed: int, folder: Path, say: Say) ->
     for mutant in chosen:
         try:
             catch = await _one(mutant.scene, mutant, seed, folder)
-        except (RigFailed, LookupError, TimeoutError) as error:
+        except UNPLAYED as error:
             failed.append(f"{mutant.name}: {error!r}")
             say(failed[-1])
             continue

@@ -284,6 +284,17 @@ def test_a_good_read_does_not_speak_for_writes() -> None:
     assert state_of(breaker) == "open"
 
 
+def test_what_a_write_missed_long_ago_is_forgotten_by_whoever_only_reads() -> None:
+    """A web process that takes no webhook for an hour has one late write behind it, not one in a row."""
+    breaker, clock = made(DATABASE)
+    breaker.late()
+    for _ in range(12):
+        clock.at += 1.0
+        ended(begun(breaker, reads=True))
+    breaker.late()
+    assert state_of(breaker) == "closed"
+
+
 def test_a_good_read_speaks_for_reads() -> None:
     """Two reads that were late within a night, and nothing else, open nothing."""
     breaker, _ = made(DATABASE)
@@ -680,6 +691,7 @@ class Kept(RuleBasedStateMachine):
         self.spell = 0
         self.count: list[tuple[float, bool, bool]] = []  # calls that counted, in this spell: when, failed, slow
         self.row: list[tuple[str, bool]] = []  # what is bad since the last call that was good for it; whether a read
+        self.write_failed_at = float("-inf")
         self.missed = 0
         self.good_probes = 0
         self.pauses = 0
@@ -709,6 +721,7 @@ class Kept(RuleBasedStateMachine):
 
     def close(self) -> None:
         self.machine, self.spell, self.count, self.row = "closed", self.spell + 1, [], []
+        self.write_failed_at = float("-inf")
         self.missed = self.good_probes = self.pauses = 0
 
     def may_probe(self) -> bool:
@@ -764,7 +777,8 @@ class Kept(RuleBasedStateMachine):
                 self.count.append((self.clock.at, end != "good", self.clock.at - began > 0.5))
                 if end != "good":
                     self.row.append((end, reads))
-                elif not reads or all(read for _, read in self.row):
+                    self.write_failed_at = self.write_failed_at if reads else self.clock.at
+                elif not reads or self.clock.at - self.write_failed_at > 10.0:
                     self.row, self.missed = [], 0
                 self.judge()
 
