@@ -45,11 +45,11 @@ class Counted(Commits):
         self.asked: list[int] = []
         self.down = False
 
-    async def open(self, claim: Claim, history: int, brake: int) -> Opening:
+    async def open(self, claim: Claim, history: int, brake: int, daily: int = 0) -> Opening:
         self.asked.append(history)
         if self.down and history:
             raise DatabaseUnavailable("no reads")
-        return await super().open(claim, history, brake)
+        return await super().open(claim, history, brake, daily)
 
 
 class Worker:
