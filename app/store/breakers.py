@@ -16,9 +16,9 @@ def channel_of(tenant: str, channel: str) -> str:
     return f"channel:{tenant}/{channel}"
 
 
-def assistant_of(tenant: str) -> str:
-    """The name of the breaker of a tenant's assistant."""
-    return f"assistant:{tenant}"
+def assistant_of(tenant: str, *, fallback: bool = False) -> str:
+    """The name of the breaker of a tenant's assistant, or of the one that is asked when that one cannot answer."""
+    return f"assistant:{tenant}/fallback" if fallback else f"assistant:{tenant}"
 
 
 class Answer(Struct, frozen=True):
@@ -70,12 +70,14 @@ class Owner(Struct, frozen=True):
     id: UUID
     slug: str
     has_assistant: bool
+    has_fallback: bool = False
 
 
 async def owners(conn: Connection) -> list[Owner]:
     """Every tenant, by slug."""
     rows = await conn.execute(
-        "SELECT id, slug, coalesce(jsonb_typeof(settings -> 'assistant') = 'object', false) FROM tenants ORDER BY slug"
+        "SELECT id, slug, coalesce(jsonb_typeof(settings -> 'assistant') = 'object', false), "
+        "coalesce(jsonb_typeof(settings -> 'assistant' -> 'fallback') = 'object', false) FROM tenants ORDER BY slug"
     )
     return [Owner(*row) for row in await rows.fetchall()]
 

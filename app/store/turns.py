@@ -199,7 +199,12 @@ turn AS MATERIALIZED (
 SELECT json_build_object(
   'version', l.version, 'done_seq', l.done_seq, 'kind', l.kind, 'correlation', coalesce(l.correlation, ''),
   'paused', coalesce(l.paused_until > qasid_now() AND l.done_seq >= coalesce(l.paused_after, 0), false), 'now', qasid_now(),
-  'stopped', l.stopped_at IS NOT NULL, 'asking', l.asking, 'noticed_at', l.noticed_at,
+  'stopped', l.stopped_at IS NOT NULL, 'noticed_at', l.noticed_at,
+  -- A question waits no longer than its session lasts.
+  'asking', CASE WHEN l.asking IS NOT NULL AND t.session_at = (
+     SELECT p.session_at FROM turns p
+     WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
+     ORDER BY p.first_seq DESC LIMIT 1) THEN l.asking END,
   'limited', coalesce(l.limited_at > qasid_now() - interval '1 day', false),
   'session_at', coalesce(t.session_at, l.silent_since),
   'fresh', t.id IS NULL OR NOT EXISTS (
