@@ -32,7 +32,7 @@ OPENED = {
 """,
     "channel": """\
 - workers send nothing from this number; what people write is stored and answered, and the answers wait;
-- what gets older than `answer_within_hours` meanwhile is left unsent, unless `late` is `answer`.
+- what gets older than `answer_within_hours` meanwhile is left unsent where `late` is `store`.
 """,
     "assistant": """\
 - the tenant's fallback is asked instead; where there is none, who writes waits for `deadline_seconds`, then reads \

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from app.assistants.intents import Intents
 from app.configuration import Assistant, Limits, Texts
 from app.directory import Channel, Directory, Tenant
 from app.errors import AssistantBusy, HeldBack, InDoubt, Refused
@@ -70,7 +71,7 @@ def tenant(slug: str, **more: Any) -> Tenant:
         "assistant": assistant,
         "texts": Texts(),
         "limits": Limits(),
-        "intents": {},
+        "intents": Intents(),
     }
     return Tenant(**{**fields, **more})
 
