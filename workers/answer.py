@@ -5,6 +5,7 @@ answered with, workers/replies.py decides; who is asked for it, workers/asking.p
 """
 
 import asyncio
+import time
 from contextlib import nullcontext
 from uuid import UUID, uuid4
 
@@ -103,9 +104,16 @@ class Turns:
                 reply = self._parked(claim, tenant)
             else:
                 watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000
-                reply = await self._replies.to(
-                    Due(claim=claim, tenant=tenant, channel=channel, opening=opening, turn=turn, watch=watch)
+                due = Due(
+                    claim=claim,
+                    tenant=tenant,
+                    channel=channel,
+                    opening=opening,
+                    turn=turn,
+                    watch=watch,
+                    deadline=time.monotonic() + (tenant.assistant.deadline_seconds if tenant.assistant else 0.0),
                 )
+                reply = await self._replies.to(due)
             if before:  # its gate's wait went on while the assistant wrote
                 before = msgspec.structs.replace(before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened)))
             lane = self._lane(claim, tenant, channel, opening, watch)

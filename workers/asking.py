@@ -45,11 +45,11 @@ class Asking:
         self._breakers = breakers
         self._places = Places()
 
-    async def ask(self, tenant: Tenant, asked: Asked, notes: Noted) -> Answer:
-        """The answer of the first that has one, within the assistant's `deadline_seconds` for all together.
+    async def ask(self, tenant: Tenant, asked: Asked, notes: Noted, deadline: float) -> Answer:
+        """The answer of the first that has one, before `deadline` (monotonic), which is for all together.
 
-        The fallback has its own `deadline_seconds` of them, at most half: then the first is given up. It is asked as soon
-        as the first has failed, for whatever reason, and at once where the first's breaker is open. An answer that the first
+        The fallback has its own `deadline_seconds` of what is left, at most half: then the first is given up. It is asked as
+        soon as the first has failed, for whatever reason, and at once where the first's breaker is open. An answer that the first
         could not complete is completed by the fallback, else it stands.
 
         Raises:
@@ -58,11 +58,10 @@ class Asking:
         settings = tenant.assistant
         if settings is None:
             raise AssistantRefused("this tenant has no assistant")
-        deadline = time.monotonic() + settings.deadline_seconds
         other = settings.fallback
         if other is None:
             return await self._one(tenant, settings, asked, notes(""), deadline, self._waiting(tenant))
-        share = min(other.deadline_seconds, settings.deadline_seconds / 2)
+        share = min(other.deadline_seconds, (deadline - time.monotonic()) / 2)
         cut: Answer | None = None
         reason = "its answer was cut short"
         try:

@@ -58,6 +58,8 @@ class Due(Struct, frozen=True, kw_only=True):
     opening: Opening
     turn: Turn
     watch: Stopwatch
+    deadline: float
+    """By when (monotonic) the steps of its answer are to be done, all together: the assistant's `deadline_seconds`."""
 
     @property
     def standing(self) -> list[Asked]:
@@ -119,13 +121,16 @@ class Replies:
     async def _asked(self, due: Due) -> Reply:
         """What the assistant answers, remembered before anything is done with it."""
         tenant, opening = due.tenant, due.opening
+        # What is no text becomes lines here, a finished step each: workers/questions.py.
+        lines = [Line("user", message.body) for message in due.standing if message.body.strip()]
         try:
             # While this waits the person may see that somebody writes: workers/typing.py stands around it.
             answer = await due.watch.ai(
                 self._asking.ask(
                     tenant,
-                    partial(_question, due),
+                    partial(_question, opening, lines),
                     lambda under: TurnNotes(self._commits, due.claim, due.turn, opening, under),
+                    due.deadline,
                 )
             )
         except AssistantError as error:
@@ -257,18 +262,9 @@ def _reply(answer: Answer, ai_ms: float) -> Reply:
     )
 
 
-def _question(due: Due, settings: AssistantSettings) -> Question:
-    opening = due.opening
-    return Question(
-        lines=(*_said(opening, settings), *_asked(due)),
-        person=opening.to[0].value,
-        fresh=opening.fresh,
-    )
-
-
-def _asked(due: Due) -> list[Line]:
-    """The turn's own messages. What is no text becomes lines in workers/questions.py, a finished step each."""
-    return [Line("user", message.body) for message in due.standing if message.body.strip()]
+def _question(opening: Opening, lines: list[Line], settings: AssistantSettings) -> Question:
+    """The turn's own `lines`, behind what was said before, as far as an assistant with these settings is shown it."""
+    return Question(lines=(*_said(opening, settings), *lines), person=opening.to[0].value, fresh=opening.fresh)
 
 
 def _said(opening: Opening, settings: AssistantSettings) -> list[Line]:

@@ -101,6 +101,7 @@ older AS MATERIALIZED (
   SELECT tenant_id, conversation_id FROM lanes
   WHERE owner IS NULL AND run_at <= qasid_now() - %(live)s * interval '1 second' AND attempts < 3
     AND NOT tenant_id = ANY(%(full)b::uuid[]) AND EXISTS (SELECT FROM me)
+    AND (SELECT count(*) FROM oldest) >= %(behind)s
     AND NOT EXISTS (SELECT FROM oldest o
                     WHERE (o.tenant_id, o.conversation_id) = (lanes.tenant_id, lanes.conversation_id))
   ORDER BY run_at LIMIT %(n)s - (SELECT count(*) FROM oldest) - (SELECT count(*) FROM fresh) FOR NO KEY UPDATE SKIP LOCKED),

@@ -20,7 +20,7 @@ from app.sandbox.numbers import now as sandbox_now
 from app.sandbox.people import Spoken
 from app.vault import Vault
 from tests import world as shared
-from tests.world import ENVIRON, FAILURE, FAST, KEY, NUMBER, OTHER, PERSON, World, alerts, ladder, through_gate
+from tests.world import ENVIRON, FAILURE, FAST, KEY, NUMBER, OTHER, PERSON, World, alerts, ladder
 from workers.asking import LONGEST
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -102,12 +102,16 @@ class Scripted:
         self.answers = list(answers)
         self.asked: list[Question] = []
         self.settings: list[Fallback] = []
+        self.at_once = self.most_at_once = 0
 
-    async def ask(
-        self, client: httpx.AsyncClient, settings: Fallback, question: Question, **more: Any
-    ) -> Answer:
+    async def ask(self, client: httpx.AsyncClient, settings: Fallback, question: Question, **more: Any) -> Answer:
         self.asked.append(question)
         self.settings.append(settings)
+        async with more["asking"]():
+            self.at_once += 1
+            self.most_at_once = max(self.at_once, self.most_at_once)
+            await asyncio.sleep(0.05)
+            self.at_once -= 1
         answer = self.answers.pop(0) if self.answers else says("Fine.")
         if isinstance(answer, Exception):
             raise answer
@@ -324,22 +328,18 @@ async def test_beyond_the_days_tokens_nobody_is_asked(world: World) -> None:
     assert world.sandbox.assistant.count == count
 
 
-async def test_calls_beyond_the_places_wait_their_turn(world: World) -> None:
-    """One at a time: three people ask at once, all are answered, and no two calls overlap."""
-    await configure(world, "[tenants.noor.limits]\nassistant_calls_at_once = 1\n")
-    await through_gate(world)
-    await world.worker()
-    hold = world.gate.hold("assistant")
-    people = [PERSON, OTHER, "15550004444"]
+@pytest.mark.parametrize(("limit", "at_once"), [(2, 2), (0, 6)])
+async def test_calls_beyond_the_places_wait_their_turn(world: World, script: Script, limit: int, at_once: int) -> None:
+    """Six people ask at once, two are asked for at a time, and all are answered. 0: as many as there are."""
+    await configure(world, f"[tenants.noor.limits]\nassistant_calls_at_once = {limit}\n")
+    scripted = script()
+    people = [f"1555000777{n}" for n in range(6)]
     for person in people:
         await world.say("question", sender=person)
-    await hold.reached()
-    await asyncio.sleep(0.3)
-    assert world.sandbox.assistant.count == 0
-    world.gate._holds.clear()
-    hold.open.set()
+    await world.worker()
     for person in people:
-        assert await world.got(1, sender=person) == ["You said: question"]
+        assert await world.got(1, sender=person) == ["Fine."]
+    assert scripted.most_at_once == at_once
 
 
 # --- the fallback ---
