@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 import httpx
 import msgspec
 import structlog
-from msgspec import Struct
 
 from app import metrics
 from app.directory import Channel, Tenant, Watch

@@ -76,7 +76,9 @@ class Asking:
         log.warning("the fallback is asked", tenant=tenant.slug, reason=reason)
         try:
             until = min(deadline, time.monotonic() + other.deadline_seconds)
-            answer = await self._one(tenant, other, asked, notes("fallback"), until, self._waiting(tenant, fallback=True))
+            answer = await self._one(
+                tenant, other, asked, notes("fallback"), until, self._waiting(tenant, fallback=True)
+            )
         except AssistantError:
             metrics.fallback("failed")
             if cut is None:

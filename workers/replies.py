@@ -192,9 +192,7 @@ def _noticed(due: Due, heard: Marks) -> Reply:
     told = due.opening.noticed_at
     if due.channel.late != "notice" or (told is not None and _newest(due.opening) <= told):
         return Reply(outcome="late", marks=heard)
-    return Reply(
-        outcome="late", text=due.tenant.texts.notice, marks=msgspec.structs.replace(heard, notices=True)
-    )
+    return Reply(outcome="late", text=due.tenant.texts.notice, marks=msgspec.structs.replace(heard, notices=True))
 
 
 def _looping(due: Due) -> bool:

@@ -89,8 +89,9 @@ def breaker_open(dependency: tuple[str, ...]) -> None:
     """Have no process ask DEPENDENCY any more: held open.
 
     Nothing is lost, and what needs it waits. DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`,
-    for the time in which you repair it and want it left alone (`assistant TENANT/fallback` is its fallback's). With the database this stops the service: web answers
-    webhooks 503 (Meta sends them again, for days) or takes them into the spool, and workers claim nothing. From a
+    for the time in which you repair it and want it left alone; `assistant TENANT/fallback` is the fallback's. With the
+    database this stops the service: web answers webhooks 503 (Meta sends them again, for days) or takes them into the
+    spool, and workers claim nothing. From a
     channel nothing is sent. While an assistant is held open its fallback is asked; where there is none, people wait for
     `deadline_seconds`, then read `texts.failure`. Undo it with `qasid breaker auto DEPENDENCY`: it never ends by itself.
     """

@@ -10,7 +10,6 @@ from app.db import Connection
 from app.messages import Message
 from app.store.lanes import LIVE
 
-
 # A message that is older when it comes has come late (seconds): redelivered, or out of the spool.
 LATE = 60.0
 

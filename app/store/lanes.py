@@ -114,7 +114,10 @@ few AS MATERIALIZED (
   WHERE owner IS NULL AND run_at <= qasid_now() AND attempts = 3 AND %(suspects)s AND EXISTS (SELECT FROM me)
     AND NOT EXISTS (SELECT FROM alone)
   ORDER BY run_at LIMIT 8 FOR NO KEY UPDATE SKIP LOCKED),
-due AS (SELECT * FROM oldest UNION ALL SELECT * FROM fresh UNION ALL SELECT * FROM older UNION ALL SELECT * FROM few UNION ALL SELECT * FROM alone)
+due AS (
+  SELECT * FROM oldest UNION ALL SELECT * FROM fresh UNION ALL SELECT * FROM older
+  UNION ALL SELECT * FROM few UNION ALL SELECT * FROM alone
+  LIMIT 200)  -- more than there can be; what no parameter says, PostgreSQL plans with
 UPDATE lanes l SET owner = %(worker)s, token = l.token + 1, run_at = NULL, attempts = least(l.attempts + 1, greatest(l.attempts, 3))
 FROM due WHERE (l.tenant_id, l.conversation_id) = (due.tenant_id, due.conversation_id)
 RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts, old.attempts >= 3 AS suspect,
@@ -233,7 +236,8 @@ async def claim(
 ) -> list[Claim]:
     """Take up to `most` lanes that are due, none of the tenants in `full`: those that are live before the backlog.
 
-    `behind`: how many of the backlog are taken all the same, those due longest first, as within each of the two. With `suspects` besides them one, or a few, of those that were claimed three times or more without progress.
+    `behind`: how many of the backlog are taken all the same, those due longest first, as within each of the two. With
+    `suspects` besides them one, or a few, of those that were claimed three times or more without progress.
     """
     async with conn.cursor(row_factory=class_row(Claim)) as cursor:
         await cursor.execute(

@@ -243,9 +243,7 @@ async def test_a_fallback_has_a_breaker_of_its_own(place: Place) -> None:
     """What the first one's failures open does not keep anybody from the fallback; and who does not wait is told so at once."""
     first = place.noor.assistant
     assert first
-    place.noor = msgspec.structs.replace(
-        place.noor, assistant=msgspec.structs.replace(first, fallback=first)
-    )
+    place.noor = msgspec.structs.replace(place.noor, assistant=msgspec.structs.replace(first, fallback=first))
     await fail(place, place.noor)
     assert not place.breakers.lets_ask(place.noor)
     with pytest.raises(AssistantOpen):

@@ -68,7 +68,7 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
 
 def reply(*texts: str) -> str | None:
     fixed = INTENTS.answer(texts)
-    return fixed and fixed.reply
+    return fixed.reply if fixed else None
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,12 @@ def test_a_pattern_is_read_as_one_would_with_all_the_time_in_the_world(pieces: l
         first, *others = parts
         if not others:
             return rest.endswith(first)
-        return any(rest.startswith(first, at) and slowly(others, rest[at + len(first):]) for at in range(len(rest) + 1))
+        return any(
+            rest.startswith(first, at) and slowly(others, rest[at + len(first) :]) for at in range(len(rest) + 1)
+        )
 
     first, *others = pattern._pieces
-    expected = framed == first if not others else framed.startswith(first) and slowly(others, framed[len(first):])
+    expected = framed == first if not others else framed.startswith(first) and slowly(others, framed[len(first) :])
     assert pattern.matches(bare) is expected
 
 
