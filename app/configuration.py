@@ -14,7 +14,8 @@ from msgspec import Meta, Struct
 
 from app.errors import ConfigurationError
 from app.tables import Mistakes, Name, Reader
-from app.text.matching import normalise
+from app.text import assent
+from app.text.matching import Pattern, normalise
 from app.vault import Secret
 
 FILE_BYTES = 4 * 1024 * 1024
@@ -35,12 +36,20 @@ Language = Annotated[
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1,000,000")]
 Messages = Annotated[int, Meta(ge=0, le=1_000, description="a whole number from 0 to 1,000")]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number from 0 to 1,000,000")]
+Tally = Annotated[int, Meta(ge=0, le=10**12, description="a whole number from 0 to 1,000,000,000,000")]
 Seconds = Annotated[float, Meta(gt=0, le=3_600, description="a number above 0, at most 3,600")]
 Hours = Annotated[float, Meta(gt=0, le=8_760, description="a number above 0, at most 8,760")]
 
 EndpointKind = Literal["cloud", "evolution"]
 InDoubt = Literal["resend", "park"]
 Late = Literal["answer", "apologise", "notice", "store"]
+Then = Literal["reply", "confirm", "hand_over", "stop", "start"]
+YesThen = Literal["reply", "hand_over", "stop"]
+
+# Patterns of a tenant, and stars in one of them: each message is compared with all.
+MOST_PATTERNS, MOST_STARS = 500, 10
+# Letters that a pattern must have besides its stars: with fewer it would take most of what people write.
+LEAST_LETTERS = 2
 
 
 class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,7 +61,10 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[tenants.<slug>.assistant.fallback]`: another assistant, asked when the first cannot answer."""
+    """`[tenants.<slug>.assistant.fallback]`: another assistant, asked when the first cannot answer.
+
+    Its `deadline_seconds` is what it gets of the first one's, at most half.
+    """
 
     provider: Literal["anthropic", "openai", "ansari"]
     base_url: Url
@@ -66,7 +78,10 @@ class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Assistant(Fallback, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[tenants.<slug>.assistant]`: who answers. `history_…`: what it is shown of the session, whichever ends first."""
+    """`[tenants.<slug>.assistant]`: who answers. `history_…`: what it is shown of the session, whichever ends first.
+
+    `deadline_seconds` is the whole turn's, the fallback's part of it.
+    """
 
     fallback: Fallback | None = None
 
@@ -87,6 +102,10 @@ class Texts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     failure: Text = "Sorry, I could not answer just now. Please try again in a moment."
     location: Text = "Thank you for the location."
     unsupported: Text = "I can read text messages only, for now."
+    partial: Text = "(This answer was cut short.)"
+    apology: Text = "Sorry that this answer comes late."
+    notice: Text = "Sorry, we could not answer your messages in time. Please write again if you still need an answer."
+    limit: Text = "Sorry, I cannot answer any more messages today. Please write again tomorrow."
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,13 +113,25 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     messages_per_contact_per_day: Limit | None = None
     replies_per_conversation_per_minute: Limit = 20
+    assistant_calls_at_once: Limit | None = None
+    tokens_per_day: Tally | None = None
 
 
 class Intent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[tenants.<slug>.intents]]`: a fixed reply to a whole text (app/assistants/intents.py says what is alike)."""
+    """`[[tenants.<slug>.intents]]`: a fixed reply to a whole text, or to a pattern, and what follows from it.
 
-    match: tuple[Text, ...]
+    app/text/matching.py says what is alike, app/assistants/intents.py what follows.
+    """
+
     reply: Text
+    match: tuple[Text, ...] = ()
+    patterns: tuple[Text, ...] = ()
+    then: Then = "reply"
+    language: Language = "en"
+    yes: Text | None = None
+    no: Text | None = None
+    yes_then: YesThen = "reply"
+    pause_hours: Hours = 24.0
 
 
 class Channel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -240,18 +271,62 @@ def _check_url(url: str, place: str, mistakes: Mistakes) -> None:
 
 
 def _check_intents(intents: tuple[Intent, ...], place: str, mistakes: Mistakes) -> None:
-    replies: dict[str, tuple[str, str]] = {}
+    firsts: dict[tuple[str, str], tuple[str, tuple[object, ...]]] = {}
     for n, intent in enumerate(intents):
-        if not intent.match:
-            mistakes.add(f"{place}[{n}].match", "must have one text at least.")
+        here = f"{place}[{n}]"
+        if not intent.match and not intent.patterns:
+            mistakes.add(f"{here}.match", "must have one text at least.")
         for k, text in enumerate(intent.match):
-            here = f"{place}[{n}].match[{k}]"
-            if not (bare := normalise(text)):
-                mistakes.add(here, "is nothing but punctuation, space or tashkeel, which are not compared.")
-                continue
-            first, reply = replies.setdefault(bare, (here, intent.reply))
-            if reply != intent.reply:
-                mistakes.add(here, f"is the same as {first}, which has another reply.")
+            if bare := normalise(text):
+                _check_once(firsts, ("match", bare), intent, f"{here}.match[{k}]", mistakes)
+            else:
+                mistakes.add(
+                    f"{here}.match[{k}]", "is nothing but punctuation, space or tashkeel, which are not compared."
+                )
+        for k, text in enumerate(intent.patterns):
+            pattern = Pattern(text)
+            if pattern.letters < LEAST_LETTERS:
+                mistakes.add(f"{here}.patterns[{k}]", f"must have {LEAST_LETTERS} letters at least besides its stars.")
+            elif pattern.stars > MOST_STARS:
+                mistakes.add(f"{here}.patterns[{k}]", f"must have {MOST_STARS} stars at most.")
+            else:
+                _check_once(firsts, ("pattern", pattern.name), intent, f"{here}.patterns[{k}]", mistakes)
+        _check_then(intent, here, mistakes)
+    if sum(len(intent.patterns) for intent in intents) > MOST_PATTERNS:
+        mistakes.add(place, f"have more than {MOST_PATTERNS} patterns.")
+    stops = [n for n, intent in enumerate(intents) if "stop" in (intent.then, intent.yes_then)]
+    if stops and not any(intent.then == "start" for intent in intents):
+        mistakes.add(f"{place}[{stops[0]}]", 'stops answers, and no intent has then = "start", to want them again.')
+
+
+def _check_once(
+    firsts: dict[tuple[str, str], tuple[str, tuple[object, ...]]],
+    alike: tuple[str, str],
+    intent: Intent,
+    here: str,
+    mistakes: Mistakes,
+) -> None:
+    """Nothing is asked for in two ways that end differently."""
+    ends = (intent.reply, intent.then, intent.yes, intent.no, intent.yes_then)
+    first, others = firsts.setdefault(alike, (here, ends))
+    if others[0] != intent.reply:
+        mistakes.add(here, f"is the same as {first}, which has another reply.")
+    elif others != ends:
+        mistakes.add(here, f"is the same as {first}, from which something else follows.")
+
+
+def _check_then(intent: Intent, place: str, mistakes: Mistakes) -> None:
+    if intent.then == "confirm":
+        for key, text in (("yes", intent.yes), ("no", intent.no)):
+            if text is None:
+                mistakes.add(f"{place}.{key}", f'is missing: an intent with then = "confirm" says it after a {key}.')
+        if not assent.known(intent.language):
+            mistakes.add(
+                f"{place}.language",
+                f"must be one whose words for yes and no are known: {', '.join(assent.LANGUAGES)}.",
+            )
+    elif intent.yes is not None or intent.no is not None or intent.yes_then != "reply":
+        mistakes.add(f"{place}.then", 'must be "confirm", or there is nothing to say yes or no to.')
 
 
 def _without_effect(tables: Tables) -> Iterator[str]:
@@ -264,12 +339,7 @@ def _without_effect(tables: Tables) -> Iterator[str]:
         if (assistant := tenant.assistant) is not None:
             if assistant.provider != "anthropic":
                 yield f'{place}.assistant.provider: "{assistant.provider}" does nothing yet: people get texts.failure.'
-            if assistant.fallback is not None:
-                yield f"{place}.assistant.fallback: does nothing yet."
+            if (other := assistant.fallback) is not None and other.provider != "anthropic":
+                yield f'{place}.assistant.fallback.provider: "{other.provider}" does nothing yet: it is not asked.'
         if tenant.translation is not None and tenant.translation.provider != "none":
             yield f"{place}.translation: does nothing yet: citations stay as they are."
-        if tenant.limits is not None and tenant.limits.messages_per_contact_per_day:
-            yield f"{place}.limits.messages_per_contact_per_day: does nothing yet: nobody is limited by the day."
-        for name, channel in tenant.channels.items():
-            if channel.late in ("apologise", "notice"):
-                yield f'{place}.channels.{name}.late: "{channel.late}" does nothing yet: it is like "store".'

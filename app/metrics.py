@@ -48,6 +48,8 @@ _statuses = _by_label(Counter("qasid_statuses", "Statuses of our messages", ["st
 _wake_ups = _by_label(Counter("qasid_wake_ups", "Wake-ups", ["result"]))
 _woken_lanes = _by_label(Counter("qasid_woken_lanes", "Lanes that wake-ups named", ["result"]))
 _turns = _by_label(Counter("qasid_turns", "Turns settled", ["outcome"]))
+_limited = _by_label(Counter("qasid_limited", "Turns and calls that met a limit of their tenant's", ["limit"]))
+_fallbacks = _by_label(Counter("qasid_fallbacks", "Turns that went on to the second assistant", ["result"]))
 _sends = _by_label(Counter("qasid_sends", "Attempts to hand a chunk to the provider", ["outcome"]))
 _stages = _by_label(Histogram("qasid_stage_seconds", "Duration of a stage", ["stage"], buckets=_SECONDS))
 _alerts = _by_label(Counter("qasid_alerts", "What a person should look at", ["kind"]))
@@ -114,6 +116,16 @@ def wake_up_unnamed() -> None:
 def turn(outcome: str) -> None:
     """A turn was settled, with an outcome of the table `usage`."""
     _turns(outcome).inc()
+
+
+def limited(limit: str) -> None:
+    """A turn or a call met a limit, by the name of its key: it is not answered by the assistant, or waits."""
+    _limited(limit).inc()
+
+
+def fallback(result: str) -> None:
+    """The second assistant was asked: answered, failed."""
+    _fallbacks(result).inc()
 
 
 def send(outcome: str) -> None:

@@ -197,7 +197,7 @@ async def a_door(url: str, settings: Settings) -> AsyncIterator[tuple[db.Pool, I
 def _late(item: Item, channel: Channel) -> list[str]:
     """What to know of a message that nobody will be answered for, since its own time counts, not the replay's."""
     limit = timedelta(hours=channel.answer_within_hours)
-    if not isinstance(item, Message) or not item.answered or channel.late == "answer":
+    if not isinstance(item, Message) or not item.answered or channel.late in ("answer", "apologise"):
         return []
     if datetime.now(UTC) - item.sent_at <= limit:
         return []

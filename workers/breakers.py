@@ -1,4 +1,4 @@
-"""The breakers of this worker: one for each channel, one for each tenant's assistant.
+"""The breakers of this worker: one for each channel, for each tenant's assistant and for its fallback.
 
 It says who may ask now, and when who was turned away comes again. What is asked, and of whom, is not its business.
 """
@@ -7,7 +7,14 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from typing import Literal, cast
 from uuid import UUID
 
@@ -29,7 +36,8 @@ STEP = 0.25
 # A turn that waits for its assistant looks so often whether it may ask (seconds): in memory, at no cost.
 LOOK = 1.0
 
-Kind = Literal["channel", "assistant"]
+Kind = Literal["channel", "assistant", "fallback"]
+Place = Callable[[], AbstractAsyncContextManager[None]]
 Key = tuple[Kind, UUID, UUID | None]
 
 
@@ -116,23 +124,39 @@ class Breakers:
     # --- assistants ---
 
     @asynccontextmanager
-    async def assistant(self, tenant: Tenant) -> AsyncIterator[Call]:
-        """One call to the tenant's assistant, as soon as it may be made: the caller's deadline bounds the wait."""
-        with ExitStack() as stack:
-            while True:
-                breaker = self._of_assistant(tenant).breaker
-                try:
-                    call = stack.enter_context(breaker.watching())
-                    break
-                except AssistantOpen as refusal:
-                    wait = LOOK if refusal.retry_after is None else min(refusal.retry_after, LOOK)
-                await asyncio.sleep(jittered(max(wait, 0.05), self._draw))
-            yield call
+    async def assistant(
+        self, tenant: Tenant, *, fallback: bool = False, waits: bool = True, place: Place = nullcontext
+    ) -> AsyncIterator[Call]:
+        """One call to the tenant's assistant or its fallback, as soon as it may be made: the caller's deadline bounds the wait.
 
-    def _of_assistant(self, tenant: Tenant) -> _Kept:
-        settings = tenant.assistant
+        It is made in a `place()`, which nobody holds while the breaker lets nobody in.
+
+        Raises:
+            AssistantOpen: it may not be made now, and the caller does not wait for that.
+        """
+        while True:
+            async with place():
+                with ExitStack() as stack:
+                    try:
+                        call = stack.enter_context(self._of_assistant(tenant, fallback).breaker.watching())
+                    except AssistantOpen as refusal:
+                        if not waits:
+                            raise
+                        wait = LOOK if refusal.retry_after is None else min(refusal.retry_after, LOOK)
+                    else:
+                        yield call
+                        return
+            await asyncio.sleep(jittered(max(wait, 0.05), self._draw))
+
+    def lets_ask(self, tenant: Tenant) -> bool:
+        """Whether a call to the tenant's assistant that began now would be let in; asking takes nobody's place."""
+        return self._of_assistant(tenant, False).breaker.allows_writes
+
+    def _of_assistant(self, tenant: Tenant, fallback: bool) -> _Kept:
+        settings = tenant.assistant and (tenant.assistant.fallback if fallback else tenant.assistant)
         leads_to = settings and (settings.provider, settings.base_url, settings.model, settings.api_key)
-        return self._get(("assistant", tenant.id, None), assistant_of(tenant.slug), ASSISTANT, leads_to)
+        key: Key = ("fallback" if fallback else "assistant", tenant.id, None)
+        return self._get(key, assistant_of(tenant.slug, fallback=fallback), ASSISTANT, leads_to)
 
     # --- both ---
 
@@ -149,7 +173,7 @@ class Breakers:
     def _changed(self, key: Key, kept: _Kept, before: State) -> None:
         kind, tenant, channel = key
         breaker = kept.breaker
-        metrics.breaker(breaker, before, kind=kind)
+        metrics.breaker(breaker, before, kind="channel" if kind == "channel" else "assistant")
         if breaker.state in STANDS_OPEN and before not in STANDS_OPEN:
             if kind == "channel":
                 metrics.alert("channel_away")
@@ -178,11 +202,12 @@ class Breakers:
 
 
 def _configured(key: Key, directory: Directory) -> bool:
-    _, tenant_id, channel_id = key
+    kind, tenant_id, channel_id = key
     try:
         tenant = directory.tenant(tenant_id)
         if channel_id is None:
-            return tenant.enabled and tenant.assistant is not None
+            asked = tenant.assistant
+            return tenant.enabled and asked is not None and (kind == "assistant" or asked.fallback is not None)
         return tenant.enabled and directory.channel(tenant_id, channel_id).enabled
     except Unknown:
         return False

@@ -71,9 +71,9 @@ class Commits:
         self._fact = batched("fact", chunks.record)
         self._release = batched("release", released)
 
-    async def open(self, claim: Claim, history: int, brake: int) -> turns.Opening:
+    async def open(self, claim: Claim, history: int, brake: int, daily: int = 0) -> turns.Opening:
         """See `turns.open_lanes` and, for what it raises, `turns.opening`."""
-        return turns.opening(await self._open.submit(turns.Open(claim, history, brake)))
+        return turns.opening(await self._open.submit(turns.Open(claim, history, brake, daily)))
 
     async def memo(self, memo: turns.Memo) -> None:
         """See `turns.memo`."""

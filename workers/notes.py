@@ -10,21 +10,26 @@ from workers.commits import Commits
 
 
 class TurnNotes:
-    """`app.assistants.Notes` of one turn at the version that it was opened at."""
+    """`app.assistants.Notes` of one turn at the version that it was opened at.
 
-    def __init__(self, commits: Commits, claim: Claim, turn: Turn, opening: Opening) -> None:
+    `under`: whose they are, where several assistants are asked: what one noted says nothing to another.
+    """
+
+    def __init__(self, commits: Commits, claim: Claim, turn: Turn, opening: Opening, under: str = "") -> None:
         self._commits = commits
         self._claim = claim
         self._turn = turn
         self._version = opening.version
         self._kept = dict(opening.memo)
+        self._under = f"{under}/" if under else ""
 
     def __getitem__(self, name: str) -> Any:
         """See the Protocol."""
-        return self._kept[name]
+        return self._kept[self._under + name]
 
     async def keep(self, name: str, value: Any) -> None:
         """See the Protocol."""
-        memo = Memo(self._claim, self._turn.id, name, self._version, msgspec.json.encode(value).decode())
+        step = self._under + name
+        memo = Memo(self._claim, self._turn.id, step, self._version, msgspec.json.encode(value).decode())
         await self._commits.memo(memo)
-        self._kept[name] = value
+        self._kept[step] = value

@@ -34,7 +34,7 @@ class Openings:
         self._commits = commits
         self._sessions = remembered
 
-    async def open(self, claim: Claim, history: int, brake: int) -> Opened:
+    async def open(self, claim: Claim, history: int, brake: int, daily: int = 0) -> Opened:
         """See `Commits.open`.
 
         Raises:
@@ -42,18 +42,18 @@ class Openings:
             msgspec.DecodeError: the rows cannot be read.
         """
         if not history:
-            return Opened(opening=await self._commits.open(claim, 0, brake), history=0)
+            return Opened(opening=await self._commits.open(claim, 0, brake, daily), history=0)
         held = self._sessions.last(claim.lane)
         spared = held is not None and (
             self._no_reads()
             or (held.reaches(claim.version, claim.done_seq, history) and self._sessions.age(held) <= SOFT)
         )
         began = self._sessions.now()
-        opening, spared = await self._open(claim, history, brake, held, spared)
+        opening, spared = await self._open(claim, history, (brake, daily), held, spared)
         moved = held and not held.stands_at(opening.version, opening.done_seq, history)
         if spared and moved and _to_answer(opening) and not self._no_reads():
             began = self._sessions.now()
-            opening, spared = await self._open(claim, history, brake, held, spared=False)
+            opening, spared = await self._open(claim, history, (brake, daily), held, spared=False)
         if not _to_answer(opening):
             return Opened(opening=opening, history=history)
         if spared and held:
@@ -70,17 +70,17 @@ class Openings:
                 self._sessions.keep(claim.lane, session)
 
     async def _open(
-        self, claim: Claim, history: int, brake: int, held: Session | None, spared: bool
+        self, claim: Claim, history: int, limits: tuple[int, int], held: Session | None, spared: bool
     ) -> tuple[Opening, bool]:
         """The opening, and whether it was made without the history."""
         if not spared:
             try:
-                return await self._commits.open(claim, history, brake), False
+                return await self._commits.open(claim, history, *limits), False
             except DatabaseUnavailable:
                 # While reads are let through this is no slowness: the lane is given back, and its next claim reads anew.
                 if held is None or not self._no_reads():
                     raise
-        return await self._commits.open(claim, 0, brake), True
+        return await self._commits.open(claim, 0, *limits), True
 
     def _from_memory(self, opening: Opening, history: int, held: Session) -> Opened:
         age = self._sessions.age(held)

@@ -32,10 +32,12 @@ OPENED = {
 """,
     "channel": """\
 - workers send nothing from this number; what people write is stored and answered, and the answers wait;
-- what gets older than `answer_within_hours` meanwhile is left unsent, unless `late` is `answer`.
+- what gets older than `answer_within_hours` meanwhile is left unsent where `late` is `store`.
 """,
     "assistant": """\
-- who writes to this tenant waits for `deadline_seconds`, then reads `texts.failure`; intents are answered as ever.
+- the tenant's fallback is asked instead; where there is none, who writes waits for `deadline_seconds`, then reads \
+`texts.failure`;
+- intents are answered as ever.
 """,
 }
 CLOSED = {
@@ -78,10 +80,11 @@ def breaker_open(dependency: tuple[str, ...]) -> None:
     """Have no process ask DEPENDENCY any more: held open.
 
     Nothing is lost, and what needs it waits. DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`,
-    for the time in which you repair it and want it left alone. With the database this stops the service: web answers
-    webhooks 503 (Meta sends them again, for days) or takes them into the spool, and workers claim nothing. From a
-    channel nothing is sent. While an assistant is held open people wait for `deadline_seconds`, then read
-    `texts.failure`. Undo it with `qasid breaker auto DEPENDENCY`: it never ends by itself.
+    for the time in which you repair it and want it left alone; `assistant TENANT/fallback` is the fallback's. With the
+    database this stops the service: web answers webhooks 503 (Meta sends them again, for days) or takes them into the
+    spool, and workers claim nothing. From a
+    channel nothing is sent. While an assistant is held open its fallback is asked; where there is none, people wait for
+    `deadline_seconds`, then read `texts.failure`. Undo it with `qasid breaker auto DEPENDENCY`: it never ends by itself.
     """
     name = _name(dependency)
     _force(name, "open")
@@ -161,8 +164,10 @@ async def _require(conn: "Connection", name: str) -> bool:
     owners = await configuration.owners(conn)
     owner = next((owner for owner in owners if owner.slug == tenant), None)
     if kind == "assistant":
-        if owner is None or path != tenant or not owner.has_assistant:
-            raise _unknown(name, [owner.slug for owner in owners if owner.has_assistant])
+        known = [owner.slug for owner in owners if owner.has_assistant]
+        known += [f"{owner.slug}/fallback" for owner in owners if owner.has_fallback]
+        if path not in known:
+            raise _unknown(name, known)
         return False
     if owner is None:
         raise ConfigurationError(f"The configuration has no tenant {tenant!r}. {_listed([o.slug for o in owners])}")

@@ -13,9 +13,9 @@ def channel_of(tenant: str, channel: str) -> str:
     return f"channel:{tenant}/{channel}"
 
 
-def assistant_of(tenant: str) -> str:
-    """The name of the breaker of a tenant's assistant."""
-    return f"assistant:{tenant}"
+def assistant_of(tenant: str, *, fallback: bool = False) -> str:
+    """The name of the breaker of a tenant's assistant, or of the one that is asked when that one cannot answer."""
+    return f"assistant:{tenant}/fallback" if fallback else f"assistant:{tenant}"
 
 
 class Answer(Struct, frozen=True):

@@ -42,6 +42,7 @@ class Owner(Struct, frozen=True, kw_only=True):
     id: UUID
     slug: str
     has_assistant: bool
+    has_fallback: bool
 
 
 class Channel(Struct, frozen=True, kw_only=True):
@@ -184,7 +185,8 @@ async def tenants(conn: Connection, slugs: Sequence[str]) -> list[Tenant]:
 
 
 OWNERS = """
-SELECT id, slug, coalesce(jsonb_typeof(settings -> 'assistant') = 'object', false) AS has_assistant
+SELECT id, slug, coalesce(jsonb_typeof(settings -> 'assistant') = 'object', false) AS has_assistant,
+       coalesce(jsonb_typeof(settings -> 'assistant' -> 'fallback') = 'object', false) AS has_fallback
 FROM tenants ORDER BY slug
 """
 

@@ -86,7 +86,7 @@ SELECT 'turn' AS kind, t.id, t.tenant_id, t.conversation_id, t.first_seq AS seq,
        NULL::integer AS code, NULL::text AS reason,
        greatest(0, extract(epoch FROM qasid_now() - coalesce(u.at, t.begun_at)))::float8 AS age,
        false AS doubtful,
-       CASE WHEN h.late <> 'answer' AND m.newest < qasid_now() - h.answer_within_hours * interval '1 hour'
+       CASE WHEN h.late IN ('store', 'notice') AND m.newest < qasid_now() - h.answer_within_hours * interval '1 hour'
             THEN h.answer_within_hours END AS late_after,
        n.enabled AND h.enabled AS enabled, coalesce(l.paused_until > qasid_now(), false) AS paused,
        (SELECT 'entry ' || max(r.seq) FROM outbox r WHERE (r.tenant_id, r.replays) = (t.tenant_id, t.id)) AS replayed_as,

@@ -96,6 +96,20 @@ class Opening(Struct, frozen=True, kw_only=True):
     paused: bool
     replied: int
     """Turns of this conversation that were answered within the last minute, as far as `brake` wants to know."""
+    written: int = 0
+    """Messages of this person, of other turns that began within the last day, as far as `daily` wants to know."""
+    stopped: bool = False
+    """The person wants no answers, until they write a start word."""
+    asking: str | None = None
+    """The intent whose question waits for a yes or a no (`Intents.asked`)."""
+    noticed_at: datetime | None = None
+    """When they were last told that what they wrote came too late."""
+    limited: bool = False
+    """They were told within the last day that it is enough for a day."""
+    session_at: datetime | None = None
+    """When the session of `turn` began, as it was decided when the turn was made."""
+    fresh: bool = True
+    """No turn of this session before this one was answered by the assistant."""
     chunks: list[Chunk]
     """Those of the entry at the head, and the last one before them that a person may have got."""
     turn: Turn | None
@@ -113,10 +127,12 @@ MOST_MEMBERS = 100
 
 OPEN = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[], %(brake)b::integer[])
-         WITH ORDINALITY AS t(tenant_id, conversation_id, history, brake, ord)),
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[], %(brake)b::integer[],
+                       %(daily)b::integer[])
+         WITH ORDINALITY AS t(tenant_id, conversation_id, history, brake, daily, ord)),
 lane AS MATERIALIZED (
-  SELECT i.ord, i.history, i.brake, l.*, c.endpoint_id, d.at AS disturbed_at, o.kind, m.correlation
+  SELECT i.ord, i.history, i.brake, i.daily, l.*, c.endpoint_id, d.at AS disturbed_at, o.kind, o.replays, m.correlation,
+         m.id AS message_id, m.sent_at, m.sent_at - c.session_gap_hours * interval '1 hour' AS silent_since
   FROM input i JOIN lanes l USING (tenant_id, conversation_id)
   JOIN channels c ON (c.tenant_id, c.id) = (l.tenant_id, l.channel_id)
   LEFT JOIN disturbances d USING (endpoint_id)
@@ -137,15 +153,33 @@ doubted AS (
 doubted_attempts AS (
   UPDATE attempts a SET state = 'in_doubt', reason = 'the worker that sent it is gone'
   FROM doubted d WHERE (a.tenant_id, a.chunk_id, a.n) = (d.tenant_id, d.id, d.attempt) AND a.state = 'sending'),
-begun AS (
-  INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq)
-  SELECT tenant_id, conversation_id, done_seq + 1,
-         least(head_seq, done_seq + %(most_members)s,
-               (SELECT min(o.seq) - 1 FROM outbox o
-                WHERE (o.tenant_id, o.conversation_id) = (l.tenant_id, l.conversation_id) AND o.seq > l.done_seq
-                  AND o.kind <> 'answer'))
+next AS MATERIALIZED (
+  SELECT l.*, least(head_seq, done_seq + %(most_members)s,
+                    (SELECT min(o.seq) - 1 FROM outbox o
+                     WHERE (o.tenant_id, o.conversation_id) = (l.tenant_id, l.conversation_id) AND o.seq > l.done_seq
+                       AND o.kind <> 'answer')) AS last_seq
   FROM lane l WHERE kind = 'answer'
-  ON CONFLICT DO NOTHING RETURNING tenant_id, id, conversation_id, first_seq, last_seq),
+    AND NOT EXISTS (SELECT FROM turns t
+                    WHERE (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1))),
+-- A session goes on where the last message before this turn's first is no further back than the channel's gap; what is
+-- entered anew goes on with the one that there is.
+begun AS (
+  INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq, begun_at, session_at)
+  SELECT n.tenant_id, n.conversation_id, n.done_seq + 1, n.last_seq, qasid_now(),
+         CASE WHEN n.replays IS NOT NULL
+                OR n.silent_since <= (SELECT m.sent_at FROM messages m
+                                      WHERE (m.tenant_id, m.conversation_id) = (n.tenant_id, n.conversation_id)
+                                        AND m.id < n.message_id AND m.kind NOT IN ('reaction', 'system', 'edit', 'revoke')
+                                      ORDER BY m.id DESC LIMIT 1)
+              THEN coalesce((SELECT t.session_at FROM turns t
+                             WHERE (t.tenant_id, t.conversation_id) = (n.tenant_id, n.conversation_id)
+                               AND t.first_seq <= n.done_seq
+                             ORDER BY t.first_seq DESC LIMIT 1), n.silent_since)
+              ELSE (SELECT min(m.sent_at) FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
+                    WHERE (o.tenant_id, o.conversation_id) = (n.tenant_id, n.conversation_id)
+                      AND o.seq BETWEEN n.done_seq + 1 AND n.last_seq) END
+  FROM next n
+  ON CONFLICT DO NOTHING RETURNING tenant_id, id, conversation_id, first_seq, last_seq, session_at),
 -- Only looked at, once for each endpoint, where a chunk is in doubt.
 flow AS MATERIALIZED (
   SELECT e.endpoint_id, (
@@ -160,11 +194,35 @@ flow AS MATERIALIZED (
 turn AS MATERIALIZED (
   SELECT * FROM begun
   UNION ALL
-  SELECT t.tenant_id, t.id, t.conversation_id, t.first_seq, t.last_seq
+  SELECT t.tenant_id, t.id, t.conversation_id, t.first_seq, t.last_seq, t.session_at
   FROM lane l JOIN turns t ON (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1))
 SELECT json_build_object(
   'version', l.version, 'done_seq', l.done_seq, 'kind', l.kind, 'correlation', coalesce(l.correlation, ''),
-  'paused', coalesce(l.paused_until > qasid_now(), false), 'now', qasid_now(),
+  'paused', coalesce(l.paused_until > qasid_now() AND l.done_seq >= coalesce(l.paused_after, 0), false), 'now', qasid_now(),
+  'stopped', l.stopped_at IS NOT NULL, 'noticed_at', l.noticed_at,
+  -- A question waits no longer than its session lasts.
+  'asking', CASE WHEN l.asking IS NOT NULL AND t.session_at = (
+     SELECT p.session_at FROM turns p
+     WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
+     ORDER BY p.first_seq DESC LIMIT 1) THEN l.asking END,
+  'limited', coalesce(l.limited_at > qasid_now() - interval '1 day', false),
+  'session_at', coalesce(t.session_at, l.silent_since),
+  'fresh', t.id IS NULL OR NOT EXISTS (
+     SELECT FROM (SELECT p.tenant_id, p.id, p.session_at FROM turns p
+                  WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
+                  ORDER BY p.first_seq DESC LIMIT 20) p
+     JOIN usage u ON (u.tenant_id, u.turn_id) = (p.tenant_id, p.id)
+     WHERE p.session_at = t.session_at AND u.outcome = 'answered'),
+  'written', CASE WHEN l.daily > 0 THEN (
+     SELECT coalesce(sum(w.last_seq - w.first_seq + 1), 0)
+     FROM conversations x
+     CROSS JOIN LATERAL (
+       SELECT w.id, w.begun_at, w.first_seq, w.last_seq FROM turns w
+       WHERE (w.tenant_id, w.conversation_id) = (x.tenant_id, x.id)
+       ORDER BY w.first_seq DESC LIMIT l.daily + 1) w
+     WHERE x.tenant_id = l.tenant_id AND x.contact_id = (
+       SELECT v.contact_id FROM conversations v WHERE (v.tenant_id, v.id) = (l.tenant_id, l.conversation_id))
+       AND w.begun_at > qasid_now() - interval '1 day' AND w.id IS DISTINCT FROM t.id) ELSE 0 END,
   'replied', CASE WHEN l.brake > 0 THEN (
      SELECT count(*) FROM (
        SELECT tenant_id, id, begun_at FROM turns r
@@ -266,16 +324,20 @@ WITH input AS MATERIALIZED (
   SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(channel_id)b::uuid[], %(token)b::bigint[],
                        %(version)b::bigint[], %(turn_id)b::uuid[], %(last_seq)b::bigint[], %(outcome)b::text[],
                        %(members)b::integer[], %(pieces)b::integer[], %(input_tokens)b::bigint[], %(output_tokens)b::bigint[],
-                       %(model)b::text[], %(ai_ms)b::float8[], %(body)b::text[], %(correlation)b::text[], %(send)b::boolean[])
+                       %(model)b::text[], %(ai_ms)b::float8[], %(body)b::text[], %(correlation)b::text[], %(send)b::boolean[],
+                       %(stops)b::boolean[], %(asks)b::text[], %(notices)b::boolean[], %(limits)b::boolean[],
+                       %(pauses)b::float8[])
          WITH ORDINALITY AS t(tenant_id, conversation_id, channel_id, token, version, turn_id, last_seq, outcome, members,
-                              pieces, input_tokens, output_tokens, model, ai_ms, body, correlation, send, ord)),
+                              pieces, input_tokens, output_tokens, model, ai_ms, body, correlation, send,
+                              stops, asks, notices, limits, pauses, ord)),
 piece AS MATERIALIZED (
   SELECT * FROM unnest(%(piece_of)b::bigint[], %(piece_id)b::uuid[], %(piece_no)b::integer[], %(piece_body)b::text[])
          AS t(ord, id, no, body)),
 held AS MATERIALIZED (
   SELECT i.ord, CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'
                      WHEN l.version <> coalesce(i.version, l.version) THEN 'changed'
-                     WHEN l.paused_until > qasid_now() AND i.pieces > 0 THEN 'paused' ELSE 'ok' END AS fence
+                     WHEN l.paused_until > qasid_now() AND l.done_seq >= coalesce(l.paused_after, 0) AND i.pieces > 0
+                     THEN 'paused' ELSE 'ok' END AS fence
   FROM lanes l JOIN input i USING (tenant_id, conversation_id)
   ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l),
 good AS MATERIALIZED (
@@ -285,8 +347,17 @@ good AS MATERIALIZED (
                                                       AND w.until > qasid_now()) AS sends
   FROM input i JOIN held h USING (ord) JOIN channels c ON (c.tenant_id, c.id) = (i.tenant_id, i.channel_id)
   WHERE h.fence = 'ok'),
+-- What the lane remembers of its person from here on. A hand-over's own reply is not held up by the pause that it begins.
 lane AS (
-  UPDATE lanes l SET attempts = 0 FROM good g
+  UPDATE lanes l
+  SET attempts = 0, asking = g.asks,
+      stopped_at = CASE WHEN g.stops THEN coalesce(l.stopped_at, qasid_now()) WHEN NOT g.stops THEN NULL ELSE l.stopped_at END,
+      noticed_at = CASE WHEN g.notices THEN qasid_now() ELSE l.noticed_at END,
+      limited_at = CASE WHEN g.limits THEN qasid_now() ELSE l.limited_at END,
+      paused_until = CASE WHEN g.pauses IS NULL THEN l.paused_until
+                          ELSE greatest(l.paused_until, qasid_now() + g.pauses * interval '1 hour') END,
+      paused_after = CASE WHEN g.pauses IS NULL THEN l.paused_after ELSE g.last_seq END
+  FROM good g
   WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id)),
 chunk AS (
   INSERT INTO chunks (tenant_id, id, conversation_id, channel_id, turn_id, seq, no, body, state, attempt)
@@ -334,11 +405,15 @@ SELECT coalesce(t.last_seq, l.done_seq + 1) FROM held l LEFT JOIN turn t ON true
 
 
 class Open(Struct, frozen=True):
-    """Asks for a claimed lane's opening, with the last `history` messages of before; `brake`: replies a minute (0: no matter)."""
+    """Asks for a claimed lane's opening, with the last `history` messages of before.
+
+    `brake`: replies a minute, `daily`: messages a day, that matter (0: neither does).
+    """
 
     claim: Claim
     history: int
     brake: int = 0
+    daily: int = 0
 
 
 class Memo(Struct, frozen=True):
@@ -351,7 +426,25 @@ class Memo(Struct, frozen=True):
     result: str
 
 
-Ending = Literal["answered", "intent", "told", "failed", "late", "left", "revoked", "parked"]
+Ending = Literal["answered", "intent", "told", "failed", "late", "left", "revoked", "parked", "limited", "stopped"]
+
+
+class Marks(Struct, frozen=True, kw_only=True):
+    """What a lane remembers of its person when a turn is settled."""
+
+    stops: bool | None = None
+    """They want no answers any more; False: they do again; None: nothing of that was said."""
+    asks: str | None = None
+    """The intent whose question waits for a yes or a no. What waited before waits no longer."""
+    notices: bool = False
+    """They are told that what they wrote came too late."""
+    limits: bool = False
+    """They are told that it is enough for a day."""
+    pauses: float | None = None
+    """The conversation is people's, behind this turn's own reply, for so many hours."""
+
+
+NOTHING = Marks()
 
 
 class Settlement(Struct, frozen=True, kw_only=True):
@@ -369,6 +462,7 @@ class Settlement(Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     model: str | None = None
     ai_ms: float | None = None
+    marks: Marks = NOTHING
 
 
 class Settled(Struct, frozen=True):
@@ -397,6 +491,7 @@ async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float, 
             "conversation_id": [r.claim.conversation_id for r in rows],
             "history": [r.history for r in rows],
             "brake": [r.brake for r in rows],
+            "daily": [r.daily for r in rows],
             "most_members": MOST_MEMBERS,
             "order_wait": order_wait,
             "silence": silence,
@@ -453,6 +548,11 @@ async def settle(conn: Connection, worker: UUID, rows: Sequence[Settlement]) -> 
             "body": [r.body for r in rows],
             "correlation": [r.correlation for r in rows],
             "send": [r.send for r in rows],
+            "stops": [r.marks.stops for r in rows],
+            "asks": [r.marks.asks for r in rows],
+            "notices": [r.marks.notices for r in rows],
+            "limits": [r.marks.limits for r in rows],
+            "pauses": [r.marks.pauses for r in rows],
             "piece_of": [p[0] for p in pieces],
             "piece_id": [p[1] for p in pieces],
             "piece_no": [p[2] for p in pieces],

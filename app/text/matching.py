@@ -12,6 +12,7 @@ _UNSEEN = regex.compile(
 )
 # Punctuation of any script; ~ and ` are symbols to Unicode, but WhatsApp's marks for struck and fixed-width text.
 _BREAKS = regex.compile(r"[\p{P}\s~`]+")
+_STARS = regex.compile(r"\*+")
 
 
 def normalise(text: str) -> str:
@@ -24,3 +25,50 @@ def normalise(text: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     bare = unicodedata.normalize("NFKC", _UNSEEN.sub("", folded))  # letters that a mark kept apart may join
     return str(_BREAKS.sub(" ", bare)).strip()
+
+
+class Pattern:
+    """A text with `*` in it, each for any run of characters, none too; alone between spaces, for any words.
+
+    What stands between the stars is compared as `normalise` leaves it. Found from left to right, each piece once, so that
+    the time is that of reading the text: no pattern can be slow.
+    """
+
+    __slots__ = ("_pieces", "name", "stars")
+
+    def __init__(self, text: str) -> None:
+        # Each word between spaces of its own, so that a star between two words may stand for none.
+        words = (_framed(word) for word in text.split())
+        whole = _STARS.sub("*", "".join(words))
+        self._pieces = whole.split("*")
+        self.stars = len(self._pieces) - 1
+        self.name = " ".join(whole.split())
+        """The pattern in the one form that all that mean the same have."""
+
+    @property
+    def letters(self) -> int:
+        """Characters that are not a star's to say."""
+        return sum(len(piece.replace(" ", "")) for piece in self._pieces)
+
+    def matches(self, bare: str) -> bool:
+        """Whether it is this text, which `normalise` has made."""
+        text = f" {bare.replace(' ', '  ')} "
+        first, *middle = self._pieces
+        if not middle:
+            return text == first
+        last = middle.pop()
+        at, end = len(first), len(text) - len(last)
+        if at > end or not (text.startswith(first) and text.endswith(last)):
+            return False
+        for piece in middle:
+            if (found := text.find(piece, at, end)) < 0:
+                return False
+            at = found + len(piece)
+        return True
+
+
+def _framed(word: str) -> str:
+    pieces = [normalise(piece) for piece in word.split("*")]
+    if not any(pieces):
+        return "*" if "*" in word else ""
+    return f" {'*'.join(pieces).replace(' ', '  ')} "

@@ -122,7 +122,8 @@ async def test_what_was_applied_is_what_processes_know(here: Installation) -> No
     assert known.channels_elsewhere("1001") == (channel,) and known.channels_elsewhere("1003") == ()
     assert known.channel(channel.tenant_id, channel.id) is channel
     noor = known.tenant(channel.tenant_id)
-    assert noor.slug == "noor" and noor.intents == {"hi": "Hello", "привет": "Hello"}
+    said = [noor.intents.of(text) for text in ("Hi", "привет", "bye")]
+    assert noor.slug == "noor" and [intent and intent.reply for intent in said] == ["Hello", "Hello", None]
     assert noor.assistant is not None and noor.assistant.api_key == ENVIRON["KEY"]
     assert len(known.digest_key) == 32
     with pytest.raises(Unknown):
@@ -176,7 +177,7 @@ async def test_what_the_file_does_not_name_stays(here: Installation) -> None:
         "SELECT tenant_id, id, enabled FROM channels WHERE address = '1001'"
     )
     noor = known.tenant(tenant_id)
-    assert noor.assistant is not None and noor.intents == {"bye": "Bye"} and not enabled
+    assert noor.assistant is not None and noor.intents.of("bye") and not noor.intents.of("hi") and not enabled
     assert known.channel(tenant_id, channel_id).token == ENVIRON["TOKEN"]
     assert here.rows("SELECT count(*) FROM tenants") == [(3,)]
     assert (await here.apply(ENDPOINT + tenant("noor", address="1001"))).changes == (

@@ -47,7 +47,7 @@ async def release(here: Ground, worker: UUID, claim: Claim, done_seq: int | None
 async def test_only_what_is_due_and_unowned_is_claimed_the_oldest_first(here: Ground) -> None:
     """Not a lane without a time, nor one of later, nor another's; and no more than asked for."""
     never, later, new, old, owned = [await here.lane() for _ in range(5)]
-    for lane, run_at in ((later, 60), (new, -1), (old, -60), (owned, -90)):
+    for lane, run_at in ((later, 60), (new, -1), (old, -6), (owned, -9)):
         await here.act(
             "UPDATE lanes SET run_at = now() + %s * interval '1 second' WHERE tenant_id = %s AND conversation_id = %s",
             *(run_at, here.tenant, lane),

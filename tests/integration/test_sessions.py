@@ -45,11 +45,11 @@ class Counted(Commits):
         self.asked: list[int] = []
         self.down = False
 
-    async def open(self, claim: Claim, history: int, brake: int) -> Opening:
+    async def open(self, claim: Claim, history: int, brake: int, daily: int = 0) -> Opening:
         self.asked.append(history)
         if self.down and history:
             raise DatabaseUnavailable("no reads")
-        return await super().open(claim, history, brake)
+        return await super().open(claim, history, brake, daily)
 
 
 class Worker:
@@ -550,9 +550,9 @@ async def test_a_read_that_fails_is_made_up_for_only_while_no_reads_are_taken(
         breaker.at += 20.0  # nobody asked meanwhile: it is closed again
     opening = worker.commits.open
 
-    async def fails(claim: Claim, history: int, brake: int) -> Opening:
+    async def fails(claim: Claim, history: int, brake: int, daily: int = 0) -> Opening:
         pool.breaker = breaker
-        return await opening(claim, history, brake)
+        return await opening(claim, history, brake, daily)
 
     worker.commits.open = fails  # type: ignore[method-assign]  # the breaker changes under the read
     if slow:

@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 from psycopg.rows import dict_row
 
 from app import db
+from app.assistants.intents import Intents
 from app.configuration import Assistant, Limits, Texts
 from app.directory import Channel, Directory, Endpoint, Tenant
 from app.errors import NeverLeft
@@ -175,7 +176,7 @@ class Couriers(RuleBasedStateMachine):
                     ),
                     texts=Texts(),
                     limits=Limits(replies_per_conversation_per_minute=0),
-                    intents={},
+                    intents=Intents(),
                 )
             ],
             channels=[

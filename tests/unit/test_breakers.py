@@ -1,7 +1,8 @@
 """Which breakers a worker has: whose failures touch whom, who comes again when, and what is remembered."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,9 +12,11 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from app.assistants.intents import Intents
 from app.configuration import Assistant, Limits, Texts
 from app.directory import Channel, Directory, Tenant
 from app.errors import AssistantBusy, HeldBack, InDoubt, Refused
+from app.policies import AssistantOpen
 from app.vault import Secret, SecretBytes
 from workers.breakers import STEP, Breakers
 
@@ -70,7 +73,7 @@ def tenant(slug: str, **more: Any) -> Tenant:
         "assistant": assistant,
         "texts": Texts(),
         "limits": Limits(),
-        "intents": {},
+        "intents": Intents(),
     }
     return Tenant(**{**fields, **more})
 
@@ -234,6 +237,51 @@ async def test_who_waits_for_an_assistant_goes_on_when_it_answers(place: Place) 
         assert not waiting.done()
         probe.began()
         await waiting
+
+
+async def test_a_fallback_has_a_breaker_of_its_own(place: Place) -> None:
+    """What the first one's failures open does not keep anybody from the fallback; and who does not wait is told so at once."""
+    first = place.noor.assistant
+    assert first
+    place.noor = msgspec.structs.replace(place.noor, assistant=msgspec.structs.replace(first, fallback=first))
+    await fail(place, place.noor)
+    assert not place.breakers.lets_ask(place.noor)
+    with pytest.raises(AssistantOpen):
+        async with place.breakers.assistant(place.noor, waits=False):
+            raise AssertionError
+    async with asyncio.timeout(1), place.breakers.assistant(place.noor, fallback=True):
+        pass
+    place.breakers.heard({"assistant:nurse": "closed", "assistant:nurse/fallback": "open"})
+    assert place.breakers.lets_ask(place.noor)
+    with pytest.raises(AssistantOpen):
+        async with place.breakers.assistant(place.noor, fallback=True, waits=False):
+            raise AssertionError
+    place.follow(tenant("other"), msgspec.structs.replace(place.noor, assistant=first), channels=[], version=1)
+    place.breakers.heard({})
+    assert len(place.breakers) == 1
+
+
+async def test_who_waits_for_a_breaker_holds_no_place(place: Place) -> None:
+    """Else a few turns that wait for an assistant that is away would keep all others from the one that is there."""
+    inside = 0
+
+    @asynccontextmanager
+    async def room() -> AsyncIterator[None]:
+        nonlocal inside
+        inside += 1
+        try:
+            yield
+        finally:
+            inside -= 1
+
+    await fail(place, place.noor)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.03), place.breakers.assistant(place.noor, place=room):
+            raise AssertionError
+    assert inside == 0
+    place.at += 1.0
+    async with place.breakers.assistant(place.noor, place=room):
+        assert inside == 1
 
 
 async def test_first_words_count_for_a_probe_alone(place: Place) -> None:

@@ -19,6 +19,7 @@ from app.configuration import (
     load,
 )
 from app.errors import ConfigurationError
+from app.text.assent import LANGUAGES
 from app.vault import Secret
 
 CANARY = "EAAGcanary0PX4ZCpsBA"
@@ -149,10 +150,8 @@ def test_every_key_of_the_contract_is_read(write: Write) -> None:
     assert (noor.channels["main"].enabled, noor.channels["main"].late) == (False, "notice")
     assert found.warnings == (
         'endpoints.meta.kind: "evolution" does nothing yet: webhooks of this endpoint are not read.',
-        "tenants.noor.assistant.fallback: does nothing yet.",
+        'tenants.noor.assistant.fallback.provider: "openai" does nothing yet: it is not asked.',
         "tenants.noor.translation: does nothing yet: citations stay as they are.",
-        "tenants.noor.limits.messages_per_contact_per_day: does nothing yet: nobody is limited by the day.",
-        'tenants.noor.channels.main.late: "notice" does nothing yet: it is like "store".',
     )
 
 
@@ -219,6 +218,49 @@ WRONG = [
             "tenants.noor.intents[0].match[0]: is nothing but punctuation, space or tashkeel, which are not compared.",
             "tenants.noor.intents[1].match: must have one text at least.",
         ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{patterns = ["* * *"], reply = "a"}, {patterns = ["a*b*c*d*e*f*g*h*i*j*k*l"], reply = "a"}]',
+        [
+            "tenants.noor.intents[0].patterns[0]: must have 2 letters at least besides its stars.",
+            "tenants.noor.intents[1].patterns[0]: must have 10 stars at most.",
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{patterns = ["* Price *"], reply = "a"}, {patterns = ["* «price» **"], reply = "b"}]',
+        [
+            "tenants.noor.intents[1].patterns[0]: is the same as tenants.noor.intents[0].patterns[0], "
+            "which has another reply."
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["a"], reply = "x"}, {match = ["A"], reply = "x", then = "hand_over"}]',
+        [
+            "tenants.noor.intents[1].match[0]: is the same as tenants.noor.intents[0].match[0], "
+            "from which something else follows."
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["a"], reply = "Sure?", then = "confirm", language = "xx"}]',
+        [
+            'tenants.noor.intents[0].yes: is missing: an intent with then = "confirm" says it after a yes.',
+            'tenants.noor.intents[0].no: is missing: an intent with then = "confirm" says it after a no.',
+            f"tenants.noor.intents[0].language: must be one whose words for yes and no are known: {', '.join(LANGUAGES)}.",
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["a"], reply = "x", yes = "y"}]',
+        ['tenants.noor.intents[0].then: must be "confirm", or there is nothing to say yes or no to.'],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["stop"], reply = "Bye.", then = "stop"}]',
+        ['tenants.noor.intents[0]: stops answers, and no intent has then = "start", to want them again.'],
     ),
     (
         'name = "Noor Clinic"',

@@ -1,0 +1,146 @@
+"""Asks a tenant's assistant, and where that cannot answer in time its fallback: one deadline over both. It settles nothing.
+
+What comes back is fit for the database and for people: bounded, without characters that PostgreSQL cannot store.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+import httpx
+import msgspec
+import structlog
+
+from app import metrics
+from app.assistants import Answer, Call, Citation, Notes, Question, assistant
+from app.configuration import Fallback as AssistantSettings
+from app.directory import Tenant
+from app.errors import AssistantError, AssistantRefused
+from app.policies import AssistantOpen
+from workers.breakers import Breakers
+from workers.places import Places
+
+log = structlog.get_logger(__name__)
+
+# A longer answer (characters of Markdown) is cut there and counts as partial: some thirty texts, which nobody reads.
+LONGEST = 100_000
+# Where such an answer is cut at a space, it is one of its last so many characters.
+_NEAR = 200
+
+# What is asked of an assistant with these settings, and what it may note under the name of its stage.
+Asked = Callable[[AssistantSettings], Question]
+Noted = Callable[[str], Notes]
+
+
+class Skipped(AssistantRefused):
+    """Its breaker is open, and another assistant can be asked: nobody waits for it."""
+
+
+class Asking:
+    """`ask` a tenant's assistants."""
+
+    def __init__(self, client: httpx.AsyncClient, breakers: Breakers) -> None:
+        self._client = client
+        self._breakers = breakers
+        self._places = Places()
+
+    async def ask(self, tenant: Tenant, asked: Asked, notes: Noted, deadline: float) -> Answer:
+        """The answer of the first that has one, before `deadline` (monotonic), which is for all together.
+
+        The fallback has its own `deadline_seconds` of what is left, at most half: then the first is given up. It is asked as
+        soon as the first has failed, for whatever reason, and at once where the first's breaker is open. An answer that the first
+        could not complete is completed by the fallback, else it stands.
+
+        Raises:
+            AssistantError: nobody has a usable answer.
+        """
+        settings = tenant.assistant
+        if settings is None:
+            raise AssistantRefused("this tenant has no assistant")
+        other = settings.fallback
+        if other is None:
+            return await self._one(tenant, settings, asked, notes(""), deadline, self._waiting(tenant))
+        share = min(other.deadline_seconds, (deadline - time.monotonic()) / 2)
+        cut: Answer | None = None
+        reason = "its answer was cut short"
+        try:
+            if not self._breakers.lets_ask(tenant):
+                raise Skipped("its breaker is open")
+            answer = await self._one(tenant, settings, asked, notes(""), deadline - share, self._skipping(tenant))
+            if not answer.partial or answer.stopped == "max_tokens":  # the other one has no more room than this one
+                return answer
+            cut = answer
+        except AssistantError as error:
+            reason = str(error)
+        log.warning("the fallback is asked", tenant=tenant.slug, reason=reason)
+        try:
+            until = min(deadline, time.monotonic() + other.deadline_seconds)
+            answer = await self._one(
+                tenant, other, asked, notes("fallback"), until, self._waiting(tenant, fallback=True)
+            )
+        except AssistantError:
+            metrics.fallback("failed")
+            if cut is None:
+                raise
+            return cut
+        metrics.fallback("answered")
+        return answer
+
+    async def _one(
+        self,
+        tenant: Tenant,
+        settings: AssistantSettings,
+        asked: Asked,
+        notes: Notes,
+        deadline: float,
+        asking: Callable[[], AbstractAsyncContextManager[Call]],
+    ) -> Answer:
+        answer = await assistant(settings.provider).ask(
+            self._client, settings, asked(settings), deadline=deadline, notes=notes, asking=asking
+        )
+        return bounded(tenant, answer)
+
+    def _waiting(self, tenant: Tenant, *, fallback: bool = False) -> Callable[[], AbstractAsyncContextManager[Call]]:
+        """Each call waits for its breaker and its place, within the deadline of the answer: see `Assistant.ask`."""
+        place = partial(self._places.of, tenant)
+        return lambda: self._breakers.assistant(tenant, fallback=fallback, place=place)
+
+    def _skipping(self, tenant: Tenant) -> Callable[[], AbstractAsyncContextManager[Call]]:
+        """Likewise, but nobody waits for a breaker: that an assistant is not to be asked ends its tries."""
+
+        @asynccontextmanager
+        async def asking() -> AsyncIterator[Call]:
+            entered = False
+            try:
+                place = partial(self._places.of, tenant)
+                async with self._breakers.assistant(tenant, waits=False, place=place) as call:
+                    entered = True
+                    yield call
+            except AssistantOpen as refusal:
+                if entered:
+                    raise
+                raise Skipped(str(refusal)) from refusal
+
+        return asking
+
+
+def bounded(tenant: Tenant, answer: Answer) -> Answer:
+    """The answer as it may be stored and sent: without U+0000 and halves of characters, and of a length that people read."""
+    text, cut = _storable(answer.text), answer.partial or answer.stopped == "max_tokens"
+    if len(text) > LONGEST:
+        log.warning("an answer is too long, and cut", tenant=tenant.slug, size=len(text))
+        kept = text[:LONGEST]
+        head, space, tail = kept.rpartition("\n") if "\n" in kept[-_NEAR:] else kept.rpartition(" ")
+        text, cut = head if space and len(tail) < _NEAR else kept, True
+    return msgspec.structs.replace(
+        answer,
+        text=text,
+        partial=cut,
+        model=_storable(answer.model),
+        citations=tuple(Citation(text=_storable(c.text), title=_storable(c.title)) for c in answer.citations),
+    )
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
