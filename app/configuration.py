@@ -262,7 +262,7 @@ def _without_effect(tables: Tables) -> Iterator[str]:
     for slug, tenant in tables.tenants.items():
         place = f"tenants.{slug}"
         if (assistant := tenant.assistant) is not None:
-            if assistant.provider != "anthropic":
+            if assistant.provider == "openai":
                 yield f'{place}.assistant.provider: "{assistant.provider}" does nothing yet: people get texts.failure.'
             if assistant.fallback is not None:
                 yield f"{place}.assistant.fallback: does nothing yet."
