@@ -176,16 +176,26 @@ class _Turn:
                 raise
             await self._backend.register("ar" if _ARABIC.search(self._words) else "en")
             last = None
-        if last is not None:
-            try:
-                length = len(await self._backend.history(last))
-            except Missing:
-                last = None
-            else:
-                if length == 0 or not self._fresh:
-                    return _Place(last, length)
+        length = None if last is None else await self._length(last)
+        if last is not None and length is not None and (length == 0 or not self._fresh):
+            return _Place(last, length)
         title = " ".join(self._words.split()[:TITLE_WORDS])[:TITLE_CHARACTERS]
         return _Place(await self._backend.new_thread(title), 0)
+
+    async def _length(self, thread: str) -> int | None:
+        """How many rows it has. None: it cannot be gone on with, being away twice, or unreadable where we want another."""
+        for last_look in (False, True):
+            try:
+                return len(await self._backend.history(thread))
+            except Missing:
+                if last_look:
+                    return None
+            except AssistantBusy:
+                if self._fresh:
+                    return None
+                raise
+            await self._wait(FIRST_PAUSE)
+        raise AssertionError
 
     async def _seen(self, place: _Place) -> _Seen:
         rows = (await self._backend.history(place.thread))[place.length :]
@@ -223,7 +233,7 @@ class _Turn:
         left = self._until - time.monotonic()
         await asyncio.sleep(max(0.0, min(seconds, left)))
         if left <= seconds:
-            raise AssistantBusy("the backend may have the question, and has not answered it in time")
+            raise AssistantBusy("the backend did not answer in time, and may still")
 
     # --- the stream ---
 

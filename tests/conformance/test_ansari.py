@@ -163,13 +163,26 @@ async def test_a_thread_that_nobody_used_is_as_good_as_new(room: Room) -> None:
     assert list(room.sandbox.threads.threads) == [empty.id] and len(empty.rows) == 2
 
 
-async def test_a_thread_that_is_gone_is_replaced(room: Room) -> None:
-    """Their last thread cannot be read any more: the turn begins another."""
-    room.sandbox.threads.register(PERSON, "en")
-    room.sandbox.threads.begin(PERSON, "gone")
-    room.fails("http_404", face="threads", only="threads/history")
-    assert (await room.ask()).text == ANSWER
-    assert len(room.sandbox.threads.threads) == 2
+@pytest.mark.parametrize(("times", "threads"), [(1, 1), (2, 2)])
+async def test_a_thread_that_is_gone_is_replaced(room: Room, times: int, threads: int) -> None:
+    """The backend says 404 of its own trouble, too: only at the second one the turn begins another thread."""
+    await room.ask("before")
+    room.fails(*["http_404"] * times, face="threads", only="threads/history")
+    assert (await room.next_turn()).text == ANSWER
+    assert len(room.sandbox.threads.threads) == threads
+
+
+@pytest.mark.parametrize(("fresh", "error"), [(True, None), (False, AssistantBusy)])
+async def test_a_session_before_cannot_keep_the_next_from_beginning(
+    room: Room, without_pauses: None, fresh: bool, error: type[Exception] | None
+) -> None:
+    """A last thread that cannot be read is in the way only of turns that would go on in it."""
+    await room.ask("before")
+    room.fails(*["garbage"] * 4, "ok", face="threads", only="threads/history")
+    room.notes = Kept()
+    fate = await room.fate(fresh=fresh, deadline_seconds=2.0)
+    assert isinstance(fate, error or Answer)
+    assert room.asked == ["before", *([QUESTION] if fresh else [])]
 
 
 async def test_several_messages_become_one(room: Room) -> None:
