@@ -1,12 +1,11 @@
 """Ansari's own backend as an assistant: it keeps the threads, we hand it a person's turn and take its answer.
 
 `process` may not be repeated and its stream has no end mark. So the thread's length is committed before the call, and what
-the thread holds beyond it says what became of the call: docs/wire-assistants.md, "Ansari's backend".
+the thread holds beyond it says what became of the call: docs/wire-assistants.md, "Once in the thread".
 """
 
 import asyncio
 import codecs
-import re
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -14,10 +13,10 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 import httpx
 import msgspec
 import stamina
-from msgspec import Struct
 
 from app.assistants import Answer, Asking, Call, Line, Notes, Question
-from app.assistants.ansari_wire import Backend, Missing, NotTaken, Row
+from app.assistants.ansari_thread import Place, Seen, bare, begin, look
+from app.assistants.ansari_wire import Backend, NotTaken
 from app.configuration import Fallback as AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt
 
@@ -32,35 +31,6 @@ GRACE = (0.5, 1.0)
 # it translates citations, which is what it does when a stream is silent for long.
 LINGER = 20.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
-# What the backend writes into the thread when it has failed (its ansari_claude.py): no answers, and none will follow.
-APOLOGIES = frozenset(
-    {
-        "I encountered a problem processing your request. Please try again or rephrase your question.",
-        "I got stuck in a loop. Please rephrase your question.",
-        "I'm processing your request.",
-    }
-)
-TITLE_WORDS, TITLE_CHARACTERS = 6, 60
-
-_ARABIC = re.compile(r"[\u0620-\u064a]")
-
-
-class _Place(Struct, frozen=True):
-    """Where the turn is asked: its thread, and how many rows that had before."""
-
-    thread: str
-    length: int
-
-
-class _Seen(Struct, frozen=True, kw_only=True):
-    """What a thread holds since: whether the turn is `there`, and what was answered after it, if the last row is an answer.
-
-    Answers without the turn before them may be another turn's, come late.
-    """
-
-    there: bool = False
-    texts: tuple[str, ...] = ()
-    gave_up: bool = False
 
 
 class _Cut(AssistantBusy):
@@ -112,13 +82,12 @@ class _Turn:
         self._backend = Backend(client, settings, question.person, until=self._until)
         self._notes = notes
         self._note = f"ansari {settings.base_url}"
-        self._place: _Place | None = None
+        self._place: Place | None = None
         self._asked = False
         """Whether this turn may be in its thread already."""
 
     def said(self, text: str, *, partial: bool = False) -> Answer:
         """It as an answer. The backend counts no tokens and gives no reason to stop."""
-        text = text.replace("\0", "")
         return Answer(text=text, model=self._model, input_tokens=0, output_tokens=0, stopped="", partial=partial)
 
     async def answer(self, asking: Asking | None) -> Answer:
@@ -153,69 +122,28 @@ class _Turn:
 
     # --- the thread ---
 
-    async def _begun(self) -> _Place:
+    async def _begun(self) -> Place:
         """The thread of this turn and its length before, as committed: now, or by whoever tried it before us."""
         if self._place is None:
             try:
                 kept = self._notes[self._note]
             except KeyError:
-                place = await self._thread()
+                place = await begin(self._backend, self._words, fresh=self._fresh)
                 await self._notes.keep(self._note, msgspec.to_builtins(place))
                 self._place = place
             else:
-                self._place = msgspec.convert(kept, _Place)
+                self._place = msgspec.convert(kept, Place)
                 self._asked = True
         return self._place
 
-    async def _thread(self) -> _Place:
-        """The person's thread; a new one for a new session. One without a row is as good as new: nobody used it."""
-        try:
-            last = await self._backend.last_thread()
-        except Missing:
-            if await self._backend.exists():
-                raise
-            await self._backend.register("ar" if _ARABIC.search(self._words) else "en")
-            last = None
-        length = None if last is None else await self._length(last)
-        if last is not None and length is not None and (length == 0 or not self._fresh):
-            return _Place(last, length)
-        title = " ".join(self._words.split()[:TITLE_WORDS])[:TITLE_CHARACTERS]
-        return _Place(await self._backend.new_thread(title), 0)
-
-    async def _length(self, thread: str) -> int | None:
-        """How many rows it has. None: it cannot be gone on with, being away twice, or unreadable where we want another."""
-        for last_look in (False, True):
-            try:
-                return len(await self._backend.history(thread))
-            except Missing:
-                if last_look:
-                    return None
-            except AssistantBusy:
-                if self._fresh:
-                    return None
-                raise
-            await self._wait(FIRST_PAUSE)
-        raise AssertionError
-
-    async def _seen(self, place: _Place) -> _Seen:
-        rows = (await self._backend.history(place.thread))[place.length :]
-        ours = next((n for n, row in enumerate(rows) if row.role == "user" and _same(row.text, self._words)), None)
-        rows = rows if ours is None else rows[ours + 1 :]
-        there = ours is not None
-        if not _answers(rows):
-            return _Seen(there=there)
-        if rows[-1].text.strip() in APOLOGIES:
-            return _Seen(there=there, gave_up=there)
-        return _Seen(there=there, texts=tuple(row.text for row in rows if row.role == "assistant" and row.text.strip()))
-
-    async def _found(self, place: _Place) -> Answer | None:
+    async def _found(self, place: Place) -> Answer | None:
         """The answer from the thread, waited for if the turn is there. None: it is not, nor will be: it may be asked.
 
         Raises AssistantBusy at the deadline.
         """
         looks, pause = 0, FIRST_PAUSE
         while True:
-            seen = await self._seen(place)
+            seen = await look(self._backend, place, self._words)
             if seen.gave_up:
                 raise AssistantRefused("the backend took the question and failed to answer it; its log says why")
             if seen.there and seen.texts:
@@ -237,11 +165,11 @@ class _Turn:
 
     # --- the stream ---
 
-    async def _listen(self, place: _Place, call: Call | None) -> bool:
+    async def _listen(self, place: Place, call: Call | None) -> bool:
         """Ask, and gather into `heard` what comes. Whether the stream ended by itself, which need not be the answer's end."""
         reserve = min(RESERVE * self.patience, LONGEST_RESERVE)
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._asked = True
+        before, self._asked = self._asked, True
         began = False
         try:
             async with self._backend.process(
@@ -251,9 +179,9 @@ class _Turn:
                     if call is not None and not began:
                         call.began()
                     began = True
-                    self.heard += utf8.decode(piece)
+                    self.heard += utf8.decode(piece).replace("\0", "")
         except NotTaken:
-            self._asked = False
+            self._asked = before
             raise
         except InDoubt as error:
             if not self.heard.strip():
@@ -261,22 +189,22 @@ class _Turn:
             return False
         return True
 
-    async def _whole(self, place: _Place, *, ended: bool) -> Answer:
+    async def _whole(self, place: Place, *, ended: bool) -> Answer:
         """What was heard, if the thread says that it is all; else what the thread has. Raises _Cut if neither is whole."""
         until = min(self._until, time.monotonic() + LINGER)
         pause = FIRST_PAUSE
-        heard = _bare(self.heard)
+        heard = bare(self.heard)
         while True:
             try:
-                seen = await self._seen(place)
+                seen = await look(self._backend, place, self._words)
             except AssistantError:  # the words in hand are worth more than the reason
-                seen = _Seen()
+                seen = Seen()
             if seen.gave_up:
                 raise _Cut("the backend failed in the midst of its answer; its log says why")
-            if seen.texts and heard.endswith(_bare(seen.texts[-1])):
+            if seen.texts and heard.endswith(bare(seen.texts[-1])):
                 return self.said(self.heard)
             if seen.texts and seen.there:
-                if _bare("".join(seen.texts)) not in heard:  # it goes on where the stream broke off
+                if bare("".join(seen.texts)) not in heard:  # it goes on where the stream broke off
                     return self.said("\n\n".join(seen.texts))
                 if ended:
                     return self.said(self.heard)
@@ -294,17 +222,3 @@ def _words(lines: Sequence[Line]) -> str:
             break
         since.append(line.text.strip())
     return "\n\n".join(text for text in reversed(since) if text)
-
-
-def _answers(rows: Sequence[Row]) -> bool:
-    """Whether they end with an answer: not with a tool's call or its result, after which the backend writes on."""
-    return bool(rows) and rows[-1].role == "assistant" and bool(rows[-1].text.strip())
-
-
-def _bare(text: str) -> str:
-    """Without space: the thread has the same words as the stream, with other space between them."""
-    return "".join(text.split())
-
-
-def _same(one: str, other: str) -> bool:
-    return _bare(one) == _bare(other)

@@ -40,13 +40,14 @@ class Row(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """What it says in words; empty for calls of tools and their results."""
+        """What it says in words, without U+0000; empty for calls of tools and their results."""
         if isinstance(self.content, str):
-            return self.content
-        blocks = self.content if isinstance(self.content, list) else []
-        kinds = {block.get("type"): block.get("text") for block in blocks if isinstance(block, dict)}
-        text = kinds.get("text")
-        return text if isinstance(text, str) and not kinds.keys() & {"tool_use", "tool_result"} else ""
+            return self.content.replace("\0", "")
+        blocks = [block for block in self.content if isinstance(block, dict)] if isinstance(self.content, list) else []
+        if any(block.get("type") in ("tool_use", "tool_result") for block in blocks):
+            return ""
+        texts = [block.get("text") for block in blocks if block.get("type") == "text"]
+        return "".join(text for text in texts if isinstance(text, str)).replace("\0", "")
 
 
 class _History(Struct):
