@@ -103,7 +103,12 @@ class _Turn:
 
         async with asyncio.timeout(self.patience):
             async for attempt in stamina.retry_context(
-                on=again, attempts=TRIES, timeout=self.patience, wait_initial=FIRST_PAUSE, wait_max=LONGEST_PAUSE, wait_jitter=FIRST_PAUSE
+                on=again,
+                attempts=TRIES,
+                timeout=self.patience,
+                wait_initial=FIRST_PAUSE,
+                wait_max=LONGEST_PAUSE,
+                wait_jitter=FIRST_PAUSE,
             ):
                 with attempt:
                     watched: AbstractAsyncContextManager[Call | None] = asking() if asking else nullcontext()

@@ -1,4 +1,4 @@
-"""ansari-backend's answers as they stand on the wire (WIRE.md 1.4): FastAPI's `detail`, the shape of its citations. No decisions."""
+"""ansari-backend's answers as they stand on the wire (WIRE.md 1.4): `detail`, citations. No decisions."""
 
 import math
 from typing import TypeVar

@@ -93,7 +93,11 @@ class Control:
         known = {name: getattr(asked, name) for name in asked.__struct_fields__}
         self._sandbox.register(Number(phone_number_id=request.match_info["phone_number_id"], **known))
         sandbox = self._sandbox
-        urls = {"graph_url": sandbox.graph_url, "assistant_url": sandbox.assistant_url, "ansari_url": sandbox.ansari_url}
+        urls = {
+            "graph_url": sandbox.graph_url,
+            "assistant_url": sandbox.assistant_url,
+            "ansari_url": sandbox.ansari_url,
+        }
         return _json(urls)
 
     async def say(self, request: web.Request) -> web.StreamResponse:

@@ -42,7 +42,7 @@ class Kept(dict[str, Any]):
         self[name] = msgspec.json.decode(msgspec.json.encode(value))
 
 
-class Killed(Exception):  # noqa: N818  no error: what stands for a worker's death
+class Killed(Exception):
     """The worker died here."""
 
 
@@ -61,7 +61,9 @@ class Room:
     async def _see(self, request: httpx.Request) -> None:
         self.paths.append(request.url.path.removeprefix("/ansari/whatsapp/v2/"))
 
-    def fails(self, *kinds: str | Fault, face: Literal["ansari", "threads"] = "ansari", only: str | None = None) -> None:
+    def fails(
+        self, *kinds: str | Fault, face: Literal["ansari", "threads"] = "ansari", only: str | None = None
+    ) -> None:
         self.sandbox.faults.queue(face, kinds, only=only)
 
     async def ask(
@@ -151,7 +153,9 @@ async def test_a_session_is_a_thread(room: Room) -> None:
     await room.next_turn("two")
     await room.next_turn("three", fresh=True)
     await room.next_turn("four")
-    threads = [[row.content for row in each.rows if row.role == "user"] for each in room.sandbox.threads.threads.values()]
+    threads = [
+        [row.content for row in each.rows if row.role == "user"] for each in room.sandbox.threads.threads.values()
+    ]
     assert threads == [["one", "two"], ["three", "four"]]
 
 
@@ -378,7 +382,9 @@ async def test_a_tools_result_is_no_answer(room: Room) -> None:
     (thread,), threads = room.sandbox.threads.threads.values(), room.sandbox.threads
     threads.add(thread, "assistant", "Let me look that up.")
     threads.add(thread, "assistant", [{"type": "tool_use", "id": "t", "name": "search_quran", "input": {}}])
-    threads.add(thread, "user", [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "x"}]}])
+    threads.add(
+        thread, "user", [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "x"}]}]
+    )
     threads.later(0.6, lambda: threads.add(thread, "assistant", [{"type": "text", "text": "Here it is."}]))
     assert (await room.ask()).text == "Let me look that up.\n\nHere it is."
 
@@ -431,7 +437,12 @@ async def test_each_backend_has_notes_of_its_own(room: Room) -> None:
     ],
 )
 async def test_a_refusal_says_what_to_do(
-    room: Room, without_pauses: None, face: Literal["threads", "ansari"], kind: str, error: type[AssistantError], says: str
+    room: Room,
+    without_pauses: None,
+    face: Literal["threads", "ansari"],
+    kind: str,
+    error: type[AssistantError],
+    says: str,
 ) -> None:
     """Final ones after one call, passing ones after four tries, in words that lead on; never with whose turn it is or its words."""
     room.sandbox.threads.register(PERSON, "en")
@@ -532,7 +543,9 @@ class Watched:
         ("apology_only", [AssistantBusy, AssistantRefused], 0),
     ],
 )
-async def test_each_try_is_watched_by_itself(room: Room, kind: str, ends: list[type[Exception] | None], words: int) -> None:
+async def test_each_try_is_watched_by_itself(
+    room: Room, kind: str, ends: list[type[Exception] | None], words: int
+) -> None:
     """A broken answer that the thread completes is a good call; one that is partial has failed, as one without an end."""
     room.fails(kind)
     watched = Watched()
@@ -553,7 +566,9 @@ async def test_each_try_is_watched_by_itself(room: Room, kind: str, ends: list[t
         ({"X-Whatsapp-Api-Key": API_KEY}, "threads/abc/history?phone_num=1", 404),
     ],
 )
-async def test_the_face_refuses_as_the_backend_does(room: Room, headers: dict[str, str], path: str, status: int) -> None:
+async def test_the_face_refuses_as_the_backend_does(
+    room: Room, headers: dict[str, str], path: str, status: int
+) -> None:
     """FastAPI's 422 and the backend's 401 and 404, each with `detail`."""
     room.sandbox.threads.key = API_KEY
     answer = await room.client.get(f"{room.sandbox.ansari_url}/whatsapp/v2/{path}", headers=headers)
