@@ -409,6 +409,45 @@ async def test_a_turn_that_repeats_the_one_before_is_asked(room: Room) -> None:
     assert (room.calls, room.asked) == (2, [QUESTION, QUESTION])
 
 
+async def test_an_answer_to_the_same_words_before_is_not_this_turns(room: Room) -> None:
+    """Only what the thread holds beyond the noted length is looked at."""
+    await room.ask()
+    room.notes = Kept()
+    room.fails("rst")
+    assert (await room.ask()).text == ANSWER
+    assert (room.calls, room.asked) == (3, [QUESTION, QUESTION])
+
+
+async def test_another_turn_that_arrives_late_is_not_this_one(room: Room) -> None:
+    """A request of before, held up on its way, with its answer: other words, so this turn is still asked."""
+    await room.ask("before")
+    (thread,), threads = room.sandbox.threads.threads.values(), room.sandbox.threads
+    room.notes = Kept()
+    room.fails("rst")
+
+    def arrive() -> None:
+        threads.add(thread, "user", "held up")
+        threads.add(thread, "assistant", "too late")
+
+    threads.later(0.1, arrive)
+    assert (await room.ask()).text == ANSWER
+    assert room.asked == ["before", "held up", QUESTION]
+
+
+async def test_a_request_that_arrives_while_we_look_is_found(room: Room) -> None:
+    """The thread is looked at for a while before anything is asked again."""
+    room.fails(Fault(kind="queued", seconds=1.2))
+    assert (await room.ask()).text == ANSWER
+    assert (room.calls, room.asked) == (1, [QUESTION])
+
+
+async def test_a_refused_try_does_not_end_the_doubt_about_the_one_before(room: Room) -> None:
+    """In doubt, then turned away by a 429: the first may have arrived meanwhile, so the thread is looked at again."""
+    room.fails(Fault(kind="queued", seconds=2.6), "http_429")
+    assert (await room.ask()).text == ANSWER
+    assert (room.calls, room.asked) == (2, [QUESTION])
+
+
 async def test_each_backend_has_notes_of_its_own(room: Room) -> None:
     """A fallback that is an Ansari too does not look for the turn in the first one's threads."""
     room.fails("killed")
