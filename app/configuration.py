@@ -337,7 +337,7 @@ def _without_effect(tables: Tables) -> Iterator[str]:
     for slug, tenant in tables.tenants.items():
         place = f"tenants.{slug}"
         if (assistant := tenant.assistant) is not None:
-            if assistant.provider != "anthropic":
+            if assistant.provider == "openai":
                 yield f'{place}.assistant.provider: "{assistant.provider}" does nothing yet: people get texts.failure.'
             if (other := assistant.fallback) is not None and other.provider != "anthropic":
                 yield f'{place}.assistant.fallback.provider: "{other.provider}" does nothing yet: it is not asked.'

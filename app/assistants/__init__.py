@@ -118,8 +118,10 @@ def assistant(provider: str) -> Assistant:
     Raises:
         AssistantRefused: there is none yet; `qasid apply` warns of that.
     """
-    from app.assistants import anthropic
+    from app.assistants import ansari, anthropic
 
+    if provider == "ansari":
+        return ansari.Ansari()
     if provider != "anthropic":
         raise AssistantRefused(f"no assistant of the provider {provider!r} is built yet")
     return anthropic.Anthropic()

@@ -1,6 +1,6 @@
 """The control API under `/control`: numbers, people, faults, the ledger. For tests and the demo, in JSON.
 
-It steers; nothing here is part of WhatsApp or Anthropic. A request that makes no sense is 400 with `error`.
+It steers; nothing here is part of WhatsApp, Anthropic or Ansari. A request that makes no sense is 400 with `error`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -80,6 +80,7 @@ class Control:
             web.get("/control/wait", _checked(self.wait)),
             web.get("/control/assistant", self.assistant),
             web.put("/control/assistant", _checked(self.put_assistant)),
+            web.get("/control/threads", self.threads),
             web.put("/control/faults", _checked(self.put_faults)),
             web.post("/control/reset", self.reset),
         ]
@@ -91,7 +92,13 @@ class Control:
         asked = msgspec.json.decode(await request.read(), type=_Registration)
         known = {name: getattr(asked, name) for name in asked.__struct_fields__}
         self._sandbox.register(Number(phone_number_id=request.match_info["phone_number_id"], **known))
-        return _json({"graph_url": self._sandbox.graph_url, "assistant_url": self._sandbox.assistant_url})
+        sandbox = self._sandbox
+        urls = {
+            "graph_url": sandbox.graph_url,
+            "assistant_url": sandbox.assistant_url,
+            "ansari_url": sandbox.ansari_url,
+        }
+        return _json(urls)
 
     async def say(self, request: web.Request) -> web.StreamResponse:
         """One message as it is, or `{"messages": [...], "copies": n, "webhook_url": …}`."""
@@ -160,6 +167,11 @@ class Control:
     async def put_assistant(self, request: web.Request) -> web.StreamResponse:
         self._sandbox.assistant.pace = msgspec.json.decode(await request.read(), type=Pace)
         return _json({})
+
+    async def threads(self, request: web.Request) -> web.StreamResponse:
+        """The Ansari backend's threads, with all their rows. Query: person (a phone number)."""
+        person, threads = request.query.get("person"), self._sandbox.threads
+        return _json({"threads": [each for each in threads.threads.values() if person in (None, each.person)]})
 
     async def put_faults(self, request: web.Request) -> web.StreamResponse:
         asked, faults = msgspec.json.decode(await request.read(), type=_Faults), self._sandbox.faults

@@ -51,11 +51,54 @@ AssistantKind = Literal[
     "max_tokens",  # half the text, finished with that stop_reason
     "refusal",
 ]
-Face = Literal["send", "read", "assistant"]
+AnsariKind = Literal[
+    "ok",
+    "slow",  # the first words after `seconds`
+    "silence",  # all words but the citations, then nothing for `seconds` (4), then those
+    "rst",  # before anything is stored
+    "queued",  # a reset; the person's turn and its answer are stored after `seconds` (0.3) all the same
+    "killed",  # the turn is stored, then a reset; no answer ever
+    "late",  # the turn is stored, then a reset; the answer is stored after `seconds` (0.3)
+    "no_answer",  # the turn is stored, then nothing for `seconds` (60)
+    "http_400",
+    "http_401",
+    "http_404",
+    "http_422",
+    "http_429",  # with Retry-After: `seconds` (1)
+    "http_500",  # nothing is stored
+    "http_502",  # the turn is stored; the answer after `seconds` (0.3)
+    "html",  # a 200 with a page, of whatever stands before the backend; nothing is stored
+    "cut",  # half the text, then a reset; no answer is stored
+    "truncated",  # half the text, then a clean end; no answer is stored
+    "cut_late",  # as cut, but the answer is stored after `seconds` (0.3)
+    "truncated_late",  # as truncated, likewise
+    "cut_after",  # all of the text, and the answer stored; then a reset in place of the stream's end
+    "empty",  # a stream without a word; the answer is stored
+    "apology",  # half the text, a clean end; what is stored is the backend's apology
+    "apology_only",  # likewise, without a word in the stream
+    "stall",  # half the text, then nothing for `seconds` (60)
+]
+ThreadsKind = Literal[
+    "ok",
+    "slow",
+    "no_answer",
+    "rst",
+    "http_400",
+    "http_401",
+    "http_404",
+    "http_422",
+    "http_429",
+    "http_500",
+    "html",
+    "garbage",
+]
+Face = Literal["send", "read", "assistant", "ansari", "threads"]
 _KINDS: dict[str, frozenset[str]] = {
     "send": frozenset(get_args(SendKind)),
     "read": frozenset(get_args(SendKind)),
     "assistant": frozenset(get_args(AssistantKind)),
+    "ansari": frozenset(get_args(AnsariKind)),
+    "threads": frozenset(get_args(ThreadsKind)),
 }
 _NORMAL = NormalDist()
 
@@ -63,7 +106,7 @@ _NORMAL = NormalDist()
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One outcome. `seconds` is a figure or a range [low, high]; `code` and `status` are Graph's and HTTP's."""
 
-    kind: SendKind | AssistantKind
+    kind: SendKind | AssistantKind | AnsariKind | ThreadsKind
     seconds: float | tuple[float, float] | None = None
     code: int | None = None
     status: int | None = None
@@ -113,8 +156,9 @@ class Faults:
     def queue(self, face: Face, faults: Sequence[Fault | str], *, only: str | None = None) -> None:
         """The next attempts at `face` end so, in this order; then the chances rule again.
 
-        `only` narrows it: on `send` and `read` to a recipient or a phone_number_id, on `assistant` to calls whose
-        last user turn contains it. Raises ValueError for a kind that the face does not have.
+        `only` narrows it: on `send` and `read` to a recipient or a phone_number_id, on `assistant` and `ansari` to
+        calls whose last user turn contains it, on `threads` to a person or a path (`users/exists`). Raises ValueError
+        for a kind that the face does not have.
         """
         wanted = deque(_as_fault(face, fault) for fault in faults)
         self._next.setdefault(face, []).append((only, wanted))

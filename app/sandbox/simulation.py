@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 import msgspec
 
 from app.sandbox import people
+from app.sandbox.ansari_threads import Threads
 from app.sandbox.assistant_calls import Assistant
 from app.sandbox.faults import Faults
 from app.sandbox.ledger import Delivery, Ledger
@@ -55,6 +56,7 @@ class Sandbox:
         self.meter = Meter()
         self.occurrences = Occurrences()
         self.assistant = Assistant(self.ledger.tally)
+        self.threads = Threads()
         self.courier = Courier(self.ledger)
         self.statuses = Statuses(self.courier, self.faults)
 
@@ -67,6 +69,11 @@ class Sandbox:
     def assistant_url(self) -> str:
         """An Anthropic assistant's `base_url`."""
         return f"{self.url}/anthropic"
+
+    @property
+    def ansari_url(self) -> str:
+        """An Ansari backend's `base_url`."""
+        return f"{self.url}/ansari"
 
     def register(self, number: Number) -> None:
         """Play this number from now on, in place of what had its id. Raises NotLoopback."""
@@ -110,9 +117,11 @@ class Sandbox:
         self.meter = Meter()
         self.occurrences.clear()
         self.assistant.clear()
+        self.threads.clear()
 
     async def close(self) -> None:
         self.statuses.clear()
+        self.threads.clear()
         await self.courier.close()
 
 

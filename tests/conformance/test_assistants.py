@@ -350,7 +350,7 @@ async def test_a_wait_for_its_turn_counts_in_the_deadline(room: Room) -> None:
 def test_a_provider_that_is_not_built_yet_refuses() -> None:
     """Who has none gets the tenant's failure text at once, not after retries."""
     with pytest.raises(AssistantRefused):
-        assistant("ansari")
+        assistant("nobody")
 
 
 @pytest.mark.parametrize("kind", ["http_401", "http_429", "rst", "cut", "error_event", "truncated", "stall"])

@@ -1,0 +1,229 @@
+"""Ansari's own backend as an assistant: it keeps the threads, we hand it a person's turn and take its answer.
+
+`process` may not be repeated and its stream has no end mark. So the thread's length is committed before the call, and what
+the thread holds beyond it says what became of the call: docs/wire-assistants.md, "Once in the thread".
+"""
+
+import asyncio
+import codecs
+import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+import httpx
+import msgspec
+import stamina
+
+from app.assistants import Answer, Asking, Call, Line, Notes, Question
+from app.assistants.ansari_thread import Place, Seen, bare, begin, look
+from app.assistants.ansari_wire import Backend, NotTaken
+from app.configuration import Fallback as AssistantSettings
+from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt
+
+TRIES = 4
+# The last call ends so much before the deadline (seconds): to be told from one that the caller gave up.
+EARLY = 0.05
+# So much of the time, and at most so much (seconds), is kept for a look at the thread after a stream that stalled.
+RESERVE, LONGEST_RESERVE = 0.1, 1.0
+# Looks for a turn that is not in its thread, so far apart (seconds): a call whose fate we do not know may still arrive.
+GRACE = (0.5, 1.0)
+# How long the rest of a broken answer is waited for (seconds). The backend stops where its client is gone, but not while
+# it translates citations, which is what it does when a stream is silent for long.
+LINGER = 20.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+
+
+class _Cut(AssistantBusy):
+    """Words came, and no end that we could make out. Not to be asked again."""
+
+
+class Ansari:
+    """`app.assistants.Assistant` for the provider `ansari`. Of the settings, `system` and the limits are the backend's own."""
+
+    async def ask(
+        self,
+        client: httpx.AsyncClient,
+        settings: AssistantSettings,
+        question: Question,
+        *,
+        deadline: float,
+        notes: Notes,
+        asking: Asking | None = None,
+    ) -> Answer:
+        """See the Protocol. The person's turn stands in their thread once, however often it is tried."""
+        turn = _Turn(client, settings, question, notes, deadline)
+        missed: AssistantBusy
+        try:
+            return await turn.answer(asking)
+        except TimeoutError:
+            missed = AssistantBusy(f"no whole answer within {turn.patience:.3g} s")
+        except AssistantBusy as error:
+            missed = error
+        if turn.heard.strip():
+            return turn.said(turn.heard, partial=True)
+        raise missed from None
+
+
+class _Turn:
+    """One turn being asked. `heard` is what has been streamed of its answer."""
+
+    def __init__(
+        self, client: httpx.AsyncClient, settings: AssistantSettings, question: Question, notes: Notes, deadline: float
+    ) -> None:
+        self.patience = deadline - time.monotonic()
+        self.heard = ""
+        self._words = _words(question.lines)
+        if not question.person or not self._words:
+            raise AssistantRefused("the backend answers a person's words, and here are none, or nobody's")
+        self._fresh = question.fresh
+        self._model = settings.model or "ansari"
+        self._until = deadline - EARLY
+        self._deadline = deadline
+        self._backend = Backend(client, settings, question.person, until=self._until)
+        self._notes = notes
+        self._note = f"ansari {settings.base_url}"
+        self._place: Place | None = None
+        self._asked = False
+        """Whether this turn may be in its thread already."""
+
+    def said(self, text: str, *, partial: bool = False) -> Answer:
+        """It as an answer. The backend counts no tokens and gives no reason to stop."""
+        return Answer(text=text, model=self._model, input_tokens=0, output_tokens=0, stopped="", partial=partial)
+
+    async def answer(self, asking: Asking | None) -> Answer:
+        """Try until there is one. Raises as `Assistant.ask`, TimeoutError at the deadline, _Cut for one without an end."""
+
+        def again(error: Exception) -> bool | float:
+            if not isinstance(error, AssistantBusy) or isinstance(error, _Cut):
+                return False
+            wait = error.retry_after
+            if wait is None:
+                return True
+            return wait if time.monotonic() + wait < self._deadline else False
+
+        async with asyncio.timeout(self.patience):
+            async for attempt in stamina.retry_context(
+                on=again,
+                attempts=TRIES,
+                timeout=self.patience,
+                wait_initial=FIRST_PAUSE,
+                wait_max=LONGEST_PAUSE,
+                wait_jitter=FIRST_PAUSE,
+            ):
+                with attempt:
+                    watched: AbstractAsyncContextManager[Call | None] = asking() if asking else nullcontext()
+                    async with watched as call:
+                        return await self._try(call)
+        raise AssertionError("stamina either returns or raises")
+
+    async def _try(self, call: Call | None) -> Answer:
+        place = await self._begun()
+        if self._asked and (found := await self._found(place)):
+            return found
+        ended = await self._listen(place, call)
+        if not self.heard.strip():
+            raise AssistantBusy("an empty answer" if ended else "it broke off before its first word")
+        return await self._whole(place, ended=ended)
+
+    # --- the thread ---
+
+    async def _begun(self) -> Place:
+        """The thread of this turn and its length before, as committed: now, or by whoever tried it before us."""
+        if self._place is None:
+            try:
+                kept = self._notes[self._note]
+            except KeyError:
+                place = await begin(self._backend, self._words, fresh=self._fresh)
+                await self._notes.keep(self._note, msgspec.to_builtins(place))
+                self._place = place
+            else:
+                self._place = msgspec.convert(kept, Place)
+                self._asked = True
+        return self._place
+
+    async def _found(self, place: Place) -> Answer | None:
+        """The answer from the thread, waited for if the turn is there. None: it is not, nor will be: it may be asked.
+
+        Raises AssistantBusy at the deadline.
+        """
+        looks, pause = 0, FIRST_PAUSE
+        while True:
+            seen = await look(self._backend, place, self._words)
+            if seen.gave_up:
+                raise AssistantRefused("the backend took the question and failed to answer it; its log says why")
+            if seen.there and seen.texts:
+                return self.said("\n\n".join(seen.texts))
+            if seen.there:
+                await self._wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            elif looks < len(GRACE):
+                await self._wait(GRACE[looks])
+                looks += 1
+            else:
+                return None
+
+    async def _wait(self, seconds: float) -> None:
+        left = self._until - time.monotonic()
+        await asyncio.sleep(max(0.0, min(seconds, left)))
+        if left <= seconds:
+            raise AssistantBusy("the backend did not answer in time, and may still")
+
+    # --- the stream ---
+
+    async def _listen(self, place: Place, call: Call | None) -> bool:
+        """Ask, and gather into `heard` what comes. Whether the stream ended by itself, which need not be the answer's end."""
+        reserve = min(RESERVE * self.patience, LONGEST_RESERVE)
+        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        before, self._asked = self._asked, True
+        began = False
+        try:
+            async with self._backend.process(
+                place.thread, self._words, seconds=self._until - reserve - time.monotonic()
+            ) as response:
+                async for piece in response:
+                    if call is not None and not began:
+                        call.began()
+                    began = True
+                    self.heard += utf8.decode(piece).replace("\0", "")
+        except NotTaken:
+            self._asked = before
+            raise
+        except InDoubt as error:
+            if not self.heard.strip():
+                raise AssistantBusy(str(error)) from error
+            return False
+        return True
+
+    async def _whole(self, place: Place, *, ended: bool) -> Answer:
+        """What was heard, if the thread says that it is all; else what the thread has. Raises _Cut if neither is whole."""
+        until = min(self._until, time.monotonic() + LINGER)
+        pause = FIRST_PAUSE
+        heard = bare(self.heard)
+        while True:
+            try:
+                seen = await look(self._backend, place, self._words)
+            except AssistantError:  # the words in hand are worth more than the reason
+                seen = Seen()
+            if seen.gave_up:
+                raise _Cut("the backend failed in the midst of its answer; its log says why")
+            if seen.texts and heard.endswith(bare(seen.texts[-1])):
+                return self.said(self.heard)
+            if seen.texts and seen.there:
+                if bare("".join(seen.texts)) not in heard:  # it goes on where the stream broke off
+                    return self.said("\n\n".join(seen.texts))
+                if ended:
+                    return self.said(self.heard)
+            if time.monotonic() + pause >= until:
+                raise _Cut("the answer was cut, and is not in the thread")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _words(lines: Sequence[Line]) -> str:
+    """What the person has said since they were last answered, as one message."""
+    since: list[str] = []
+    for line in reversed(lines):
+        if line.role != "user":
+            break
+        since.append(line.text.strip())
+    return "\n\n".join(text for text in reversed(since) if text)

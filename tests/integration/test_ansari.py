@@ -1,0 +1,72 @@
+"""Ansari's backend behind a worker: what it notes of a turn outlives it."""
+
+import asyncio
+
+import pytest
+
+from app.apply import apply
+from app.vault import Vault
+from tests import world as shared
+from tests.world import ENVIRON, FAILURE, KEY, PERSON, World, alerts
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+world = shared.world
+
+
+async def ask_ansari(world: World, *, deadline: float = 10) -> None:
+    """The tenant's assistant is the backend from now on."""
+    await world.apply(deadline=deadline)
+    text = (world.folder / "qasid.toml").read_text()
+    path = world.folder / "ansari.toml"
+    path.write_text(text.replace('"anthropic"', '"ansari"').replace('/anthropic"', '/ansari"'))
+    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
+
+
+async def test_a_session_goes_on_in_its_thread(world: World) -> None:
+    """Two turns: one account, one thread, each question in it once, and what was noted is the length before it."""
+    await ask_ansari(world)
+    await world.worker()
+    await world.say("one")
+    await world.got(1)
+    await world.say("two")
+    assert await world.got(2) == ["You said: one", "You said: two"]
+    (thread,) = world.sandbox.threads.threads.values()
+    assert [row.content for row in thread.rows] == ["one", "You said: one", "two", "You said: two"]
+    noted = await world.rows("SELECT result FROM steps WHERE step LIKE 'ansari %%' ORDER BY at")
+    assert [result for (result,) in noted] == [{"thread": thread.id, "length": n} for n in (0, 2)]
+    assert await world.rows("SELECT DISTINCT outcome, model FROM usage") == [("answered", "claude-sonnet-4-5")]
+
+
+async def test_killed_in_mid_stream_the_next_worker_takes_the_answer_from_the_thread(world: World) -> None:
+    """The person's turn is in the thread when the worker dies: nobody asks again, and what the backend ends with is sent."""
+    await ask_ansari(world)
+    world.sandbox.faults.queue("ansari", ["stall"])
+    child = await world.process()
+    await world.say("question")
+    async with asyncio.timeout(10):
+        while not world.sandbox.threads.said(PERSON):
+            await asyncio.sleep(0.01)
+    child.kill()
+    await child.wait()
+    (thread,) = world.sandbox.threads.threads.values()
+    await world.worker()
+    world.sandbox.threads.later(0.5, lambda: world.sandbox.threads.add(thread, "assistant", "finished meanwhile"))
+    assert await world.got(1) == ["finished meanwhile"]
+    assert world.asked == [("question",)]
+    assert world.sandbox.threads.said(PERSON) == ["question"]
+
+
+async def test_a_turn_that_the_backend_never_answers_ends_with_the_failure_text(world: World) -> None:
+    """At the deadline, with an alert, asked once; the next turn goes on in the same thread."""
+    await ask_ansari(world, deadline=1)
+    world.sandbox.faults.queue("ansari", ["killed"])
+    failed = alerts("assistant_failed")
+    await world.worker()
+    await world.say("question")
+    assert await world.got(1) == [FAILURE]
+    assert alerts("assistant_failed") == failed + 1
+    await world.say("again")
+    assert (await world.got(2))[1] == "You said: again"
+    assert world.sandbox.threads.said(PERSON) == ["question", "again"]
+    assert len(world.sandbox.threads.threads) == 1
