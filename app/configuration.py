@@ -35,6 +35,7 @@ Language = Annotated[
 Tokens = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1,000,000")]
 Messages = Annotated[int, Meta(ge=0, le=1_000, description="a whole number from 0 to 1,000")]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number from 0 to 1,000,000")]
+Calls = Annotated[int, Meta(ge=1, le=1_000, description="a whole number from 1 to 1,000")]
 Seconds = Annotated[float, Meta(gt=0, le=3_600, description="a number above 0, at most 3,600")]
 Hours = Annotated[float, Meta(gt=0, le=8_760, description="a number above 0, at most 8,760")]
 
@@ -72,13 +73,20 @@ class Assistant(Fallback, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Translation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[tenants.<slug>.translation]`: who translates citations."""
+    """`[tenants.<slug>.translation]`: who translates citations, from `source` to `target`.
+
+    `answers`: a person who writes in one of these languages is answered in it, and reads citations in it.
+    `deadline_seconds`: for all translations of an answer together. `at_once`: per worker.
+    """
 
     provider: Literal["assistant", "libretranslate", "none"] = "assistant"
     base_url: Url | None = None
     api_key: Secret | None = None
     source: Language = "ar"
     target: Language = "en"
+    answers: tuple[Language, ...] = ()
+    deadline_seconds: Seconds = 15.0
+    at_once: Calls = 32
 
 
 class Texts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,6 +95,9 @@ class Texts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     failure: Text = "Sorry, I could not answer just now. Please try again in a moment."
     location: Text = "Thank you for the location."
     unsupported: Text = "I can read text messages only, for now."
+    sources: Text = "Sources"
+    translation: Text = "Translation:"
+    untranslated: Text = "(not translated)"
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -197,7 +208,7 @@ def _check(tables: Tables, mistakes: Mistakes) -> None:
         if tenant.assistant is not None:
             _check_assistant(tenant.assistant, f"{place}.assistant", mistakes)
         if tenant.translation is not None:
-            _check_translation(tenant.translation, f"{place}.translation", mistakes)
+            _check_translation(tenant.translation, tenant.assistant, f"{place}.translation", mistakes)
         _check_intents(tenant.intents or (), f"{place}.intents", mistakes)
         for name, channel in tenant.channels.items():
             here = f"{place}.channels.{name}"
@@ -215,11 +226,15 @@ def _check_assistant(assistant: Fallback, place: str, mistakes: Mistakes) -> Non
         _check_assistant(assistant.fallback, f"{place}.fallback", mistakes)
 
 
-def _check_translation(translation: Translation, place: str, mistakes: Mistakes) -> None:
+def _check_translation(translation: Translation, assistant: Assistant | None, place: str, mistakes: Mistakes) -> None:
     if translation.base_url is not None:
         _check_url(translation.base_url, f"{place}.base_url", mistakes)
     elif translation.provider == "libretranslate":
         mistakes.add(f"{place}.base_url", "is missing: libretranslate needs it.")
+    if translation.provider == "assistant" and assistant is not None and assistant.provider == "ansari":
+        mistakes.add(
+            f"{place}.provider", 'must be "libretranslate" or "none": ansari cannot be asked outside of people\'s threads.'
+        )
 
 
 def _check_url(url: str, place: str, mistakes: Mistakes) -> None:
@@ -266,8 +281,6 @@ def _without_effect(tables: Tables) -> Iterator[str]:
                 yield f'{place}.assistant.provider: "{assistant.provider}" does nothing yet: people get texts.failure.'
             if assistant.fallback is not None:
                 yield f"{place}.assistant.fallback: does nothing yet."
-        if tenant.translation is not None and tenant.translation.provider != "none":
-            yield f"{place}.translation: does nothing yet: citations stay as they are."
         if tenant.limits is not None and tenant.limits.messages_per_contact_per_day:
             yield f"{place}.limits.messages_per_contact_per_day: does nothing yet: nobody is limited by the day."
         for name, channel in tenant.channels.items():

@@ -15,6 +15,7 @@ from app.sandbox.limits import Limits
 from app.sandbox.numbers import Ladder, Number
 from app.sandbox.people import Spoken
 from app.sandbox.simulation import Sandbox
+from app.sandbox.translator_calls import Speed
 from app.sandbox.webhooks import Shipment
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -80,6 +81,8 @@ class Control:
             web.get("/control/wait", _checked(self.wait)),
             web.get("/control/assistant", self.assistant),
             web.put("/control/assistant", _checked(self.put_assistant)),
+            web.get("/control/translator", self.translator),
+            web.put("/control/translator", _checked(self.put_translator)),
             web.put("/control/faults", _checked(self.put_faults)),
             web.post("/control/reset", self.reset),
         ]
@@ -159,6 +162,14 @@ class Control:
 
     async def put_assistant(self, request: web.Request) -> web.StreamResponse:
         self._sandbox.assistant.pace = msgspec.json.decode(await request.read(), type=Pace)
+        return _json({})
+
+    async def translator(self, request: web.Request) -> web.StreamResponse:
+        """Calls and their count."""
+        return _json({"count": self._sandbox.translator.count, "calls": self._sandbox.translator.calls})
+
+    async def put_translator(self, request: web.Request) -> web.StreamResponse:
+        self._sandbox.translator.speed = msgspec.json.decode(await request.read(), type=Speed)
         return _json({})
 
     async def put_faults(self, request: web.Request) -> web.StreamResponse:

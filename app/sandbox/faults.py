@@ -51,11 +51,26 @@ AssistantKind = Literal[
     "max_tokens",  # half the text, finished with that stop_reason
     "refusal",
 ]
-Face = Literal["send", "read", "assistant"]
+TranslatorKind = Literal[
+    "ok",
+    "slow",  # answered after `seconds` (4) more
+    "no_answer",
+    "rst",
+    "http_400",
+    "http_403",
+    "http_429",  # with Retry-After: `seconds` (1)
+    "http_500",
+    "empty",  # a translation of nothing
+    "garbage",  # 200, and a web page
+    "half",  # 200, and half of the body
+    "essay",  # far more than was asked for
+]
+Face = Literal["send", "read", "assistant", "translator"]
 _KINDS: dict[str, frozenset[str]] = {
     "send": frozenset(get_args(SendKind)),
     "read": frozenset(get_args(SendKind)),
     "assistant": frozenset(get_args(AssistantKind)),
+    "translator": frozenset(get_args(TranslatorKind)),
 }
 _NORMAL = NormalDist()
 
@@ -63,7 +78,7 @@ _NORMAL = NormalDist()
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One outcome. `seconds` is a figure or a range [low, high]; `code` and `status` are Graph's and HTTP's."""
 
-    kind: SendKind | AssistantKind
+    kind: SendKind | AssistantKind | TranslatorKind
     seconds: float | tuple[float, float] | None = None
     code: int | None = None
     status: int | None = None
@@ -114,7 +129,7 @@ class Faults:
         """The next attempts at `face` end so, in this order; then the chances rule again.
 
         `only` narrows it: on `send` and `read` to a recipient or a phone_number_id, on `assistant` to calls whose
-        last user turn contains it. Raises ValueError for a kind that the face does not have.
+        last user turn contains it, on `translator` to texts that do. Raises ValueError for a kind that the face does not have.
         """
         wanted = deque(_as_fault(face, fault) for fault in faults)
         self._next.setdefault(face, []).append((only, wanted))

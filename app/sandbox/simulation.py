@@ -12,6 +12,7 @@ from app.sandbox.ledger import Delivery, Ledger
 from app.sandbox.limits import Meter
 from app.sandbox.numbers import Number, check_loopback, now
 from app.sandbox.statuses import Statuses
+from app.sandbox.translator_calls import Translator
 from app.sandbox.webhooks import Courier, Shipment, shipment
 
 
@@ -55,6 +56,7 @@ class Sandbox:
         self.meter = Meter()
         self.occurrences = Occurrences()
         self.assistant = Assistant(self.ledger.tally)
+        self.translator = Translator()
         self.courier = Courier(self.ledger)
         self.statuses = Statuses(self.courier, self.faults)
 
@@ -67,6 +69,11 @@ class Sandbox:
     def assistant_url(self) -> str:
         """An Anthropic assistant's `base_url`."""
         return f"{self.url}/anthropic"
+
+    @property
+    def translator_url(self) -> str:
+        """LibreTranslate's `base_url`."""
+        return f"{self.url}/libretranslate"
 
     def register(self, number: Number) -> None:
         """Play this number from now on, in place of what had its id. Raises NotLoopback."""
@@ -110,6 +117,7 @@ class Sandbox:
         self.meter = Meter()
         self.occurrences.clear()
         self.assistant.clear()
+        self.translator.clear()
 
     async def close(self) -> None:
         self.statuses.clear()
