@@ -52,6 +52,8 @@ async def language(client: httpx.AsyncClient, round: Round, words: str, answer: 
         return msgspec.convert(notes[LANGUAGE], Language)
     except KeyError:
         pass
+    if not words.strip():
+        return Language()
     among, found = round.settings.answers, dict[str, Recognised]()
 
     async def recognise(name: str, text: str) -> None:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from app.assistants import Asking
 from app.configuration import Assistant, Translation
-from app.errors import TranslatorRefused
+from app.errors import AssistantRefused, TranslatorRefused
 
 # What a translation has no use for and PostgreSQL or a reader may stumble over: control characters, and those that turn
 # the direction of whatever follows.
@@ -90,7 +90,10 @@ def translator(settings: Translation, assistant: Assistant | None, asking: Askin
     if settings.provider == "libretranslate" and settings.base_url is not None:
         return LibreTranslate(settings.base_url, settings.api_key)
     if settings.provider == "assistant" and assistant is not None and assistant.provider != "ansari":
-        return AssistantTranslator(assistant, asking)
+        try:
+            return AssistantTranslator(assistant, asking)
+        except AssistantRefused:  # of a provider that is not built
+            pass
     return Nobody()
 
 

@@ -6,13 +6,15 @@ the answer counts what stands between the same marks. Without them it was no tra
 
 import re
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
 import msgspec
 
-from app.assistants import Answer, Asking, Line, Question, assistant
+from app import assistants
+from app.assistants import Answer, Asking, Line, Question
 from app.configuration import Assistant, Fallback
 from app.errors import AssistantBusy, AssistantError, TranslatorBusy, TranslatorRefused
 from app.translation import Recognised, Translated, checked
@@ -43,9 +45,16 @@ class _Forgetful(dict[str, Any]):
 class AssistantTranslator:
     """`app.translation.Translator` for the provider `assistant`."""
 
-    def __init__(self, settings: Assistant, asking: Asking | None) -> None:
+    def __init__(
+        self,
+        settings: Assistant,
+        asking: Asking | None,
+        *,
+        assistant: Callable[[str], assistants.Assistant] = assistants.assistant,
+    ) -> None:
         self._settings = settings
         self._asking = asking
+        self._assistant = assistant(settings.provider)
 
     @property
     def engine(self) -> str:
@@ -74,13 +83,15 @@ class AssistantTranslator:
         self, client: httpx.AsyncClient, instruction: str, text: str, deadline: float, **words: str
     ) -> tuple[str, Answer]:
         for _ in range(TRIES):
+            if time.monotonic() >= deadline:
+                raise TranslatorBusy("no time was left")
             mark = f"text-{secrets.token_hex(8)}"
             settings: Fallback = msgspec.structs.replace(
                 self._settings, system=instruction.format(mark=mark, **words), fallback=None
             )
             question = Question(lines=(Line("user", f"<{mark}>\n{text}\n</{mark}>"),))
             try:
-                answer = await assistant(settings.provider).ask(
+                answer = await self._assistant.ask(
                     client, settings, question, deadline=deadline, notes=_Forgetful(), asking=self._asking
                 )
             except AssistantBusy as error:
