@@ -150,7 +150,6 @@ def test_every_key_of_the_contract_is_read(write: Write) -> None:
     assert found.warnings == (
         'endpoints.meta.kind: "evolution" does nothing yet: webhooks of this endpoint are not read.',
         "tenants.noor.assistant.fallback: does nothing yet.",
-        "tenants.noor.translation: does nothing yet: citations stay as they are.",
         "tenants.noor.limits.messages_per_contact_per_day: does nothing yet: nobody is limited by the day.",
         'tenants.noor.channels.main.late: "notice" does nothing yet: it is like "store".',
     )

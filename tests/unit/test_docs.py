@@ -205,7 +205,11 @@ def test_the_sandboxs_faults_are_listed() -> None:
     """docs/sandbox.md has each kind of fault of each face, and no other."""
     told = section(text("docs/sandbox.md"), "## Faults")
     listed = set(re.findall(r"`(\w+)`", "\n".join(line for line in told.splitlines() if line.startswith("| "))))
-    assert listed - {"code"} == {*get_args(faults.SendKind), *get_args(faults.AssistantKind)}
+    assert listed - {"code"} == {
+        *get_args(faults.SendKind),
+        *get_args(faults.AssistantKind),
+        *get_args(faults.TranslatorKind),
+    }
 
 
 def test_endings_and_codes_are_listed() -> None:
