@@ -73,23 +73,16 @@ class Translations:
         if round.settings.answers:
             spoken = await wording.language(self._client, round, words, answer, notes)
             round = msgspec.structs.replace(round, target=spoken.spoken or round.target)
-        sourced, worded = citations.untouched(answer.citations), Worded()
-
-        async def cite() -> None:
-            nonlocal sourced
-            sourced = await citations.translated(self._memory, round, answer.citations, notes)
-
-        async def word() -> None:
-            nonlocal worded
-            worded = await wording.worded(self._client, round, answer, notes)
-
         try:
             async with asyncio.TaskGroup() as both:
-                both.create_task(cite())
+                citing = both.create_task(citations.translated(self._memory, round, answer.citations, notes))
                 if spoken.spoken is not None and not spoken.met:
-                    both.create_task(word())
+                    wording_it = both.create_task(wording.worded(self._client, round, answer, notes))
+                else:
+                    wording_it = None
         except ExceptionGroup as errors:
             raise next((each for each in errors.exceptions if isinstance(each, DatabaseUnavailable)), errors) from None
+        sourced, worded = citing.result(), wording_it.result() if wording_it else Worded()
         steps = (spoken, sourced, worded)
         return Finished(
             text=answer.text if worded.text is None else worded.text,
