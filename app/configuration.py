@@ -233,7 +233,8 @@ def _check_translation(translation: Translation, assistant: Assistant | None, pl
         mistakes.add(f"{place}.base_url", "is missing: libretranslate needs it.")
     if translation.provider == "assistant" and assistant is not None and assistant.provider == "ansari":
         mistakes.add(
-            f"{place}.provider", 'must be "libretranslate" or "none": ansari cannot be asked outside of people\'s threads.'
+            f"{place}.provider",
+            'must be "libretranslate" or "none": ansari cannot be asked outside of people\'s threads.',
         )
 
 

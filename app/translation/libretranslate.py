@@ -68,7 +68,12 @@ class LibreTranslate:
         return Recognised(language=best.language if best is not None and known else None)
 
     async def _ask(
-        self, client: httpx.AsyncClient, path: str, body: dict[str, Any], decoder: msgspec.json.Decoder[Any], deadline: float
+        self,
+        client: httpx.AsyncClient,
+        path: str,
+        body: dict[str, Any],
+        decoder: msgspec.json.Decoder[Any],
+        deadline: float,
     ) -> Any:
         patience = deadline - time.monotonic()
         if patience <= 0:
@@ -82,7 +87,7 @@ class LibreTranslate:
                 return True
             return wait if time.monotonic() + wait < deadline else False
 
-        content = msgspec.json.encode(body | self._key)
+        content = msgspec.json.encode(body | self._key, enc_hook=str)  # their API wants the key in the body
         try:
             async with asyncio.timeout(patience):
                 async for attempt in stamina.retry_context(

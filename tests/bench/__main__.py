@@ -90,8 +90,12 @@ def waiting(conversations: int, ai_seconds: float, file: Path | None, no_bounds:
 
 
 @main.command()
-@click.option("--citations", type=click.IntRange(1, 200), default=24, show_default=True, help="Distinct, of one answer.")
-@click.option("--seconds", type=click.FloatRange(0, 30), default=1.0, show_default=True, help="What a translation takes.")
+@click.option(
+    "--citations", type=click.IntRange(1, 200), default=24, show_default=True, help="Distinct, of one answer."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0, 30), default=1.0, show_default=True, help="What a translation takes."
+)
 @_common
 def translate(citations: int, seconds: float, file: Path | None, no_bounds: bool) -> None:
     """What translating an answer's citations adds to it.

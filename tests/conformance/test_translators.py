@@ -62,7 +62,9 @@ class Room:
         self.sandbox.translator.speed = Speed(seconds=seconds)
         self.sandbox.assistant.pace = Pace(first_token=seconds)
 
-    async def translate(self, text: str = HADITH, *, source: str = "ar", target: str = "en", seconds: float = 5.0) -> Translated:
+    async def translate(
+        self, text: str = HADITH, *, source: str = "ar", target: str = "en", seconds: float = 5.0
+    ) -> Translated:
         deadline = time.monotonic() + seconds
         return await self.translator.translate(self.client, text, source=source, target=target, deadline=deadline)
 

@@ -398,9 +398,7 @@ async def test_a_database_that_is_away_leaves_the_turn_for_later(bench: Bench) -
 
 async def test_the_tenants_assistant_translates_under_its_breaker(bench: Bench) -> None:
     """Its tokens are counted, once: what is remembered costs none."""
-    assistant = Assistant(
-        provider="anthropic", base_url=bench.sandbox.assistant_url, api_key=Secret("k"), model="m"
-    )
+    assistant = Assistant(provider="anthropic", base_url=bench.sandbox.assistant_url, api_key=Secret("k"), model="m")
     tenant = bench.tenant(assistant=assistant, provider="assistant")
     bench.sandbox.assistant.pace = Pace(first_token=0.2)
     breakers = Breakers()
@@ -422,9 +420,7 @@ URDU, ENGLISH = "آپ کہاں ہیں؟", "Where are you?"
 
 @asynccontextmanager
 async def every_engine(bench: Bench) -> AsyncIterator[list[Callable[..., Tenant]]]:
-    assistant = Assistant(
-        provider="anthropic", base_url=bench.sandbox.assistant_url, api_key=Secret("k"), model="m"
-    )
+    assistant = Assistant(provider="anthropic", base_url=bench.sandbox.assistant_url, api_key=Secret("k"), model="m")
     yield [
         lambda **more: bench.tenant(**more),
         lambda **more: bench.tenant(assistant=assistant, provider="assistant", **more),
@@ -444,7 +440,8 @@ async def test_who_writes_in_a_language_of_the_tenants_is_answered_in_it(bench: 
 
 
 @pytest.mark.parametrize(
-    ("words", "text"), [(ENGLISH, "Here."), (URDU, "ہم یہاں ہیں۔"), ("٣٤", "Here."), ("Где вы?", "Here."), ("", "Here.")]
+    ("words", "text"),
+    [(ENGLISH, "Here."), (URDU, "ہم یہاں ہیں۔"), ("٣٤", "Here."), ("Где вы?", "Here."), ("", "Here.")],
 )
 async def test_an_answer_that_needs_no_translation_stands(bench: Bench, words: str, text: str) -> None:
     """In a language that the tenant does not name, in none that the engine knows, or answered in the same."""

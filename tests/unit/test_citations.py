@@ -98,7 +98,8 @@ def direction_leaks(line: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "text", [HADITH, MIXED, OVERRIDE, STRAY, "\u2069\u2069a\u2067b", "\u202e", "\u2066", "\u2069", "a\u2066b\u2069\u2069c"]
+    "text",
+    [HADITH, MIXED, OVERRIDE, STRAY, "\u2069\u2069a\u2067b", "\u202e", "\u2066", "\u2069", "a\u2066b\u2069\u2069c"],
 )
 def test_no_text_turns_what_stands_beside_it(text: str) -> None:
     """Overrides, isolates without an end, ends without a beginning: all within the isolate around it."""
