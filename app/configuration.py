@@ -96,7 +96,7 @@ class Texts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     location: Text = "Thank you for the location."
     unsupported: Text = "I can read text messages only, for now."
     sources: Text = "Sources"
-    translation: Text = "Translation:"
+    translated: Text = "Translation:"
     untranslated: Text = "(not translated)"
 
 
