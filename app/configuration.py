@@ -37,6 +37,7 @@ Tokens = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number fro
 Messages = Annotated[int, Meta(ge=0, le=1_000, description="a whole number from 0 to 1,000")]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number from 0 to 1,000,000")]
 Tally = Annotated[int, Meta(ge=0, le=10**12, description="a whole number from 0 to 1,000,000,000,000")]
+Calls = Annotated[int, Meta(ge=1, le=1_000, description="a whole number from 1 to 1,000")]
 Seconds = Annotated[float, Meta(gt=0, le=3_600, description="a number above 0, at most 3,600")]
 Hours = Annotated[float, Meta(gt=0, le=8_760, description="a number above 0, at most 8,760")]
 
@@ -87,13 +88,20 @@ class Assistant(Fallback, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Translation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[tenants.<slug>.translation]`: who translates citations."""
+    """`[tenants.<slug>.translation]`: who translates citations, from `source` to `target`.
+
+    `answers`: a person who writes in one of these languages is answered in it, and reads citations in it.
+    `deadline_seconds`: for all translations of an answer together. `at_once`: per worker.
+    """
 
     provider: Literal["assistant", "libretranslate", "none"] = "assistant"
     base_url: Url | None = None
     api_key: Secret | None = None
     source: Language = "ar"
     target: Language = "en"
+    answers: tuple[Language, ...] = ()
+    deadline_seconds: Seconds = 15.0
+    at_once: Calls = 32
 
 
 class Texts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +114,9 @@ class Texts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     apology: Text = "Sorry that this answer comes late."
     notice: Text = "Sorry, we could not answer your messages in time. Please write again if you still need an answer."
     limit: Text = "Sorry, I cannot answer any more messages today. Please write again tomorrow."
+    sources: Text = "Sources"
+    translated: Text = "Translation:"
+    untranslated: Text = "(not translated)"
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -228,7 +239,7 @@ def _check(tables: Tables, mistakes: Mistakes) -> None:
         if tenant.assistant is not None:
             _check_assistant(tenant.assistant, f"{place}.assistant", mistakes)
         if tenant.translation is not None:
-            _check_translation(tenant.translation, f"{place}.translation", mistakes)
+            _check_translation(tenant.translation, tenant.assistant, f"{place}.translation", mistakes)
         _check_intents(tenant.intents or (), f"{place}.intents", mistakes)
         for name, channel in tenant.channels.items():
             here = f"{place}.channels.{name}"
@@ -246,11 +257,16 @@ def _check_assistant(assistant: Fallback, place: str, mistakes: Mistakes) -> Non
         _check_assistant(assistant.fallback, f"{place}.fallback", mistakes)
 
 
-def _check_translation(translation: Translation, place: str, mistakes: Mistakes) -> None:
+def _check_translation(translation: Translation, assistant: Assistant | None, place: str, mistakes: Mistakes) -> None:
     if translation.base_url is not None:
         _check_url(translation.base_url, f"{place}.base_url", mistakes)
     elif translation.provider == "libretranslate":
         mistakes.add(f"{place}.base_url", "is missing: libretranslate needs it.")
+    if translation.provider == "assistant" and assistant is not None and assistant.provider == "ansari":
+        mistakes.add(
+            f"{place}.provider",
+            'must be "libretranslate" or "none": ansari cannot be asked outside of people\'s threads.',
+        )
 
 
 def _check_url(url: str, place: str, mistakes: Mistakes) -> None:
@@ -341,5 +357,3 @@ def _without_effect(tables: Tables) -> Iterator[str]:
                 yield f'{place}.assistant.provider: "{assistant.provider}" does nothing yet: people get texts.failure.'
             if (other := assistant.fallback) is not None and other.provider != "anthropic":
                 yield f'{place}.assistant.fallback.provider: "{other.provider}" does nothing yet: it is not asked.'
-        if tenant.translation is not None and tenant.translation.provider != "none":
-            yield f"{place}.translation: does nothing yet: citations stay as they are."

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from app import db, tasks
 from app.assistants.intents import Intents
-from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Late, Limits, Texts
+from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Late, Limits, Texts, Translation
 from app.db import Connection, Pool
 from app.errors import ConfigurationError, DatabaseUnavailable, QasidError, Unknown
 from app.store import configuration as store
@@ -72,6 +72,7 @@ class Tenant(Struct, frozen=True, kw_only=True):
     texts: Texts
     limits: Limits
     intents: Intents
+    translation: Translation | None = None
 
 
 class Directory:
@@ -193,6 +194,7 @@ def _tenant(row: store.Tenant, vault: Vault) -> Tenant:
         texts=settings.texts or Texts(),
         limits=settings.limits or Limits(),
         intents=Intents(settings.intents or ()),
+        translation=settings.translation,
     )
 
 

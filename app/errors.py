@@ -14,9 +14,12 @@ QasidError
 │   ├── NeverLeft          nothing of it reached the provider: sending again is safe
 │   │   └── HeldBack       by ourselves: it says nothing of the provider
 │   └── InDoubt            it may have arrived: sending again may double it
-└── AssistantError         no usable answer
-    ├── AssistantBusy      worth another try within the deadline
-    └── AssistantRefused   another try would end the same way
+├── AssistantError         no usable answer
+│   ├── AssistantBusy      worth another try within the deadline
+│   └── AssistantRefused   another try would end the same way
+└── TranslationError       no usable translation: the original stands
+    ├── TranslatorBusy     worth another try within the deadline
+    └── TranslatorRefused  another try would end the same way
 """
 
 from collections.abc import Mapping
@@ -130,3 +133,22 @@ class AssistantBusy(AssistantError):
 
 class AssistantRefused(AssistantError):
     """Another try would end the same way: a wrong key, a wrong model, a refusal."""
+
+
+class TranslationError(QasidError):
+    """The translator gave no usable translation. The message never quotes a text."""
+
+
+class TranslatorBusy(TranslationError):
+    """It may well translate at another try: overloaded, unreachable, too slow.
+
+    `retry_after` is in seconds, as the engine asked, or None.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TranslatorRefused(TranslationError):
+    """Another try would end the same way: a wrong key, a language that it does not know, no translator at all."""

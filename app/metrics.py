@@ -63,6 +63,7 @@ _breaker_states = Gauge("qasid_breaker_state", "1: in this state", ["dependency"
 _breakers_forced = Gauge("qasid_breaker_forced", "1: held by a person", ["dependency"], multiprocess_mode="livemax")
 _breaker_state, _breaker_forced = _by_label(_breaker_states), _by_label(_breakers_forced)
 _sessions = _by_label(Counter("qasid_sessions", "Turns by where their conversation came from", ["result"]))
+_translations = _by_label(Counter("qasid_translations", "Texts to translate by what became of them", ["result"]))
 _session_bytes = Gauge("qasid_session_bytes", "Conversations kept in memory", multiprocess_mode="livesum")
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
 _spooled = _by_label(Counter("qasid_spooled", "Webhooks that the database could not take", ["result"]))
@@ -134,7 +135,7 @@ def send(outcome: str) -> None:
 
 
 def stage(name: str, seconds: float) -> None:
-    """A stage of a message's way took so long: ack, queue, db, ai, send, fastpath."""
+    """A stage of a message's way took so long: ack, queue, db, ai, translate, send, fastpath."""
     _stages(name).observe(seconds)
 
 
@@ -208,6 +209,11 @@ def lanes_held(lanes: int) -> None:
 def session(result: str) -> None:
     """A turn had its conversation so far: from memory (hit), from the database (miss), from memory without knowing (stale)."""
     _sessions(result).inc()
+
+
+def translation(result: str) -> None:
+    """A text was translated (made), or had been before (remembered), or stands as it was (failed)."""
+    _translations(result).inc()
 
 
 def session_bytes(size: int) -> None:

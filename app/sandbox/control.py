@@ -15,6 +15,7 @@ from app.sandbox.limits import Limits
 from app.sandbox.numbers import Ladder, Number
 from app.sandbox.people import Spoken
 from app.sandbox.simulation import Sandbox
+from app.sandbox.translator_calls import Speed
 from app.sandbox.webhooks import Shipment
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -81,6 +82,8 @@ class Control:
             web.get("/control/assistant", self.assistant),
             web.put("/control/assistant", _checked(self.put_assistant)),
             web.get("/control/threads", self.threads),
+            web.get("/control/translator", self.translator),
+            web.put("/control/translator", _checked(self.put_translator)),
             web.put("/control/faults", _checked(self.put_faults)),
             web.post("/control/reset", self.reset),
         ]
@@ -172,6 +175,14 @@ class Control:
         """The Ansari backend's threads, with all their rows. Query: person (a phone number)."""
         person, threads = request.query.get("person"), self._sandbox.threads
         return _json({"threads": [each for each in threads.threads.values() if person in (None, each.person)]})
+
+    async def translator(self, request: web.Request) -> web.StreamResponse:
+        """Calls and their count."""
+        return _json({"count": self._sandbox.translator.count, "calls": self._sandbox.translator.calls})
+
+    async def put_translator(self, request: web.Request) -> web.StreamResponse:
+        self._sandbox.translator.speed = msgspec.json.decode(await request.read(), type=Speed)
+        return _json({})
 
     async def put_faults(self, request: web.Request) -> web.StreamResponse:
         asked, faults = msgspec.json.decode(await request.read(), type=_Faults), self._sandbox.faults

@@ -92,13 +92,28 @@ ThreadsKind = Literal[
     "html",
     "garbage",
 ]
-Face = Literal["send", "read", "assistant", "ansari", "threads"]
+Face = Literal["send", "read", "assistant", "ansari", "threads", "translator"]
+TranslatorKind = Literal[
+    "ok",
+    "slow",  # answered after `seconds` (4) more
+    "no_answer",
+    "rst",
+    "http_400",
+    "http_403",
+    "http_429",  # with Retry-After: `seconds` (1)
+    "http_500",
+    "empty",  # a translation of nothing
+    "garbage",  # 200, and a web page
+    "half",  # 200, and half of the body
+    "essay",  # far more than was asked for
+]
 _KINDS: dict[str, frozenset[str]] = {
     "send": frozenset(get_args(SendKind)),
     "read": frozenset(get_args(SendKind)),
     "assistant": frozenset(get_args(AssistantKind)),
     "ansari": frozenset(get_args(AnsariKind)),
     "threads": frozenset(get_args(ThreadsKind)),
+    "translator": frozenset(get_args(TranslatorKind)),
 }
 _NORMAL = NormalDist()
 
@@ -106,7 +121,7 @@ _NORMAL = NormalDist()
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One outcome. `seconds` is a figure or a range [low, high]; `code` and `status` are Graph's and HTTP's."""
 
-    kind: SendKind | AssistantKind | AnsariKind | ThreadsKind
+    kind: SendKind | AssistantKind | AnsariKind | ThreadsKind | TranslatorKind
     seconds: float | tuple[float, float] | None = None
     code: int | None = None
     status: int | None = None
@@ -157,8 +172,8 @@ class Faults:
         """The next attempts at `face` end so, in this order; then the chances rule again.
 
         `only` narrows it: on `send` and `read` to a recipient or a phone_number_id, on `assistant` and `ansari` to
-        calls whose last user turn contains it, on `threads` to a person or a path (`users/exists`). Raises ValueError
-        for a kind that the face does not have.
+        calls whose last user turn contains it, on `threads` to a person or a path (`users/exists`), on `translator` to
+        texts that contain it. Raises ValueError for a kind that the face does not have.
         """
         wanted = deque(_as_fault(face, fault) for fault in faults)
         self._next.setdefault(face, []).append((only, wanted))

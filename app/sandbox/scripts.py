@@ -14,6 +14,9 @@ import msgspec
 PART_UNITS = 3980
 _TOKEN = re.compile(r"tok#([A-Za-z0-9-]+)/([1-9][0-9]?)(?![0-9])")
 _CITE = re.compile(r"cite#([1-9])")
+_TAGGED = re.compile(r"<([\w-]+)>\s*(.*?)\s*</\1>", re.DOTALL)
+_URDU = re.compile(r"[ٹڈڑںےہھ]")
+_LATIN = re.compile(r"[A-Za-z]")
 _ARABIC = re.compile(r"[\u0621-\u064a]")
 _LETTERS = re.compile(r"[^\w\s]|[\u064b-\u0652\u0640]")
 _ANSWERS = Path(__file__).parent / "answers"
@@ -40,12 +43,17 @@ def answer(texts: Sequence[str], *, system: str = "") -> tuple[Block, ...]:
     """The blocks of the answer to a turn of these user texts.
 
     `tok#<token>/<N>` in a text: `parts(token, N)`, for each token in turn. `cite#<N>`: N blocks, each with a citation
-    in Arabic. A system prompt that begins with "Translate": the text, marked as translated. A few questions have
-    answers of their own; all else is echoed, every text of the turn.
+    in Arabic. A system prompt that begins with "Translate": the text, marked as translated; with "Name the language":
+    `language` of it; both within the tag that the text stands in, if it stands in one. A few questions have answers of
+    their own; all else is echoed, every text of the turn.
     """
     whole = "\n".join(texts)
-    if system.lstrip().casefold().startswith("translate"):
-        return (Block(text=f"[translated] {whole}"),)
+    asked = system.lstrip().casefold()
+    if asked.startswith(("translate", "name the language")):
+        tagged = _TAGGED.fullmatch(whole)
+        text = tagged[2] if tagged else whole
+        said = f"[translated] {text}" if asked.startswith("translate") else language(text) or "none"
+        return (Block(text=f"<{tagged[1]}>{said}</{tagged[1]}>" if tagged else said),)
     tokens = _TOKEN.findall(whole)
     if tokens:
         return (Block(text="\n\n".join(part for token, n in tokens for part in parts(token, int(n)))),)
@@ -57,6 +65,12 @@ def answer(texts: Sequence[str], *, system: str = "") -> tuple[Block, ...]:
         if known is not None:
             return (Block(text=_read(known) if known.endswith(".md") else known),)
     return (Block(text=_echo(texts)),)
+
+
+def language(text: str) -> str | None:
+    """What a simulated engine takes a text for, by its letters: ur, ar, en, or nothing of these."""
+    known = (("ur", _URDU), ("ar", _ARABIC), ("en", _LATIN))
+    return next((code for code, letter in known if letter.search(text)), None)
 
 
 def parts(token: str, n: int) -> list[str]:

@@ -9,6 +9,7 @@ from app.sandbox.ansari import AnsariFace
 from app.sandbox.assistant import AssistantFace
 from app.sandbox.control import Control
 from app.sandbox.graph import GraphFace
+from app.sandbox.libretranslate import TranslatorFace
 from app.sandbox.numbers import NotLoopback, is_loopback
 from app.sandbox.simulation import Sandbox
 
@@ -19,7 +20,13 @@ MAX_BODY = 32 * 1024 * 1024
 def create_app(sandbox: Sandbox) -> web.Application:
     """The routes of all faces over one sandbox."""
     app = web.Application(client_max_size=MAX_BODY)
-    for face in (GraphFace(sandbox), AssistantFace(sandbox), AnsariFace(sandbox), Control(sandbox)):
+    for face in (
+        GraphFace(sandbox),
+        AssistantFace(sandbox),
+        AnsariFace(sandbox),
+        TranslatorFace(sandbox),
+        Control(sandbox),
+    ):
         app.add_routes(face.routes())
     return app
 

@@ -13,6 +13,7 @@ from app.sandbox.ledger import Delivery, Ledger
 from app.sandbox.limits import Meter
 from app.sandbox.numbers import Number, check_loopback, now
 from app.sandbox.statuses import Statuses
+from app.sandbox.translator_calls import Translator
 from app.sandbox.webhooks import Courier, Shipment, shipment
 
 
@@ -57,6 +58,7 @@ class Sandbox:
         self.occurrences = Occurrences()
         self.assistant = Assistant(self.ledger.tally)
         self.threads = Threads()
+        self.translator = Translator()
         self.courier = Courier(self.ledger)
         self.statuses = Statuses(self.courier, self.faults)
 
@@ -74,6 +76,11 @@ class Sandbox:
     def ansari_url(self) -> str:
         """An Ansari backend's `base_url`."""
         return f"{self.url}/ansari"
+
+    @property
+    def translator_url(self) -> str:
+        """LibreTranslate's `base_url`."""
+        return f"{self.url}/libretranslate"
 
     def register(self, number: Number) -> None:
         """Play this number from now on, in place of what had its id. Raises NotLoopback."""
@@ -118,6 +125,7 @@ class Sandbox:
         self.occurrences.clear()
         self.assistant.clear()
         self.threads.clear()
+        self.translator.clear()
 
     async def close(self) -> None:
         self.statuses.clear()

@@ -131,7 +131,7 @@ def test_every_key_of_the_contract_is_read(write: Write) -> None:
             + ASSISTANT
             + 'system = ""\nmax_tokens = 1\ndeadline_seconds = 0.5\nhistory_messages = 0\nhistory_tokens = 0\n'
             + ASSISTANT.replace("assistant]", "assistant.fallback]").replace('"anthropic"', '"openai"')
-            + '[tenants.noor.translation]\nsource = "ar"\ntarget = "en-GB"\n'
+            + '[tenants.noor.translation]\nsource = "ar"\ntarget = "en-GB"\nanswers = ["ur"]\nat_once = 8\n'
             + '[tenants.noor.texts]\nlocation = "Thanks."\n'
             + "[tenants.noor.limits]\nmessages_per_contact_per_day = 200\nreplies_per_conversation_per_minute = 0\n"
             + CHANNEL
@@ -144,14 +144,15 @@ def test_every_key_of_the_contract_is_read(write: Write) -> None:
     assert noor.intents == (Intent(match=("hi", "привет"), reply="Hello"),)
     assert noor.assistant is not None and noor.assistant.fallback is not None
     assert noor.assistant.deadline_seconds == 0.5 and noor.assistant.fallback.provider == "openai"
-    assert noor.translation == Translation(provider="assistant", source="ar", target="en-GB")
+    assert noor.translation == Translation(
+        provider="assistant", source="ar", target="en-GB", answers=("ur",), at_once=8, deadline_seconds=15.0
+    )
     assert noor.texts == Texts(location="Thanks.")
     assert noor.limits == Limits(messages_per_contact_per_day=200, replies_per_conversation_per_minute=0)
     assert (noor.channels["main"].enabled, noor.channels["main"].late) == (False, "notice")
     assert found.warnings == (
         'endpoints.meta.kind: "evolution" does nothing yet: webhooks of this endpoint are not read.',
         'tenants.noor.assistant.fallback.provider: "openai" does nothing yet: it is not asked.',
-        "tenants.noor.translation: does nothing yet: citations stay as they are.",
     )
 
 
@@ -205,6 +206,14 @@ WRONG = [
         'name = "Noor Clinic"',
         'name = "N"\ntranslation = {provider = "libretranslate"}',
         ["tenants.noor.translation.base_url: is missing: libretranslate needs it."],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\ntranslation = {answers = ["ur", "Urdu"], at_once = 0}',
+        [
+            'tenants.noor.translation.answers[1]: must be a language code like "ar" or "en".',
+            "tenants.noor.translation.at_once: must be a whole number from 1 to 1,000.",
+        ],
     ),
     (
         'name = "Noor Clinic"',
@@ -391,6 +400,16 @@ def test_an_address_is_one_channel_per_endpoint(write: Write) -> None:
         )
     ]
     load(write(WHOLE + again.replace('"meta"', '"other"')), ENVIRON)
+
+
+def test_ansaris_backend_is_not_asked_to_translate(write: Write) -> None:
+    """It answers in people's threads; libretranslate beside it, or none, is right."""
+    ansari = WHOLE.replace('"anthropic"', '"ansari"') + "[tenants.noor.translation]\n"
+    assert mistakes(write(ansari)) == [
+        'tenants.noor.translation.provider: must be "libretranslate" or "none": '
+        "ansari cannot be asked outside of people's threads."
+    ]
+    load(write(ansari + 'provider = "none"\n'), ENVIRON)
 
 
 def test_a_secret_can_come_from_a_file_beside_the_configuration(write: Write, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_the_sandboxs_faults_are_listed() -> None:
     """docs/sandbox.md has each kind of fault of each face, and no other."""
     told = section(text("docs/sandbox.md"), "## Faults")
     listed = set(re.findall(r"`(\w+)`", "\n".join(line for line in told.splitlines() if line.startswith("| "))))
-    kinds = (faults.SendKind, faults.AssistantKind, faults.AnsariKind, faults.ThreadsKind)
+    kinds = (faults.SendKind, faults.AssistantKind, faults.AnsariKind, faults.ThreadsKind, faults.TranslatorKind)
     assert listed - {"code"} == {kind for face in kinds for kind in get_args(face)}
 
 

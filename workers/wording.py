@@ -1,0 +1,108 @@
+"""A whole answer in its person's language, where the tenant wants that: which language it is, and the translation.
+
+No memory: what a person was answered is theirs, and is kept with their turn alone. What must not change (quotations,
+code, links, the numbers of sources) is the same after it, letter for letter, or the answer stands as it was.
+"""
+
+import asyncio
+
+import httpx
+import msgspec
+import structlog
+from msgspec import Struct
+
+from app import metrics
+from app.assistants import Answer, Notes
+from app.errors import TranslationError
+from app.text.passages import masked, unmasked
+from app.translation import Recognised
+from workers.citations import Round
+
+log = structlog.get_logger(__name__)
+
+# So much of a text tells its language (characters).
+TELLING = 1_000
+LANGUAGE, ANSWER = "language", "answer_translated"
+
+
+class Language(Struct, frozen=True, kw_only=True):
+    """The memo: which of the tenant's languages the person wrote in (None: none of them), and whether the answer is in it."""
+
+    spoken: str | None = None
+    met: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Worded(Struct, frozen=True, kw_only=True):
+    """The memo: the answer's text, in Markdown, in another language than it came, or None where it stands as it was."""
+
+    text: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+async def language(client: httpx.AsyncClient, round: Round, words: str, answer: Answer, notes: Notes) -> Language:
+    """The engine's word for it; nobody here guesses. Where it has none, nothing is translated.
+
+    Raises:
+        DatabaseUnavailable: nobody knows whether it is kept.
+    """
+    try:
+        return msgspec.convert(notes[LANGUAGE], Language)
+    except KeyError:
+        pass
+    if not words.strip():
+        return Language()
+    among, found = round.settings.answers, dict[str, Recognised]()
+
+    async def recognise(name: str, text: str) -> None:
+        try:
+            found[name] = await round.translator.recognise(client, text[:TELLING], among, deadline=round.deadline)
+        except TranslationError as error:
+            log.info("a language is not known", tenant=round.tenant.slug, error=error)
+        except Exception:  # whatever it was, an answer does not fail for this
+            log.exception("a language cannot be told", tenant=round.tenant.slug)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(recognise("words", words))
+        group.create_task(recognise("answer", answer.text))
+    spoken = found["words"].language if len(found) == 2 else None
+    told = Language(
+        spoken=spoken,
+        met=spoken is not None and found["answer"].language == spoken,
+        input_tokens=sum(each.input_tokens for each in found.values()),
+        output_tokens=sum(each.output_tokens for each in found.values()),
+    )
+    await notes.keep(LANGUAGE, msgspec.to_builtins(told))
+    return told
+
+
+async def worded(client: httpx.AsyncClient, round: Round, answer: Answer, notes: Notes) -> Worded:
+    """The answer in the language of `round.target`.
+
+    Raises:
+        DatabaseUnavailable: nobody knows whether it is kept.
+    """
+    try:
+        return msgspec.convert(notes[ANSWER], Worded)
+    except KeyError:
+        pass
+    original = masked(answer.text, [citation.text for citation in answer.citations])
+    try:
+        made = await round.translator.translate(
+            client, original.text, source="auto", target=round.target, deadline=round.deadline
+        )
+        text = unmasked(made.text, original)
+        said = Worded(text=text, input_tokens=made.input_tokens, output_tokens=made.output_tokens)
+        reason = "a quotation, a link or the number of a source was lost" if text is None else None
+    except TranslationError as error:
+        said, reason = Worded(), str(error)
+    except Exception:  # as above
+        log.exception("an answer cannot be translated", tenant=round.tenant.slug)
+        said, reason = Worded(), "a mistake of ours"
+    if reason is not None:
+        metrics.alert("untranslated")
+        log.warning("an answer stands untranslated", alert="untranslated", tenant=round.tenant.slug, reason=reason)
+    await notes.keep(ANSWER, msgspec.to_builtins(said))
+    return said
