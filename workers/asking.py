@@ -14,6 +14,7 @@ import structlog
 
 from app import metrics
 from app.assistants import Answer, Call, Citation, Notes, Question, assistant
+from app.configuration import Assistant
 from app.configuration import Fallback as AssistantSettings
 from app.directory import Tenant
 from app.errors import AssistantError, AssistantRefused
@@ -55,9 +56,13 @@ class Asking:
         Raises:
             AssistantError: nobody has a usable answer.
         """
-        settings = tenant.assistant
-        if settings is None:
+        if tenant.assistant is None:
             raise AssistantRefused("this tenant has no assistant")
+        return bounded(tenant, await self._any(tenant, tenant.assistant, asked, notes, deadline))
+
+    async def _any(
+        self, tenant: Tenant, settings: Assistant, asked: Asked, notes: Noted, deadline: float
+    ) -> Answer:
         other = settings.fallback
         if other is None:
             return await self._one(tenant, settings, asked, notes(""), deadline, self._waiting(tenant))
@@ -96,10 +101,9 @@ class Asking:
         deadline: float,
         asking: Callable[[], AbstractAsyncContextManager[Call]],
     ) -> Answer:
-        answer = await assistant(settings.provider).ask(
+        return await assistant(settings.provider).ask(
             self._client, settings, asked(settings), deadline=deadline, notes=notes, asking=asking
         )
-        return bounded(tenant, answer)
 
     def _waiting(self, tenant: Tenant, *, fallback: bool = False) -> Callable[[], AbstractAsyncContextManager[Call]]:
         """Each call waits for its breaker and its place, within the deadline of the answer: see `Assistant.ask`."""
