@@ -63,6 +63,7 @@ class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     deadline_seconds: Seconds = 60.0
     history_messages: Messages = 20
     history_tokens: Limit = 8000
+    images: bool = True
 
 
 class Assistant(Fallback, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,12 +82,24 @@ class Translation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target: Language = "en"
 
 
+class Transcription(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[tenants.<slug>.transcription]`: who writes down voice messages, by OpenAI's `/audio/transcriptions`."""
+
+    base_url: Url
+    model: Text
+    api_key: Secret | None = None
+    deadline_seconds: Seconds = 30.0
+
+
 class Texts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[tenants.<slug>.texts]`: what people read when the assistant cannot answer."""
 
     failure: Text = "Sorry, I could not answer just now. Please try again in a moment."
     location: Text = "Thank you for the location."
     unsupported: Text = "I can read text messages only, for now."
+    image: Text | None = None
+    audio: Text | None = None
+    video: Text | None = None
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,6 +134,7 @@ class Answering(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     assistant: Assistant | None = None
     translation: Translation | None = None
+    transcription: Transcription | None = None
     texts: Texts | None = None
     limits: Limits | None = None
     intents: tuple[Intent, ...] | None = None
@@ -198,6 +212,8 @@ def _check(tables: Tables, mistakes: Mistakes) -> None:
             _check_assistant(tenant.assistant, f"{place}.assistant", mistakes)
         if tenant.translation is not None:
             _check_translation(tenant.translation, f"{place}.translation", mistakes)
+        if tenant.transcription is not None:
+            _check_url(tenant.transcription.base_url, f"{place}.transcription.base_url", mistakes)
         _check_intents(tenant.intents or (), f"{place}.intents", mistakes)
         for name, channel in tenant.channels.items():
             here = f"{place}.channels.{name}"

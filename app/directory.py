@@ -15,7 +15,7 @@ import structlog
 from msgspec import Struct
 
 from app import db, tasks
-from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Intent, Late, Limits, Texts
+from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Intent, Late, Limits, Texts, Transcription
 from app.db import Connection, Pool
 from app.errors import ConfigurationError, DatabaseUnavailable, QasidError, Unknown
 from app.store import configuration as store
@@ -72,6 +72,7 @@ class Tenant(Struct, frozen=True, kw_only=True):
     texts: Texts
     limits: Limits
     intents: Mapping[str, str]
+    transcription: Transcription | None = None
 
 
 class Directory:
@@ -198,6 +199,7 @@ def _tenant(row: store.Tenant, vault: Vault) -> Tenant:
         texts=settings.texts or Texts(),
         limits=settings.limits or Limits(),
         intents=compiled(settings.intents or ()),
+        transcription=settings.transcription,
     )
 
 

@@ -61,6 +61,8 @@ _breaker_states = Gauge("qasid_breaker_state", "1: in this state", ["dependency"
 _breakers_forced = Gauge("qasid_breaker_forced", "1: held by a person", ["dependency"], multiprocess_mode="livemax")
 _breaker_state, _breaker_forced = _by_label(_breaker_states), _by_label(_breakers_forced)
 _sessions = _by_label(Counter("qasid_sessions", "Turns by where their conversation came from", ["result"]))
+_files = _by_label(Counter("qasid_files", "Files that people sent, by what became of them", ["result"]))
+_typing = _by_label(Counter("qasid_typing", "Read receipts, with or without typing", ["result"]))
 _session_bytes = Gauge("qasid_session_bytes", "Conversations kept in memory", multiprocess_mode="livesum")
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
 _spooled = _by_label(Counter("qasid_spooled", "Webhooks that the database could not take", ["result"]))
@@ -194,6 +196,16 @@ def lanes_held(lanes: int) -> None:
 def session(result: str) -> None:
     """A turn had its conversation so far: from memory (hit), from the database (miss), from memory without knowing (stale)."""
     _sessions(result).inc()
+
+
+def file(result: str) -> None:
+    """A file that came with a message was read, transcribed, busy, refused, forbidden, unread."""
+    _files(result).inc()
+
+
+def typing(result: str) -> None:
+    """A person was told that their message was read, or that an answer is on its way: shown, failed, dropped."""
+    _typing(result).inc()
 
 
 def session_bytes(size: int) -> None:
