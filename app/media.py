@@ -45,16 +45,13 @@ def essence(declared: str) -> str:
 def type_of(data: bytes, declared: str) -> str | None:
     """What `data` is, or None where that is nothing we take, or of another family than it was declared to be.
 
-    Families are what stands before the slash; a PDF is a PDF alone, and only what was declared a text, or nothing in
-    particular, may be one: nearly anything is a text to somebody.
+    Families are what stands before the slash. Only what was declared a text may be one: nearly anything is, to somebody.
     """
-    found = _by_content(data, essence(declared))
-    if found is None:
-        return None
-    family = essence(declared).partition("/")[0]
-    if found in (PDF, TEXT):
-        return found
-    return found if found.partition("/")[0] == family else None
+    what = essence(declared)
+    if may_be_text(what) and text_of(data) is not None:
+        return TEXT
+    found = _by_content(data, what)
+    return found if found is not None and found.partition("/")[0] == what.partition("/")[0] else None
 
 
 def _by_content(data: bytes, declared: str) -> str | None:
@@ -75,14 +72,15 @@ def _by_content(data: bytes, declared: str) -> str | None:
         return "audio/aac"
     if len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0:
         return "audio/mpeg"
-    return TEXT if _texts(declared) and text_of(data) is not None else None
+    return None
 
 
-def _texts(declared: str) -> bool:
+def may_be_text(declared: str) -> bool:
+    """Whether what was declared to be this is worth a look: by `essence`."""
     return declared.startswith("text/") or declared in _TEXTS
 
 
-_TEXTS = frozenset({"application/json", "application/xml", "application/x-ndjson", "application/csv", ""})
+_TEXTS = frozenset({"application/json", "application/xml", "application/x-ndjson", "application/csv"})
 
 
 def text_of(data: bytes) -> str | None:

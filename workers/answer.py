@@ -31,8 +31,10 @@ from workers.commits import Commits
 from workers.deliver import Delivery, Lane
 from workers.notes import TurnNotes
 from workers.opening import Opened, Openings
+from workers.questions import WORDED, Questions, Reading, apology, newest
 from workers.sessions import Sessions
 from workers.stopwatch import Stopwatch
+from workers.typing import Typing
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +44,6 @@ MOST_RESTARTS = 2
 CHARACTERS_PER_TOKEN = 3
 # Characters above which an answer is formatted in a thread: a parser takes a few milliseconds for less.
 LONG = 8_000
-# Kinds whose words are a question by themselves. A caption without its picture is not.
-WORDED = frozenset({"text", "interactive", "button"})
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -68,8 +68,12 @@ class Turns:
         client: httpx.AsyncClient,
         sessions: Sessions | None = None,
         breakers: Breakers | None = None,
+        questions: Questions | None = None,
+        typing: Typing | None = None,
     ) -> None:
-        """`sessions`: what this worker remembers of conversations; nothing where it is None."""
+        """`sessions`: what this worker remembers of conversations; nothing where it is None. `typing`: likewise shown."""
+        self._questions = Questions(commits, directory, client, client) if questions is None else questions
+        self._typing = typing
         self._breakers = Breakers() if breakers is None else breakers
         self._commits = commits
         self._openings = Openings(commits, Sessions(0) if sessions is None else sessions)
@@ -182,13 +186,18 @@ class Turns:
         worded = [message.body for message in standing if message.kind in WORDED and message.body.strip()]
         if len(worded) == len(standing) and (fixed := reply_for(tenant.intents, worded)):
             return Reply(outcome="intent", text=fixed)
-        if not worded:
-            only_places = all(message.kind == "location" for message in standing)
-            return Reply(outcome="told", text=tenant.texts.location if only_places else tenant.texts.unsupported)
         if "answer" in opening.memo:
             remembered = msgspec.convert(opening.memo["answer"], Reply)
             return await self._formatted(tenant, turn, remembered)
-        return await self._ask(claim, tenant, channel, opening, turn, standing, watch)
+        if tenant.assistant is None and all(message.kind == "location" for message in standing):
+            return Reply(outcome="told", text=tenant.texts.location)
+        deadline = time.monotonic() + (tenant.assistant.deadline_seconds if tenant.assistant else 0.0)
+        shown = self._typing.shown(tenant, channel, newest(opening)) if self._typing else nullcontext()
+        with shown:
+            async with self._questions.read(tenant, channel, opening, deadline=deadline) as reading:
+                if not reading.lines:
+                    return Reply(outcome="told", text=apology(tenant.texts, reading.unread))
+                return await self._ask(claim, tenant, channel, opening, turn, standing, reading, deadline, watch)
 
     async def _ask(
         self,
@@ -198,19 +207,21 @@ class Turns:
         opening: Opening,
         turn: Turn,
         standing: list[Asked],
+        reading: Reading,
+        deadline: float,
         watch: Stopwatch,
     ) -> Reply:
         try:
             if tenant.assistant is None:
                 raise AssistantError("this tenant has no assistant")
-            lines = _conversation(tenant.assistant, channel, opening, standing)
-            question = Question(lines=tuple(lines), person=opening.to[0].value, fresh=len(lines) == len(standing))
+            past = _session(tenant.assistant, channel, opening, standing)
+            question = Question(lines=(*past, *reading.lines), person=opening.to[0].value, fresh=not past)
             # What waits for its breaker waits within the deadline of the answer: see `Assistant.ask`.
             asking = assistant(tenant.assistant.provider).ask(
                 self._client,
                 tenant.assistant,
                 question,
-                deadline=time.monotonic() + tenant.assistant.deadline_seconds,
+                deadline=deadline,
                 notes=TurnNotes(self._commits, claim, turn, opening),
                 asking=lambda: self._breakers.assistant(tenant),
             )
@@ -325,6 +336,8 @@ class Turns:
             release = Release(claim=lane.claim, done_seq=None, again_in=0.0)
         else:
             release = await self._delivery.entry(lane, before, chunks)
+        if self._typing and reply.outcome in ("intent", "told"):  # behind the answer, so never in its way
+            self._typing.read(lane.tenant, lane.channel, newest(found.opening))
         log.info(
             "turn",
             tenant=lane.tenant.slug,
@@ -381,9 +394,8 @@ def _fresh(turn: Turn, no: int, id: UUID, body: str) -> Chunk:
     )
 
 
-def _conversation(settings: Assistant, channel: Channel, opening: Opening, standing: list[Asked]) -> list[Line]:
-    """What the assistant is shown: the session so far, as far as it fits, then what is asked now."""
-    now = [Line("user", message.body) for message in standing if message.body.strip()]
+def _session(settings: Assistant, channel: Channel, opening: Opening, standing: list[Asked]) -> list[Line]:
+    """What the assistant is shown besides what is asked now: the session so far, as far as it fits."""
     gap = timedelta(hours=channel.session_gap_hours)
     room = settings.history_tokens * CHARACTERS_PER_TOKEN
     later = standing[0].sent_at
@@ -394,4 +406,4 @@ def _conversation(settings: Assistant, channel: Channel, opening: Opening, stand
             break
         past.append(Line("assistant" if said.mine else "user", said.body))
         later = said.at
-    return past[::-1] + now
+    return past[::-1]

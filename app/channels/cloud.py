@@ -7,7 +7,7 @@ to be left alone. Formats: docs/wire-cloud.md.
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import httpx
@@ -140,7 +140,7 @@ class CloudAPI:
 async def _post(
     client: httpx.AsyncClient,
     channel: Channel,
-    body: dict[str, object],
+    body: Mapping[str, object],
     timeout: float,
     *,
     refused: int = 0,

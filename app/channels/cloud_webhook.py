@@ -251,7 +251,7 @@ def attachment(raw: bytes) -> Attachment | None:
         carrier = _carrier.decode(raw)
     except UNREADABLE:
         return None
-    for carrying in (carrier, carrier.edit and carrier.edit.message):
+    for carrying in (carrier, carrier.edit.message if carrier.edit else None):
         if carrying is not None and (file := _file(carrying)) is not None:
             return Attachment(
                 id=str(file.id),

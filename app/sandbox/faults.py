@@ -51,11 +51,32 @@ AssistantKind = Literal[
     "max_tokens",  # half the text, finished with that stop_reason
     "refusal",
 ]
-Face = Literal["send", "read", "assistant"]
+MediaKind = Literal[
+    "ok",
+    "slow",  # each of the two answers after `seconds` (2)
+    "no_answer",  # where it lies is never said
+    "gone",  # Graph knows no such id
+    "http_500",
+    "expired",  # the URL is: 404
+    "inside",  # the URL leads to the cloud's own metadata address
+    "elsewhere",  # the URL leads to a host that is nobody's
+    "redirect",  # the download is a 302 to the metadata address
+    "wrong_type",  # what comes is HTML
+    "wrong_bytes",  # other bytes of the right type
+    "too_big",  # no length said, and no end
+    "stalled",  # half the bytes, then nothing for `seconds` (60)
+    "cut",  # half the bytes, then FIN
+]
+TranscriptionKind = Literal[
+    "ok", "slow", "no_answer", "rst", "http_429", "http_500", "http_401", "empty", "nonsense"
+]
+Face = Literal["send", "read", "assistant", "media", "transcription"]
 _KINDS: dict[str, frozenset[str]] = {
     "send": frozenset(get_args(SendKind)),
     "read": frozenset(get_args(SendKind)),
     "assistant": frozenset(get_args(AssistantKind)),
+    "media": frozenset(get_args(MediaKind)),
+    "transcription": frozenset(get_args(TranscriptionKind)),
 }
 _NORMAL = NormalDist()
 
@@ -63,7 +84,7 @@ _NORMAL = NormalDist()
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One outcome. `seconds` is a figure or a range [low, high]; `code` and `status` are Graph's and HTTP's."""
 
-    kind: SendKind | AssistantKind
+    kind: SendKind | AssistantKind | MediaKind | TranscriptionKind
     seconds: float | tuple[float, float] | None = None
     code: int | None = None
     status: int | None = None
@@ -114,7 +135,7 @@ class Faults:
         """The next attempts at `face` end so, in this order; then the chances rule again.
 
         `only` narrows it: on `send` and `read` to a recipient or a phone_number_id, on `assistant` to calls whose
-        last user turn contains it. Raises ValueError for a kind that the face does not have.
+        last user turn contains it, on `media` to an id, on `transcription` to a model. Raises ValueError for a kind that the face does not have.
         """
         wanted = deque(_as_fault(face, fault) for fault in faults)
         self._next.setdefault(face, []).append((only, wanted))

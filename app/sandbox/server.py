@@ -7,6 +7,7 @@ from aiohttp import web
 
 from app.sandbox.assistant import AssistantFace
 from app.sandbox.control import Control
+from app.sandbox.files import FilesFace
 from app.sandbox.graph import GraphFace
 from app.sandbox.numbers import NotLoopback, is_loopback
 from app.sandbox.simulation import Sandbox
@@ -18,7 +19,8 @@ MAX_BODY = 32 * 1024 * 1024
 def create_app(sandbox: Sandbox) -> web.Application:
     """The routes of all faces over one sandbox."""
     app = web.Application(client_max_size=MAX_BODY)
-    for face in (GraphFace(sandbox), AssistantFace(sandbox), Control(sandbox)):
+    files = FilesFace(sandbox.files, sandbox.faults, lambda: sandbox.url)
+    for face in (GraphFace(sandbox), files, AssistantFace(sandbox), sandbox.transcriptions, Control(sandbox)):
         app.add_routes(face.routes())
     return app
 

@@ -8,10 +8,12 @@ import msgspec
 from app.sandbox import people
 from app.sandbox.assistant_calls import Assistant
 from app.sandbox.faults import Faults
+from app.sandbox.files import Files
 from app.sandbox.ledger import Delivery, Ledger
 from app.sandbox.limits import Meter
 from app.sandbox.numbers import Number, check_loopback, now
 from app.sandbox.statuses import Statuses
+from app.sandbox.transcriptions import TranscriptionFace
 from app.sandbox.webhooks import Courier, Shipment, shipment
 
 
@@ -55,6 +57,8 @@ class Sandbox:
         self.meter = Meter()
         self.occurrences = Occurrences()
         self.assistant = Assistant(self.ledger.tally)
+        self.files = Files()
+        self.transcriptions = TranscriptionFace(self.faults, self.ledger.tally)
         self.courier = Courier(self.ledger)
         self.statuses = Statuses(self.courier, self.faults)
 
@@ -67,6 +71,11 @@ class Sandbox:
     def assistant_url(self) -> str:
         """An Anthropic assistant's `base_url`."""
         return f"{self.url}/anthropic"
+
+    @property
+    def transcription_url(self) -> str:
+        """The `base_url` of those who write down voice messages."""
+        return f"{self.url}/openai/v1"
 
     def register(self, number: Number) -> None:
         """Play this number from now on, in place of what had its id. Raises NotLoopback."""
@@ -110,6 +119,8 @@ class Sandbox:
         self.meter = Meter()
         self.occurrences.clear()
         self.assistant.clear()
+        self.files.clear()
+        self.transcriptions.calls.clear()
 
     async def close(self) -> None:
         self.statuses.clear()
