@@ -298,7 +298,7 @@ def _most(message: Asked, file: Attachment, tenant: Tenant) -> int:
     declared = media.essence(file.media_type)
     if message.kind == "audio":
         return MOST_BYTES
-    if declared.startswith("image/"):
+    if message.kind == "image" or declared.startswith("image/"):
         return MOST_OF_A_PICTURE if sees(tenant.assistant) else 0
     if message.kind == "document" and media.may_be_text(declared):
         return MOST_OF_A_TEXT
