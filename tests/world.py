@@ -85,7 +85,7 @@ token = "{token}"
 
 
 class Hold:
-    """Keeps requests of one face (`send` or `assistant`) that contain `only`: before they are passed on, or after."""
+    """Keeps requests of one face (`send`, `read` or `assistant`) that contain `only`: before they are passed on, or after."""
 
     def __init__(self, face: str, only: str, *, after: bool) -> None:
         self.face, self.only, self.after = face, only.encode(), after
@@ -120,7 +120,7 @@ class Gate:
 
     async def call(self, request: web.Request) -> web.Response:
         body = await request.read()
-        face = "assistant" if request.path.startswith("/anthropic") else "send"
+        face = "assistant" if request.path.startswith("/anthropic") else "read" if b'"status":"read"' in body else "send"
         hold = next((hold for hold in self._holds if hold.face == face and hold.only in body), None)
         if hold is not None and not hold.after:
             hold.arrived.set()

@@ -1,16 +1,15 @@
 """Each kind of message from the webhook to the answer; read receipts and typing on the way."""
 
-import asyncio
-
 import msgspec
 import pytest
 
 from app.apply import apply
 from app.sandbox.faults import Fault
 from app.sandbox.files import SAID, File
+from app.sandbox.people import Spoken
 from app.vault import Vault
 from tests import world as shared
-from tests.world import ENVIRON, KEY, LOCATION, NUMBER, UNSUPPORTED, World, through_gate
+from tests.world import ENVIRON, KEY, LOCATION, NUMBER, PERSON, UNSUPPORTED, World, through_gate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -55,17 +54,17 @@ async def test_a_place_is_asked_in_words(world: World) -> None:
 
 async def test_a_place_is_thanked_for_where_nobody_can_be_asked(world: World) -> None:
     """A tenant without an assistant has a sentence for it."""
-    path = world.folder / "none.toml"
-    text = (world.folder / "qasid.toml").read_text()
-    head, _, rest = text.partition("[tenants.noor.assistant]")
-    path.write_text(head.replace("noor", "amal") + rest[rest.index("[tenants.noor.channels") :].replace("noor", "amal").replace(NUMBER, "2"))
-    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
-    number = world.sandbox.numbers[NUMBER]
-    world.sandbox.register(msgspec.structs.replace(number, phone_number_id="2"))
+    head, _, rest = (world.folder / "qasid.toml").read_text().partition("[tenants.noor.assistant]")
+    path = world.folder / "amal.toml"
+    text = head + rest[rest.index("[tenants.noor.channels") :]
+    path.write_text(text.replace("noor", "amal").replace(NUMBER, "1002"))
+    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON )
+    number = msgspec.structs.replace(world.sandbox.numbers[NUMBER], phone_number_id="1002")
+    world.sandbox.register(number)
+    await world.open_door()  # one that knows the new number from its start
     await world.worker()
-    await asyncio.sleep(1.2)  # the door learns of the new number
-    said = await world.sandbox.say(shared.Spoken(phone_number_id="2", sender=shared.PERSON, kind="location"))
-    assert said.status == 200
+    place = Spoken(phone_number_id="1002", sender=PERSON, kind="location")
+    assert (await world.sandbox.say(place, url=world.gate.webhooks(1))).status == 200
     assert await world.got(1) == [LOCATION]
 
 
@@ -116,15 +115,13 @@ async def test_a_voice_message_is_answered_by_its_words_and_remembered(world: Wo
 
 async def test_a_crash_repeats_no_transcript(world: World) -> None:
     """The worker dies while the assistant writes: its successor asks with the words that are kept, and hears nothing anew."""
-    await through_gate(world)
     await with_transcription(world)
-    hold = world.gate.hold("assistant", "clinic")
+    world.sandbox.faults.queue("assistant", [Fault(kind="no_answer")])
     first = await world.process()
     await world.say(kind="audio")
-    await hold.reached()
+    assert await world.sandbox.assistant.wait(1, 10.0)
     first.kill()
-    hold.open.set()
-    await world.process()
+    await world.worker()
     assert await world.got(1, timeout=15) == ["You said: Where is the clinic?"]
     assert len(world.sandbox.transcriptions.calls) == 1
     assert world.sandbox.files.count("download") == 1
