@@ -82,9 +82,7 @@ def client(
     TLS is verified against certifi's roots, or SSL_CERT_FILE's where that is set.
     """
     return httpx.AsyncClient(
-        transport=_Transport(
-            total=total, limit=limit, keepalive=keepalive, max_response=max_response, public=public
-        ),
+        transport=_Transport(total=total, limit=limit, keepalive=keepalive, max_response=max_response, public=public),
         # Of httpx's four times, aiohttp takes `pool` for the wait and the connecting together; `total` bounds the rest.
         timeout=httpx.Timeout(connect=connect, pool=connect, read=None, write=None),
         headers={"User-Agent": "qasid", "Accept-Encoding": "identity"},
@@ -263,9 +261,7 @@ class _Transport(AiohttpTransport):
 
     def __init__(self, *, total: float, limit: int, keepalive: float, max_response: int, public: bool) -> None:
         def session() -> aiohttp.ClientSession:
-            connector = _Connector(
-                limit=limit, keepalive=keepalive, ssl_context=self.ssl_context, public=public
-            )
+            connector = _Connector(limit=limit, keepalive=keepalive, ssl_context=self.ssl_context, public=public)
             return aiohttp.ClientSession(
                 connector=connector, request_class=_Request, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
             )

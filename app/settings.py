@@ -71,7 +71,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.log_format not in ("auto", "json", "console"):
             raise ConfigurationError(f"QASID_LOG_FORMAT is {self.log_format!r}; it must be auto, json or console.")
 
-
     @property
     def media_host_names(self) -> tuple[str, ...]:
         """`media_hosts`, one by one."""

@@ -82,9 +82,7 @@ async def _once(client: httpx.AsyncClient, settings: Transcription, sound: Media
         raise AssistantBusy(str(error)) from error
     if answer.status >= 500 or answer.status in PASSING:
         asked = answer.headers.get("retry-after", "")
-        raise AssistantBusy(
-            f"HTTP {answer.status}", retry_after=float(asked) if _SECONDS.fullmatch(asked) else None
-        )
+        raise AssistantBusy(f"HTTP {answer.status}", retry_after=float(asked) if _SECONDS.fullmatch(asked) else None)
     if answer.status != 200:
         raise AssistantRefused(f"HTTP {answer.status}")
     try:

@@ -120,7 +120,9 @@ class Gate:
 
     async def call(self, request: web.Request) -> web.Response:
         body = await request.read()
-        face = "assistant" if request.path.startswith("/anthropic") else "read" if b'"status":"read"' in body else "send"
+        face = (
+            "assistant" if request.path.startswith("/anthropic") else "read" if b'"status":"read"' in body else "send"
+        )
         hold = next((hold for hold in self._holds if hold.face == face and hold.only in body), None)
         if hold is not None and not hold.after:
             hold.arrived.set()

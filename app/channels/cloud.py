@@ -1,7 +1,7 @@
 """Meta's WhatsApp Cloud API: whose signature a webhook bears, handing a text over, read receipts and typing.
 
-`cloud_webhook.py` reads the bodies, `cloud_media.py` fetches files, `cloud_codes.py` says what error codes mean, `cloud_waits.py` how long a header asks
-to be left alone. Formats: docs/wire-cloud.md.
+`cloud_webhook.py` reads the bodies, `cloud_media.py` fetches files, `cloud_codes.py` says what error codes mean,
+`cloud_waits.py` how long a header asks to be left alone. Formats: docs/wire-cloud.md.
 """
 
 import hashlib
@@ -132,9 +132,7 @@ class CloudAPI:
         deadline: float,
     ) -> Media:
         """See `cloud_media.fetch`."""
-        return await cloud_media.fetch(
-            client, outside, channel, attachment, hosts=hosts, most=most, deadline=deadline
-        )
+        return await cloud_media.fetch(client, outside, channel, attachment, hosts=hosts, most=most, deadline=deadline)
 
 
 async def _post(

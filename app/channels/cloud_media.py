@@ -68,7 +68,9 @@ async def _once(
     deadline: float,
 ) -> Media:
     bearer = {"authorization": f"Bearer {channel.token}"}
-    said = await _get(client, f"{channel.base_url}/{attachment.id}", bearer, LARGEST_ANSWER, deadline, "asked where it lies")
+    said = await _get(
+        client, f"{channel.base_url}/{attachment.id}", bearer, LARGEST_ANSWER, deadline, "asked where it lies"
+    )
     try:
         where = _where.decode(said)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -80,7 +82,9 @@ async def _once(
         _allowed(where.url, hosts)
     data = await _get(client if ours else outside, where.url, bearer, most, deadline, "download")
     for digest in (attachment.sha256, where.sha256 or ""):
-        if (expected := _sha256(digest)) is not None and not hmac.compare_digest(expected, hashlib.sha256(data).digest()):
+        if (expected := _sha256(digest)) is not None and not hmac.compare_digest(
+            expected, hashlib.sha256(data).digest()
+        ):
             raise MediaBusy("its bytes are not those of its SHA-256")
     found = media.type_of(data, attachment.media_type or where.mime_type or "")
     if found is None:

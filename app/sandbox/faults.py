@@ -67,9 +67,7 @@ MediaKind = Literal[
     "stalled",  # half the bytes, then nothing for `seconds` (60)
     "cut",  # half the bytes, then FIN
 ]
-TranscriptionKind = Literal[
-    "ok", "slow", "no_answer", "rst", "http_429", "http_500", "http_401", "empty", "nonsense"
-]
+TranscriptionKind = Literal["ok", "slow", "no_answer", "rst", "http_429", "http_500", "http_401", "empty", "nonsense"]
 Face = Literal["send", "read", "assistant", "media", "transcription"]
 _KINDS: dict[str, frozenset[str]] = {
     "send": frozenset(get_args(SendKind)),
@@ -135,7 +133,8 @@ class Faults:
         """The next attempts at `face` end so, in this order; then the chances rule again.
 
         `only` narrows it: on `send` and `read` to a recipient or a phone_number_id, on `assistant` to calls whose
-        last user turn contains it, on `media` to an id, on `transcription` to a model. Raises ValueError for a kind that the face does not have.
+        last user turn contains it, on `media` to an id, on `transcription` to a model. Raises ValueError for a kind
+        that the face does not have.
         """
         wanted = deque(_as_fault(face, fault) for fault in faults)
         self._next.setdefault(face, []).append((only, wanted))

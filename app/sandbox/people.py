@@ -12,7 +12,8 @@ from app.sandbox.numbers import Number, new_wamid, now, plain
 from app.sandbox.webhooks import envelope
 
 Kind = Literal[
-    "text", "image", "audio", "video", "document", "sticker", "location", "reaction", "unsupported", "interactive", "list_reply", "button",
+    "text", "image", "audio", "video", "document", "sticker", "location",
+    "reaction", "unsupported", "interactive", "list_reply", "button",
     "edit", "revoke", "system", "contacts", "echo",
 ]  # fmt: skip
 Json = dict[str, object]

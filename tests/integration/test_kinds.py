@@ -58,7 +58,7 @@ async def test_a_place_is_thanked_for_where_nobody_can_be_asked(world: World) ->
     path = world.folder / "amal.toml"
     text = head + rest[rest.index("[tenants.noor.channels") :]
     path.write_text(text.replace("noor", "amal").replace(NUMBER, "1002"))
-    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON )
+    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
     number = msgspec.structs.replace(world.sandbox.numbers[NUMBER], phone_number_id="1002")
     world.sandbox.register(number)
     await world.open_door()  # one that knows the new number from its start
@@ -71,7 +71,9 @@ async def test_a_place_is_thanked_for_where_nobody_can_be_asked(world: World) ->
 async def test_cards_buttons_and_rows_are_asked_in_words(world: World) -> None:
     """Names and numbers of a card, titles of what was pressed or chosen."""
     await world.worker()
-    for n, (kind, words) in enumerate([("contacts", "Amal Haddad"), ("interactive", "Yes"), ("list_reply", "Row"), ("button", "Go")], 1):
+    for n, (kind, words) in enumerate(
+        [("contacts", "Amal Haddad"), ("interactive", "Yes"), ("list_reply", "Row"), ("button", "Go")], 1
+    ):
         await world.say(words, kind=kind)
         await world.got(n)
         assert words in world.asked[-1][0]
@@ -140,7 +142,9 @@ async def test_a_voice_message_is_told_so_where_nobody_writes_it_down(world: Wor
 async def test_silence_in_a_hostile_script_is_kept_as_words(world: World) -> None:
     """Zero bytes, an override of direction, a quotation mark: stored and asked, and nothing fails."""
     await with_transcription(world)
-    world.sandbox.files.by_id["9"] = File(media_type="audio/ogg", data=b"OggS\0" + SAID + "a\0'; \u202eb \ud83d".encode("utf-8", "replace"))
+    world.sandbox.files.by_id["9"] = File(
+        media_type="audio/ogg", data=b"OggS\0" + SAID + "a\0'; \u202eb \ud83d".encode("utf-8", "replace")
+    )
     await world.worker()
     await world.say(kind="audio", file="9")
     [answer] = await world.got(1)

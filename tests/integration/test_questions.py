@@ -55,8 +55,9 @@ class Room:
         self.number = Number(phone_number_id=NUMBER, webhook_url="http://127.0.0.1:9/", app_secret="s")
         sandbox.register(self.number)
         directory: Any = SimpleNamespace(current=SimpleNamespace(endpoint_of=lambda _: SimpleNamespace(kind="cloud")))
-        self.kept: Any = Kept()
-        self.questions = Questions(self.kept, directory, client, outside)
+        self.kept = Kept()
+        commits: Any = self.kept
+        self.questions = Questions(commits, directory, client, outside)
         self.tenant = Tenant(
             id=UUID(int=1),
             slug="noor",
@@ -341,7 +342,9 @@ async def test_a_long_text_is_cut_and_says_so(room: Room) -> None:
     """Nobody's context is filled by one file; a larger one still is not fetched."""
     spoken = {"file": room.file("text/plain", b"x" * 200_000), "media_type": "text/plain"}
     [words] = await room.words(room.asked("document", "letter.pdf", spoken=spoken))
-    assert f"its first {module.MOST_CHARACTERS} characters follow" in words and len(words) < module.MOST_CHARACTERS + 200
+    assert (
+        f"its first {module.MOST_CHARACTERS} characters follow" in words and len(words) < module.MOST_CHARACTERS + 200
+    )
     spoken = {"file": room.file("text/plain", b"x" * (module.MOST_OF_A_TEXT + 1)), "media_type": "text/plain"}
     [words] = await room.words(room.asked("document", spoken=spoken))
     assert "cannot be read here" in words

@@ -156,7 +156,8 @@ HEADINGS: dict[str, type[msgspec.Struct]] = {
 def test_every_key_of_the_configuration_is_told_with_its_default(heading: str) -> None:
     """Each table of docs/configuration.md has the keys of its Struct, and the defaults that hold."""
     told = rows(section(text("docs/configuration.md"), heading))
-    tables = {"assistant", "translation", "transcription", "texts", "limits", "intents", "channels"}  # have sections of their own
+    # These have sections of their own.
+    tables = {"assistant", "translation", "transcription", "texts", "limits", "intents", "channels"}
     fields = {f.name: f for f in msgspec.structs.fields(HEADINGS[heading]) if f.name not in tables}
     assert set(told) == set(fields)
     for name, field in fields.items():

@@ -41,9 +41,12 @@ def test_no_family_passes_for_another(media_type: str, declared: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"<!DOCTYPE html><html>", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"MZ\x90", b"\x7fELF", b"PK\3\4"]
+    "data",
+    [b"", b"<!DOCTYPE html><html>", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"MZ\x90", b"\x7fELF", b"PK\3\4"],
 )
-@pytest.mark.parametrize("declared", ["image/jpeg", "image/svg+xml", "audio/ogg", "application/pdf", "application/zip", ""])
+@pytest.mark.parametrize(
+    "declared", ["image/jpeg", "image/svg+xml", "audio/ogg", "application/pdf", "application/zip", ""]
+)
 def test_what_we_do_not_take_is_nothing(data: bytes, declared: str) -> None:
     """Whatever it was declared to be."""
     assert media.type_of(data, declared) is None

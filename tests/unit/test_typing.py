@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -93,7 +94,7 @@ async def test_typing_is_shown_at_once_and_renewed_until_the_block_is_left(room:
         await room.until(3)
     assert {(read.message_id, read.typing) for read in room.reads} == {(MESSAGE, True)}
     times = [read.t for read in room.reads]
-    assert all(later - earlier >= LIFE for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= LIFE for earlier, later in pairwise(times))
     said = len(room.reads)
     await settled()
     assert len(room.reads) == said
