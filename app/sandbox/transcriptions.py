@@ -48,7 +48,8 @@ class TranscriptionFace:
         file, model = form.get("file"), form.get("model")
         if not isinstance(file, web.FileField) or not isinstance(model, str) or not model:
             return _error(400, "you must provide a model and a file")
-        data = file.file.read()
+        with file.file as sound:
+            data = sound.read()
         fault = self._faults.draw("transcription", model.__eq__, model, str(len(self.calls)))
         self.calls.append(
             Heard(

@@ -324,8 +324,8 @@ WRONG = [
         ["tenants.noor.chanels: unknown key; did you mean channels?"],
     ),
     ('name = "Noor Clinic"', 'name = "N"\ncolour = 1', [
-        ("tenants.noor.colour: unknown key; known are assistant, translation, texts, limits, intents, name, enabled, "
-        "in_doubt, channels.")
+        ("tenants.noor.colour: unknown key; known are assistant, translation, transcription, texts, limits, intents, name, "
+        "enabled, in_doubt, channels.")
     ]),
     ("[endpoints.meta]", "[[endpoints]]", ["endpoints: must be a table."]),
 ]  # fmt: skip
