@@ -76,6 +76,7 @@ class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     deadline_seconds: Seconds = 60.0
     history_messages: Messages = 20
     history_tokens: Limit = 8000
+    images: bool = True
 
 
 class Assistant(Fallback, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +105,15 @@ class Translation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     at_once: Calls = 32
 
 
+class Transcription(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[tenants.<slug>.transcription]`: who writes down voice messages, by OpenAI's `/audio/transcriptions`."""
+
+    base_url: Url
+    model: Text
+    api_key: Secret | None = None
+    deadline_seconds: Seconds = 30.0
+
+
 class Texts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[tenants.<slug>.texts]`: what people read when the assistant cannot answer."""
 
@@ -117,6 +127,9 @@ class Texts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sources: Text = "Sources"
     translated: Text = "Translation:"
     untranslated: Text = "(not translated)"
+    image: Text | None = None
+    audio: Text | None = None
+    video: Text | None = None
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,6 +176,7 @@ class Answering(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     assistant: Assistant | None = None
     translation: Translation | None = None
+    transcription: Transcription | None = None
     texts: Texts | None = None
     limits: Limits | None = None
     intents: tuple[Intent, ...] | None = None
@@ -240,6 +254,8 @@ def _check(tables: Tables, mistakes: Mistakes) -> None:
             _check_assistant(tenant.assistant, f"{place}.assistant", mistakes)
         if tenant.translation is not None:
             _check_translation(tenant.translation, tenant.assistant, f"{place}.translation", mistakes)
+        if tenant.transcription is not None:
+            _check_url(tenant.transcription.base_url, f"{place}.transcription.base_url", mistakes)
         _check_intents(tenant.intents or (), f"{place}.intents", mistakes)
         for name, channel in tenant.channels.items():
             here = f"{place}.channels.{name}"

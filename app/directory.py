@@ -16,7 +16,17 @@ from msgspec import Struct
 
 from app import db, tasks
 from app.assistants.intents import Intents
-from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Late, Limits, Texts, Translation
+from app.configuration import (
+    Answering,
+    Assistant,
+    EndpointKind,
+    InDoubt,
+    Late,
+    Limits,
+    Texts,
+    Transcription,
+    Translation,
+)
 from app.db import Connection, Pool
 from app.errors import ConfigurationError, DatabaseUnavailable, QasidError, Unknown
 from app.store import configuration as store
@@ -73,6 +83,7 @@ class Tenant(Struct, frozen=True, kw_only=True):
     limits: Limits
     intents: Intents
     translation: Translation | None = None
+    transcription: Transcription | None = None
 
 
 class Directory:
@@ -195,6 +206,7 @@ def _tenant(row: store.Tenant, vault: Vault) -> Tenant:
         limits=settings.limits or Limits(),
         intents=Intents(settings.intents or ()),
         translation=settings.translation,
+        transcription=settings.transcription,
     )
 
 

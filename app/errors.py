@@ -13,7 +13,12 @@ QasidError
 │   ├── Refused            the provider answered, and did not take it
 │   ├── NeverLeft          nothing of it reached the provider: sending again is safe
 │   │   └── HeldBack       by ourselves: it says nothing of the provider
+│   │       └── Inside     a URL that came in data leads to an address that is not public
 │   └── InDoubt            it may have arrived: sending again may double it
+├── MediaError             what a person attached cannot be had
+│   ├── MediaBusy          worth another try within the deadline
+│   └── MediaRefused       another try would end the same way
+│       └── MediaForbidden it is to be fetched from where we may not ask: an operator is told
 ├── AssistantError         no usable answer
 │   ├── AssistantBusy      worth another try within the deadline
 │   └── AssistantRefused   another try would end the same way
@@ -103,6 +108,10 @@ class HeldBack(NeverLeft):
     """We did not let it go: it may no longer leave, or is no request that anybody could send."""
 
 
+class Inside(HeldBack):
+    """A URL that came in data leads to an address that is not public. The message names no URL."""
+
+
 class InDoubt(SendError):
     """The request may have arrived: sending again may double it.
 
@@ -114,6 +123,22 @@ class InDoubt(SendError):
         super().__init__(message)
         self.after = after
         self.headers = headers or {}
+
+
+class MediaError(QasidError):
+    """What a person attached cannot be had. The message says why, and quotes neither URL nor content."""
+
+
+class MediaBusy(MediaError):
+    """It may well be had at another try: cut, slow, refused for now, its URL expired."""
+
+
+class MediaRefused(MediaError):
+    """Another try would end the same way: gone, too large, not of the kind that it was said to be."""
+
+
+class MediaForbidden(MediaRefused):
+    """It is to be fetched from where we may not ask: another host, an address inside, a redirect."""
 
 
 class AssistantError(QasidError):

@@ -64,6 +64,8 @@ _breakers_forced = Gauge("qasid_breaker_forced", "1: held by a person", ["depend
 _breaker_state, _breaker_forced = _by_label(_breaker_states), _by_label(_breakers_forced)
 _sessions = _by_label(Counter("qasid_sessions", "Turns by where their conversation came from", ["result"]))
 _translations = _by_label(Counter("qasid_translations", "Texts to translate by what became of them", ["result"]))
+_files = _by_label(Counter("qasid_files", "Files that people sent, by what became of them", ["result"]))
+_typing = _by_label(Counter("qasid_typing", "Read receipts, with or without typing", ["result"]))
 _session_bytes = Gauge("qasid_session_bytes", "Conversations kept in memory", multiprocess_mode="livesum")
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
 _spooled = _by_label(Counter("qasid_spooled", "Webhooks that the database could not take", ["result"]))
@@ -214,6 +216,16 @@ def session(result: str) -> None:
 def translation(result: str) -> None:
     """A text was translated (made), or had been before (remembered), or stands as it was (failed)."""
     _translations(result).inc()
+
+
+def file(result: str) -> None:
+    """A file that came with a message was read, transcribed, busy, refused, forbidden, unread."""
+    _files(result).inc()
+
+
+def typing(result: str) -> None:
+    """A person was told that their message was read, or that an answer is on its way: shown, failed, dropped."""
+    _typing(result).inc()
 
 
 def session_bytes(size: int) -> None:

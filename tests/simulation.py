@@ -23,7 +23,7 @@ from app.directory import Directory, Watch
 from app.errors import InDoubt, NeverLeft
 from app.settings import Settings
 from app.store import chunks, doors, lanes, turns
-from workers.answer import Turns
+from workers import wiring
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
@@ -238,7 +238,8 @@ class Process:
         client = httpx.AsyncClient(transport=Transport(self), trust_env=False)
         breakers = Breakers()
         delivery = Delivery(self.commits, self.lanes, directory, client, settings, breakers)
-        self.lanes.serve(Turns(self.commits, delivery, directory, client, Sessions(0), breakers).work)
+        clients = wiring.Clients(assistants=client, files=client, outside=client)
+        self.lanes.serve(wiring.turns(self.commits, delivery, directory, Sessions(0), breakers, clients).work)
         self._tasks: list[asyncio.Task[Any]] = [self.loop.create_task(self.lanes.__aenter__())]
 
     @property

@@ -32,12 +32,12 @@ from app.sandbox.server import running
 from app.sandbox.simulation import Said, Sandbox
 from app.settings import Settings
 from app.vault import Vault
-from workers.answer import Turns
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
 from workers.sessions import Sessions
+from workers.wiring import Clients, turns
 
 NUMBER, PERSON, OTHER = "1000200030004000", "15550002222", "15550003333"
 KEY = "11" * 32
@@ -86,7 +86,7 @@ token = "{token}"
 
 
 class Hold:
-    """Keeps requests of one face (`send` or `assistant`) that contain `only`: before they are passed on, or after."""
+    """Keeps requests of one face (`send`, `read` or `assistant`) that contain `only`: before they are passed on, or after."""
 
     def __init__(self, face: str, only: str, *, after: bool) -> None:
         self.face, self.only, self.after = face, only.encode(), after
@@ -121,7 +121,9 @@ class Gate:
 
     async def call(self, request: web.Request) -> web.Response:
         body = await request.read()
-        face = "assistant" if request.path.startswith("/anthropic") else "send"
+        face = (
+            "assistant" if request.path.startswith("/anthropic") else "read" if b'"status":"read"' in body else "send"
+        )
         hold = next((hold for hold in self._holds if hold.face == face and hold.only in body), None)
         if hold is not None and not hold.after:
             hold.arrived.set()
@@ -215,7 +217,8 @@ class World:
         lanes = Lanes(commits, settings)
         breakers = Breakers()
         delivery = Delivery(commits, lanes, directory, client, settings, breakers)
-        lanes.serve(Turns(commits, delivery, directory, assistants or client, Sessions(1 << 20), breakers).work)
+        clients = Clients(assistants=assistants or client, files=client, outside=client)
+        lanes.serve(turns(commits, delivery, directory, Sessions(1 << 20), breakers, clients).work)
         return await self.stack.enter_async_context(lanes)
 
     async def process(self, **more: Any) -> asyncio.subprocess.Process:

@@ -9,7 +9,6 @@ import time
 from contextlib import nullcontext
 from uuid import UUID, uuid4
 
-import httpx
 import msgspec
 import structlog
 
@@ -20,14 +19,15 @@ from app.log import fingerprint
 from app.store.lanes import MOST_CLAIMS, Claim, Release
 from app.store.turns import Chunk, Opening, Settlement, Turn
 from app.text.chunks import split
-from workers.asking import Asking
-from workers.breakers import Breakers
+from workers.answering import Due, Reply
 from workers.commits import Commits
 from workers.deliver import Delivery, Lane
 from workers.opening import Opened, Openings
-from workers.replies import Due, Replies, Reply, too_late
+from workers.questions import newest
+from workers.replies import Replies, too_late
 from workers.sessions import Sessions
 from workers.stopwatch import Stopwatch
+from workers.typing import Typing
 
 log = structlog.get_logger(__name__)
 
@@ -43,16 +43,17 @@ class Turns:
         commits: Commits,
         delivery: Delivery,
         directory: Watch,
-        client: httpx.AsyncClient,
         sessions: Sessions,
-        breakers: Breakers,
+        replies: Replies,
+        typing: Typing | None = None,
     ) -> None:
-        """`sessions`: what this worker remembers of conversations. `breakers`: those that `delivery` has."""
+        """`sessions`: what this worker remembers of conversations. `typing`: who tells people that they were read."""
         self._commits = commits
         self._openings = Openings(commits, sessions)
         self._delivery = delivery
         self._directory = directory
-        self._replies = Replies(commits, Asking(client, breakers))
+        self._replies = replies
+        self._typing = typing
 
     async def work(self, claim: Claim) -> Release:
         """Do what is due in this lane, and say how to give it back.
@@ -221,6 +222,8 @@ class Turns:
             release = Release(claim=lane.claim, done_seq=None, again_in=0.0)
         else:
             release = await self._delivery.entry(lane, before, chunks)
+        if self._typing and reply.outcome in ("intent", "told"):  # behind the answer, so never in its way
+            self._typing.read(lane.tenant, lane.channel, newest(found.opening))
         log.info(
             "turn",
             tenant=lane.tenant.slug,

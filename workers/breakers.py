@@ -113,6 +113,10 @@ class Breakers:
                 return turn - now
         return jittered(longest, self._draw)
 
+    def well(self, tenant: Tenant, channel: Channel) -> bool:
+        """Whether nothing is known against asking this channel; it takes no place and counts nothing."""
+        return self._of_channel(tenant, channel).breaker.state == "closed"
+
     def _of_channel(self, tenant: Tenant, channel: Channel) -> _Kept:
         return self._get(
             ("channel", channel.tenant_id, channel.id),

@@ -13,7 +13,7 @@ from app import db
 from app.batches import Batches
 from app.db import Connection, Pool
 from app.errors import DatabaseUnavailable
-from app.store import chunks, lanes, turns
+from app.store import chunks, lanes, transcripts, turns
 from app.store.lanes import Claim
 
 Row = TypeVar("Row")
@@ -117,6 +117,14 @@ class Commits:
                 await lanes.wake(conn, lane)
         except psycopg.Error as error:
             raise DatabaseUnavailable(f"wake: {type(error).__name__}") from error
+
+    async def transcript(self, tenant: UUID, message: UUID, words: str) -> None:
+        """See `transcripts.keep`. Rare, hence alone."""
+        try:
+            async with db.connection(self.pool) as conn:
+                await transcripts.keep(conn, tenant, message, words)
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailable(f"transcript: {type(error).__name__}") from error
 
     async def park_head(self, claim: Claim, reason: str) -> int | None:
         """See `turns.park_head`. Rare, hence alone."""

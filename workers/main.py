@@ -25,19 +25,24 @@ from app.policies import DATABASE
 from app.prober import Prober
 from app.settings import Settings
 from app.vault import Vault
-from workers.answer import Turns
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
 from workers.listening import answer_wake_ups
+from workers.questions import MOST_BYTES
 from workers.sessions import Sessions
+from workers.typing import Typing
 from workers.warming import warm
+from workers.wiring import Clients, turns
 
 logger = structlog.get_logger(__name__)
 
 # How long its connections may take to close when all else has ended (seconds).
 SAQ_ENDS = 5.0
+# Connections for files that people sent, and for those who write down voice messages; how long one request may take (seconds).
+FILES = 64
+FILE_SECONDS = 120.0
 
 
 def run() -> None:
@@ -79,7 +84,12 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         assistant("anthropic")
         providers = http.client(total=settings.send_timeout_seconds, limit=settings.worker_lanes)
         assistants = http.client(total=600.0, limit=settings.worker_lanes)
-        for client in (providers, assistants):
+        files, outside = (
+            http.client(total=FILE_SECONDS, limit=FILES, max_response=MOST_BYTES + 1, public=public)
+            for public in (False, True)
+        )
+        clients = Clients(assistants=assistants, files=files, outside=outside)
+        for client in (providers, assistants, files, outside):
             stack.push_async_callback(client.aclose)
         stack.callback(
             metrics.serve_worker_metrics(settings.host, settings.worker_metrics_port, settings.metrics_token)
@@ -94,7 +104,9 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         )
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, providers, settings, breakers)
-        lanes.serve(Turns(commits, delivery, directory, assistants, sessions, breakers).work)
+        typing = await stack.enter_async_context(Typing(providers, directory, delivery.free))
+        hosts = settings.media_host_names
+        lanes.serve(turns(commits, delivery, directory, sessions, breakers, clients, typing=typing, hosts=hosts).work)
         behind: list[asyncio.Task[None]] = []
         stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)

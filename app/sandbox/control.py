@@ -10,6 +10,7 @@ from aiohttp import web
 
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Chance, Face, Fault, StatusFaults
+from app.sandbox.files import File
 from app.sandbox.ledger import Delivery
 from app.sandbox.limits import Limits
 from app.sandbox.numbers import Ladder, Number
@@ -78,6 +79,9 @@ class Control:
             web.get("/control/ledger", self.ledger),
             web.get("/control/reads", self.reads),
             web.get("/control/deliveries", self.deliveries),
+            web.put("/control/files/{id}", _checked(self.put_file)),
+            web.get("/control/files", self.files),
+            web.get("/control/transcriptions", self.transcriptions),
             web.get("/control/wait", _checked(self.wait)),
             web.get("/control/assistant", self.assistant),
             web.put("/control/assistant", _checked(self.put_assistant)),
@@ -146,6 +150,19 @@ class Control:
         kind = request.query.get("kind")
         found: list[Delivery] = [each for each in self._sandbox.ledger.deliveries if kind in (None, each.kind)]
         return _json({"deliveries": found, "waiting": self._waiting()})
+
+    async def put_file(self, request: web.Request) -> web.StreamResponse:
+        """What lies under an id from now on: `media_type`, `data` in base64."""
+        self._sandbox.files.by_id[request.match_info["id"]] = msgspec.json.decode(await request.read(), type=File)
+        return _json({})
+
+    async def files(self, request: web.Request) -> web.StreamResponse:
+        """Who asked for files, and what they got."""
+        return _json({"fetched": self._sandbox.files.fetched})
+
+    async def transcriptions(self, request: web.Request) -> web.StreamResponse:
+        """What was to be written down."""
+        return _json({"calls": self._sandbox.transcriptions.calls})
 
     async def wait(self, request: web.Request) -> web.StreamResponse:
         """Query: recipient (and phone_number_id), count (1), timeout seconds (10); or calls=n for the assistant."""

@@ -92,7 +92,6 @@ ThreadsKind = Literal[
     "html",
     "garbage",
 ]
-Face = Literal["send", "read", "assistant", "ansari", "threads", "translator"]
 TranslatorKind = Literal[
     "ok",
     "slow",  # answered after `seconds` (4) more
@@ -107,6 +106,24 @@ TranslatorKind = Literal[
     "half",  # 200, and half of the body
     "essay",  # far more than was asked for
 ]
+MediaKind = Literal[
+    "ok",
+    "slow",  # each of the two answers after `seconds` (2)
+    "no_answer",  # where it lies is never said
+    "gone",  # Graph knows no such id
+    "http_500",
+    "expired",  # the URL is: 404
+    "inside",  # the URL leads to the cloud's own metadata address
+    "elsewhere",  # the URL leads to a host that is nobody's
+    "redirect",  # the download is a 302 to the metadata address
+    "wrong_type",  # what comes is HTML
+    "wrong_bytes",  # other bytes of the right type
+    "too_big",  # no length said, and no end
+    "stalled",  # half the bytes, then nothing for `seconds` (60)
+    "cut",  # half the bytes, then FIN
+]
+TranscriptionKind = Literal["ok", "slow", "no_answer", "rst", "http_429", "http_500", "http_401", "empty", "nonsense"]
+Face = Literal["send", "read", "assistant", "ansari", "threads", "translator", "media", "transcription"]
 _KINDS: dict[str, frozenset[str]] = {
     "send": frozenset(get_args(SendKind)),
     "read": frozenset(get_args(SendKind)),
@@ -114,6 +131,8 @@ _KINDS: dict[str, frozenset[str]] = {
     "ansari": frozenset(get_args(AnsariKind)),
     "threads": frozenset(get_args(ThreadsKind)),
     "translator": frozenset(get_args(TranslatorKind)),
+    "media": frozenset(get_args(MediaKind)),
+    "transcription": frozenset(get_args(TranscriptionKind)),
 }
 _NORMAL = NormalDist()
 
@@ -121,7 +140,7 @@ _NORMAL = NormalDist()
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One outcome. `seconds` is a figure or a range [low, high]; `code` and `status` are Graph's and HTTP's."""
 
-    kind: SendKind | AssistantKind | AnsariKind | ThreadsKind | TranslatorKind
+    kind: SendKind | AssistantKind | AnsariKind | ThreadsKind | TranslatorKind | MediaKind | TranscriptionKind
     seconds: float | tuple[float, float] | None = None
     code: int | None = None
     status: int | None = None
@@ -173,7 +192,8 @@ class Faults:
 
         `only` narrows it: on `send` and `read` to a recipient or a phone_number_id, on `assistant` and `ansari` to
         calls whose last user turn contains it, on `threads` to a person or a path (`users/exists`), on `translator` to
-        texts that contain it. Raises ValueError for a kind that the face does not have.
+        texts that contain it, on `media` to an id, on `transcription` to a model. Raises ValueError for a kind that the
+        face does not have.
         """
         wanted = deque(_as_fault(face, fault) for fault in faults)
         self._next.setdefault(face, []).append((only, wanted))

@@ -8,6 +8,7 @@ from aiohttp import web
 from app.sandbox.ansari import AnsariFace
 from app.sandbox.assistant import AssistantFace
 from app.sandbox.control import Control
+from app.sandbox.files import FilesFace
 from app.sandbox.graph import GraphFace
 from app.sandbox.libretranslate import TranslatorFace
 from app.sandbox.numbers import NotLoopback, is_loopback
@@ -22,9 +23,11 @@ def create_app(sandbox: Sandbox) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY)
     for face in (
         GraphFace(sandbox),
+        FilesFace(sandbox.files, sandbox.faults, lambda: sandbox.url),
         AssistantFace(sandbox),
         AnsariFace(sandbox),
         TranslatorFace(sandbox),
+        sandbox.transcriptions,
         Control(sandbox),
     ):
         app.add_routes(face.routes())

@@ -9,10 +9,12 @@ from app.sandbox import people
 from app.sandbox.ansari_threads import Threads
 from app.sandbox.assistant_calls import Assistant
 from app.sandbox.faults import Faults
+from app.sandbox.files import Files
 from app.sandbox.ledger import Delivery, Ledger
 from app.sandbox.limits import Meter
 from app.sandbox.numbers import Number, check_loopback, now
 from app.sandbox.statuses import Statuses
+from app.sandbox.transcriptions import TranscriptionFace
 from app.sandbox.translator_calls import Translator
 from app.sandbox.webhooks import Courier, Shipment, shipment
 
@@ -59,6 +61,8 @@ class Sandbox:
         self.assistant = Assistant(self.ledger.tally)
         self.threads = Threads()
         self.translator = Translator()
+        self.files = Files()
+        self.transcriptions = TranscriptionFace(self.faults, self.ledger.tally)
         self.courier = Courier(self.ledger)
         self.statuses = Statuses(self.courier, self.faults)
 
@@ -81,6 +85,11 @@ class Sandbox:
     def translator_url(self) -> str:
         """LibreTranslate's `base_url`."""
         return f"{self.url}/libretranslate"
+
+    @property
+    def transcription_url(self) -> str:
+        """The `base_url` of those who write down voice messages."""
+        return f"{self.url}/openai/v1"
 
     def register(self, number: Number) -> None:
         """Play this number from now on, in place of what had its id. Raises NotLoopback."""
@@ -126,6 +135,8 @@ class Sandbox:
         self.assistant.clear()
         self.threads.clear()
         self.translator.clear()
+        self.files.clear()
+        self.transcriptions.calls.clear()
 
     async def close(self) -> None:
         self.statuses.clear()

@@ -60,6 +60,8 @@ class Asked(Struct, frozen=True, kw_only=True):
     """A message of the turn, as it stands now: edited, or `revoked`. `waited`: seconds since it was stored.
 
     `blank`: it came without words, so it never stands in a history. `replayed`: it was entered anew, by a person.
+    `provider_id`: "" where nobody knows it. `raw`, `edited`: of a kind that brings a file, the JSON of the message and of
+    what it was edited into, as the provider sent them; `null` or nothing where there is none.
     """
 
     id: UUID
@@ -72,6 +74,9 @@ class Asked(Struct, frozen=True, kw_only=True):
     blank: bool
     replayed: bool
     revoked: bool
+    provider_id: str = ""
+    raw: msgspec.Raw = msgspec.Raw(b"")
+    edited: msgspec.Raw = msgspec.Raw(b"")
 
 
 class Said(Struct, frozen=True, kw_only=True):
@@ -125,6 +130,8 @@ class Opening(Struct, frozen=True, kw_only=True):
 # Members of one turn at most: a backlog after an outage becomes several answers, not one endless question.
 MOST_MEMBERS = 100
 
+# What a message says now: revoked by its own side, whatever else was said of it; else the last edit by the provider's time,
+# since they may come in any order, and before what they are about.
 OPEN = """
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[], %(brake)b::integer[],
@@ -280,13 +287,16 @@ SELECT json_build_object(
        'id', m.id, 'kind', m.kind, 'body', coalesce(edited.body, m.body), 'sent_at', m.sent_at,
        'correlation', m.correlation, 'ack_ms', m.ack_ms, 'waited', extract(epoch FROM qasid_now() - m.stored_at),
        'blank', m.body = '', 'replayed', o.replays IS NOT NULL,
-       'revoked', coalesce(edited.kind = 'revoke', false)) ORDER BY m.sent_at, o.seq)
+       'revoked', coalesce(edited.kind = 'revoke', false), 'provider_id', coalesce(m.provider_id, ''),
+       'raw', CASE WHEN m.kind IN ('image', 'audio', 'video', 'document', 'sticker') THEN m.raw END,
+       'edited', CASE WHEN m.kind IN ('image', 'audio', 'video', 'document', 'sticker') AND edited.kind = 'edit'
+                      THEN edited.raw END) ORDER BY m.sent_at, o.seq)
      FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
      LEFT JOIN LATERAL (
-       SELECT e.kind, e.body FROM messages e
+       SELECT e.kind, e.body, e.raw FROM messages e
        WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
-         AND e.kind IN ('edit', 'revoke')
-       ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true
+         AND e.kind IN ('edit', 'revoke') AND e.direction = m.direction
+       ORDER BY e.kind DESC, e.sent_at DESC, e.id DESC LIMIT 1) edited ON true
      WHERE (o.tenant_id, o.conversation_id) = (t.tenant_id, t.conversation_id) AND o.seq BETWEEN t.first_seq AND t.last_seq), '[]'),
   'said', coalesce((
      SELECT json_agg(json_build_object(
@@ -300,8 +310,8 @@ SELECT json_build_object(
      LEFT JOIN LATERAL (
        SELECT e.kind, e.body FROM messages e
        WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
-         AND e.kind IN ('edit', 'revoke')
-       ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true), '[]'),
+         AND e.kind IN ('edit', 'revoke') AND e.direction = m.direction
+       ORDER BY e.kind DESC, e.sent_at DESC, e.id DESC LIMIT 1) edited ON true), '[]'),
   'memo', coalesce((SELECT json_object_agg(s.step, s.result) FROM steps s
                     WHERE (s.tenant_id, s.turn_id, s.version) = (t.tenant_id, t.id, l.version)), '{}'))::text
 FROM input i

@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from app import db, http
 from app.assistants import Answer, Citation
+from app.assistants.intents import Intents
 from app.configuration import Assistant, Limits, Texts, Translation
 from app.directory import Tenant
 from app.sandbox.assistant_calls import Pace
@@ -144,7 +145,7 @@ def _tenant(id: UUID, sandbox: Sandbox, provider: str, *, at_once: int = 32) -> 
         assistant=Assistant(provider="anthropic", base_url=sandbox.assistant_url, api_key=key, model="m"),
         texts=Texts(),
         limits=Limits(),
-        intents={},
+        intents=Intents(()),
         translation=Translation(
             provider=provider,  # type: ignore[arg-type]
             base_url=sandbox.translator_url,

@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 
 from app import db, http
 from app.assistants import Answer, Citation
+from app.assistants.intents import Intents
 from app.configuration import Assistant, Limits, Texts, Translation
 from app.directory import Tenant
 from app.errors import DatabaseUnavailable, TranslatorBusy, TranslatorRefused
@@ -88,7 +89,7 @@ class Bench:
             assistant=assistant,
             texts=Texts(),
             limits=Limits(),
-            intents={},
+            intents=Intents(()),
             translation=Translation(**{**fields, **settings}),
         )
 

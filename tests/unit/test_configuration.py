@@ -15,6 +15,7 @@ from app.configuration import (
     Limits,
     Tenant,
     Texts,
+    Transcription,
     Translation,
     load,
 )
@@ -154,6 +155,22 @@ def test_every_key_of_the_contract_is_read(write: Write) -> None:
         'endpoints.meta.kind: "evolution" does nothing yet: webhooks of this endpoint are not read.',
         'tenants.noor.assistant.fallback.provider: "openai" does nothing yet: it is not asked.',
     )
+
+
+def test_who_writes_down_voice_messages_is_named_by_url_and_model(write: Write) -> None:
+    """A key is needed where they want one; the URL is the operator's word for a host, as every other."""
+    table = '[tenants.noor.transcription]\nbase_url = "https://api.openai.com/v1/"\nmodel = "whisper-1"\n'
+    found = load(write(WHOLE + table), ENVIRON).tenants["noor"].transcription
+    assert found == Transcription(base_url="https://api.openai.com/v1", model="whisper-1")
+    keyed = load(write(WHOLE + table + 'api_key = "env:AI_KEY"\n'), ENVIRON | {"AI_KEY": "sk-1"})
+    assert keyed.tenants["noor"].transcription == Transcription(
+        base_url="https://api.openai.com/v1", model="whisper-1", api_key=Secret("sk-1"), deadline_seconds=30
+    )
+    assert mistakes(write(WHOLE + table.replace("https:", "ftp:"))) == [f"tenants.noor.transcription.base_url: {URL}"]
+    assert mistakes(write(WHOLE + table.replace("model", "modell"))) == [
+        "tenants.noor.transcription.modell: unknown key; did you mean model?",
+        "tenants.noor.transcription.model: is missing.",
+    ]
 
 
 REFERENCE = "must be a reference, env:NAME or file:PATH; a secret never stands in this file."
@@ -358,8 +375,8 @@ WRONG = [
         ["tenants.noor.chanels: unknown key; did you mean channels?"],
     ),
     ('name = "Noor Clinic"', 'name = "N"\ncolour = 1', [
-        ("tenants.noor.colour: unknown key; known are assistant, translation, texts, limits, intents, name, enabled, "
-        "in_doubt, channels.")
+        ("tenants.noor.colour: unknown key; known are assistant, translation, transcription, texts, limits, intents, name, "
+        "enabled, in_doubt, channels.")
     ]),
     ("[endpoints.meta]", "[[endpoints]]", ["endpoints: must be a table."]),
 ]  # fmt: skip

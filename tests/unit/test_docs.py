@@ -144,6 +144,7 @@ HEADINGS: dict[str, type[msgspec.Struct]] = {
     "## `[tenants.NAME]`: an organisation": configuration.Tenant,
     "## `[tenants.NAME.assistant]`: who answers": configuration.Assistant,
     "## `[tenants.NAME.translation]`: who translates citations": configuration.Translation,
+    "## `[tenants.NAME.transcription]`: who writes down voice messages": configuration.Transcription,
     "## `[tenants.NAME.texts]`: what people read when the assistant cannot answer": configuration.Texts,
     "## `[tenants.NAME.limits]`": configuration.Limits,
     "## `[[tenants.NAME.intents]]`: fixed replies": configuration.Intent,
@@ -155,7 +156,8 @@ HEADINGS: dict[str, type[msgspec.Struct]] = {
 def test_every_key_of_the_configuration_is_told_with_its_default(heading: str) -> None:
     """Each table of docs/configuration.md has the keys of its Struct, and the defaults that hold."""
     told = rows(section(text("docs/configuration.md"), heading))
-    tables = {"assistant", "translation", "texts", "limits", "intents", "channels"}  # have sections of their own
+    # These have sections of their own.
+    tables = {"assistant", "translation", "transcription", "texts", "limits", "intents", "channels"}
     fields = {f.name: f for f in msgspec.structs.fields(HEADINGS[heading]) if f.name not in tables}
     assert set(told) == set(fields)
     for name, field in fields.items():
@@ -205,7 +207,15 @@ def test_the_sandboxs_faults_are_listed() -> None:
     """docs/sandbox.md has each kind of fault of each face, and no other."""
     told = section(text("docs/sandbox.md"), "## Faults")
     listed = set(re.findall(r"`(\w+)`", "\n".join(line for line in told.splitlines() if line.startswith("| "))))
-    kinds = (faults.SendKind, faults.AssistantKind, faults.AnsariKind, faults.ThreadsKind, faults.TranslatorKind)
+    kinds = (
+        faults.SendKind,
+        faults.AssistantKind,
+        faults.AnsariKind,
+        faults.ThreadsKind,
+        faults.TranslatorKind,
+        faults.MediaKind,
+        faults.TranscriptionKind,
+    )
     assert listed - {"code"} == {kind for face in kinds for kind in get_args(face)}
 
 
