@@ -38,6 +38,13 @@ Limit = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number from
 Seconds = Annotated[float, Meta(gt=0, le=3_600, description="a number above 0, at most 3,600")]
 Hours = Annotated[float, Meta(gt=0, le=8_760, description="a number above 0, at most 8,760")]
 
+Title = Annotated[
+    str, Meta(pattern=r"\A\S[^\x00-\x1f\x7f]{0,199}\Z", description="one line of at most 200 characters")
+]
+# All processes hold them in memory, and a model reads them with each question.
+DOCUMENT_BYTES, DOCUMENTS, DOCUMENTS_BYTES = 256 * 1024, 20, 512 * 1024
+File = Annotated[str, Meta(description="a reference, file:PATH, to a text", extra={"from_file": DOCUMENT_BYTES})]
+
 EndpointKind = Literal["cloud", "evolution"]
 InDoubt = Literal["resend", "park"]
 Late = Literal["answer", "apologise", "notice", "store"]
@@ -49,6 +56,13 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: EndpointKind
     secrets: tuple[Secret, ...]
     verify_token: Secret | None = None
+
+
+class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[tenants.<slug>.assistant.documents]]`: what the assistant answers from, word for word. Read at `qasid apply`."""
+
+    title: Title
+    text: File
 
 
 class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,6 +77,7 @@ class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     deadline_seconds: Seconds = 60.0
     history_messages: Messages = 20
     history_tokens: Limit = 8000
+    documents: tuple[Document, ...] = ()
 
 
 class Assistant(Fallback, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -211,8 +226,21 @@ def _check_assistant(assistant: Fallback, place: str, mistakes: Mistakes) -> Non
     _check_url(assistant.base_url, f"{place}.base_url", mistakes)
     if assistant.model is None and assistant.provider != "ansari":
         mistakes.add(f"{place}.model", f"is missing: {assistant.provider} needs it.")
+    _check_documents(assistant.documents, f"{place}.documents", mistakes)
     if isinstance(assistant, Assistant) and assistant.fallback is not None:
         _check_assistant(assistant.fallback, f"{place}.fallback", mistakes)
+
+
+def _check_documents(documents: tuple[Document, ...], place: str, mistakes: Mistakes) -> None:
+    if len(documents) > DOCUMENTS:
+        mistakes.add(place, f"must be {DOCUMENTS} documents at most.")
+    if sum(len(document.text.encode()) for document in documents) > DOCUMENTS_BYTES:
+        mistakes.add(place, f"must be {DOCUMENTS_BYTES // 1024} KiB together at most.")
+    titles: dict[str, str] = {}
+    for n, document in enumerate(documents):
+        first = titles.setdefault(document.title, f"{place}[{n}]")
+        if first != f"{place}[{n}]":
+            mistakes.add(f"{place}[{n}].title", f"is the title of {first} already: a citation names nothing else.")
 
 
 def _check_translation(translation: Translation, place: str, mistakes: Mistakes) -> None:
@@ -262,8 +290,10 @@ def _without_effect(tables: Tables) -> Iterator[str]:
     for slug, tenant in tables.tenants.items():
         place = f"tenants.{slug}"
         if (assistant := tenant.assistant) is not None:
-            if assistant.provider != "anthropic":
+            if assistant.provider == "ansari":
                 yield f'{place}.assistant.provider: "{assistant.provider}" does nothing yet: people get texts.failure.'
+            if assistant.provider == "ansari" and assistant.documents:
+                yield f"{place}.assistant.documents: does nothing with ansari: it has sources of its own."
             if assistant.fallback is not None:
                 yield f"{place}.assistant.fallback: does nothing yet."
         if tenant.translation is not None and tenant.translation.provider != "none":

@@ -91,7 +91,8 @@ class Control:
         asked = msgspec.json.decode(await request.read(), type=_Registration)
         known = {name: getattr(asked, name) for name in asked.__struct_fields__}
         self._sandbox.register(Number(phone_number_id=request.match_info["phone_number_id"], **known))
-        return _json({"graph_url": self._sandbox.graph_url, "assistant_url": self._sandbox.assistant_url})
+        urls = {"assistant_url": self._sandbox.assistant_url, "chat_url": self._sandbox.chat_url}
+        return _json({"graph_url": self._sandbox.graph_url, **urls})
 
     async def say(self, request: web.Request) -> web.StreamResponse:
         """One message as it is, or `{"messages": [...], "copies": n, "webhook_url": …}`."""

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from app.sandbox.assistant import AssistantFace
+from app.sandbox.anthropic import AnthropicFace
+from app.sandbox.chat import ChatFace
 from app.sandbox.control import Control
 from app.sandbox.graph import GraphFace
 from app.sandbox.numbers import NotLoopback, is_loopback
@@ -18,7 +19,7 @@ MAX_BODY = 32 * 1024 * 1024
 def create_app(sandbox: Sandbox) -> web.Application:
     """The routes of all faces over one sandbox."""
     app = web.Application(client_max_size=MAX_BODY)
-    for face in (GraphFace(sandbox), AssistantFace(sandbox), Control(sandbox)):
+    for face in (GraphFace(sandbox), AnthropicFace(sandbox), ChatFace(sandbox), Control(sandbox)):
         app.add_routes(face.routes())
     return app
 

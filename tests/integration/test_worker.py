@@ -116,7 +116,7 @@ async def test_an_assistant_that_never_ends_is_left_at_the_deadline(world: World
 async def test_a_provider_that_has_no_assistant_yet_is_answered_with_the_failure_text(world: World) -> None:
     """`qasid apply` promises it for the providers that do nothing yet, and nobody waits for it."""
     path = world.folder / "other.toml"
-    text = (world.folder / "qasid.toml").read_text().replace('"anthropic"', '"openai"')
+    text = (world.folder / "qasid.toml").read_text().replace('"anthropic"', '"ansari"')
     path.write_text(text)
     await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
     await world.worker()
