@@ -38,9 +38,7 @@ Limit = Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number from
 Seconds = Annotated[float, Meta(gt=0, le=3_600, description="a number above 0, at most 3,600")]
 Hours = Annotated[float, Meta(gt=0, le=8_760, description="a number above 0, at most 8,760")]
 
-Title = Annotated[
-    str, Meta(pattern=r"\A\S[^\x00-\x1f\x7f]{0,199}\Z", description="one line of at most 200 characters")
-]
+Title = Annotated[str, Meta(pattern=r"\A\S[^\x00-\x1f\x7f]{0,199}\Z", description="one line of at most 200 characters")]
 # All processes hold them in memory, and a model reads them with each question.
 DOCUMENT_BYTES, DOCUMENTS, DOCUMENTS_BYTES = 256 * 1024, 20, 512 * 1024
 File = Annotated[str, Meta(description="a reference, file:PATH, to a text", extra={"from_file": DOCUMENT_BYTES})]

@@ -84,9 +84,9 @@ def _content(turn: Turn, documents: Sequence[Document] = ()) -> str | list[dict[
     blocks = [_document(document) for document in documents]
     if blocks:
         blocks[-1] |= CACHED
-    for each in turn.said:
-        blocks.append(_image(each) if isinstance(each, Image) else {"type": "text", "text": clean(each)})
-    return blocks
+    return blocks + [
+        _image(each) if isinstance(each, Image) else {"type": "text", "text": clean(each)} for each in turn.said
+    ]
 
 
 def _document(document: Document) -> dict[str, Any]:

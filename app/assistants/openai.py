@@ -122,8 +122,9 @@ def _system(settings: AssistantSettings) -> str:
     Always the same for a tenant, and first: servers that cache prefixes do it without being asked.
     """
     texts = [clean(settings.system)] if settings.system.strip() else []
-    for document in settings.documents:
-        texts.append(f'<document title="{escape(document.title)}">\n{document.text}\n</document>')
+    texts += [
+        f'<document title="{escape(document.title)}">\n{document.text}\n</document>' for document in settings.documents
+    ]
     return "\n\n".join(texts)
 
 

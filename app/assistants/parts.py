@@ -128,9 +128,7 @@ class Draft:
             left -= len(block.text)
             if left <= 0:
                 break
-        return Part(
-            blocks=tuple(kept), ending=part.ending, stopped=part.stopped, model=part.model, tokens=part.tokens
-        )
+        return Part(blocks=tuple(kept), ending=part.ending, stopped=part.stopped, model=part.model, tokens=part.tokens)
 
 
 def clean(text: str) -> str:
@@ -205,7 +203,8 @@ def composed(blocks: Sequence[Block]) -> tuple[str, tuple[Citation, ...]]:
             f" [{n}]" for n in dict.fromkeys(numbers.setdefault(each, len(numbers) + 1) for each in block.citations)
         )
         texts.append(_marked(text, marks) if marks else text)
-        open_mark = texts[-1].endswith("]") if texts[-1] else open_mark
+        if text or marks:
+            open_mark = bool(marks) and texts[-1].endswith("]")
     return "".join(texts), tuple(numbers)
 
 

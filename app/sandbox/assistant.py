@@ -97,7 +97,9 @@ def answered(sandbox: Sandbox, asked: Asked, *, pauses: bool) -> tuple[Fault, Re
     return fault, reply
 
 
-async def refused(request: web.Request, fault: Fault, error: Callable[[int], web.Response]) -> web.StreamResponse | None:
+async def refused(
+    request: web.Request, fault: Fault, error: Callable[[int], web.Response]
+) -> web.StreamResponse | None:
     """The answer where no words come at all, in the face's own form of an `error`; None: words may come now."""
     match fault.kind:
         case "http_429" | "http_529" | "http_500" | "http_401":
@@ -146,7 +148,9 @@ async def said_slowly(
     return response
 
 
-async def said_at_once(request: web.Request, fault: Fault, pace: Pace, body: bytes, failure: web.Response) -> web.StreamResponse:
+async def said_at_once(
+    request: web.Request, fault: Fault, pace: Pace, body: bytes, failure: web.Response
+) -> web.StreamResponse:
     """The whole answer in one body. Without streaming the faults of the middle fall on it."""
     await asyncio.sleep(pace.first_token + (fault.wait(4.0) if fault.kind == "slow" else 0.0))
     half = sockets.raw("200 OK", body)[: -len(body) // 2]

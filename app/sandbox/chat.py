@@ -99,7 +99,8 @@ class ChatFace:
 
 
 def _asked(asked: _Request, body: bytes) -> Asked:
-    system, turns = [], []
+    system: list[str] = []
+    turns: list[Turn] = []
     for turn in asked.messages:
         if turn.role == "system":
             system += _texts(turn)

@@ -44,14 +44,12 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
-def answer(
-    texts: Sequence[str], *, system: str = "", documents: Sequence[Document] = ()
-) -> tuple[Block, ...]:
+def answer(texts: Sequence[str], *, system: str = "", documents: Sequence[Document] = ()) -> tuple[Block, ...]:
     """The blocks of the answer to a turn of these user texts.
 
     `tok#<token>/<N>` in a text: `parts(token, N)`, for each token in turn. `cite#<N>`: N blocks, each with a citation: of
-    the documents' sentences in turn, without documents in Arabic. A system prompt that begins with "Translate": the text, marked as translated. A few questions have
-    answers of their own; all else is echoed, every text of the turn.
+    the documents' sentences in turn, without documents in Arabic. A system prompt that begins with "Translate": the text,
+    marked as translated. A few questions have answers of their own; all else is echoed, every text of the turn.
     """
     whole = "\n".join(texts)
     if system.lstrip().casefold().startswith("translate"):

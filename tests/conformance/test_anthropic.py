@@ -43,8 +43,10 @@ def block(text: str, *citations: dict[str, Any]) -> bytes:
     """A block of text with what it rests on."""
     deltas = [{"type": "text_delta", "text": text}] + [{"type": "citations_delta", "citation": c} for c in citations]
     said = b"".join(event("content_block_delta", index=0, delta=delta) for delta in deltas)
-    return event("content_block_start", index=0, content_block={"type": "text", "text": ""}) + said + event(
-        "content_block_stop", index=0
+    return (
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        + said
+        + event("content_block_stop", index=0)
     )
 
 
@@ -57,7 +59,12 @@ async def test_documents_stand_before_the_first_question(room: Room) -> None:
     first = room.said["messages"][0]["content"]
     source = {"type": "text", "media_type": "text/plain"}
     assert first == [
-        {"type": "document", "title": 'Bukhari "1"', "source": {**source, "data": HADITH}, "citations": {"enabled": True}},
+        {
+            "type": "document",
+            "title": 'Bukhari "1"',
+            "source": {**source, "data": HADITH},
+            "citations": {"enabled": True},
+        },
         {
             "type": "document",
             "title": "Prices",
@@ -113,6 +120,7 @@ CITED = {"type": "char_location", "cited_text": "c", "document_index": 0, "docum
         ([block("a", {**CITED, "document_title": "U"}), block("b", CITED)], "a [1]b [2]", [("c", "U"), ("c", "T")]),
         ([block("a\n\n", CITED), block("b")], "a [1]\n\nb", [("c", "T")]),
         ([block("a", CITED), block("(b)")], "a [1] (b)", [("c", "T")]),
+        ([block("a", CITED), block("b [c]"), block("(d)")], "a [1]b [c](d)", [("c", "T")]),
         ([block("```\na\n```\n", CITED), block("b")], "```\na\n```\n[1]\nb", [("c", "T")]),
         ([block("|a|\n|-|\n| b |", CITED)], "|a|\n|-|\n| b [1] |", [("c", "T")]),
         ([block("a"), block("", CITED)], "a [1]", [("c", "T")]),
@@ -135,7 +143,9 @@ async def test_marks_stand_where_a_reader_expects_them(
 
 
 @pytest.mark.parametrize("wrong", [{**CITED, "cited_text": 5}, {**CITED, "document_title": []}])
-async def test_a_citation_of_another_shape_is_no_answer(room: Room, without_pauses: None, wrong: dict[str, Any]) -> None:
+async def test_a_citation_of_another_shape_is_no_answer(
+    room: Room, without_pauses: None, wrong: dict[str, Any]
+) -> None:
     """It is asked again, like any event that cannot be read."""
     fate = await room.fate_of(room.wire.begin + block("a", wrong) + room.wire.end)
     assert isinstance(fate, AssistantBusy)
@@ -187,7 +197,11 @@ async def test_whatever_a_paused_turn_did_is_sent_back_whole(room: Room) -> None
         + event("content_block_start", index=0, content_block={"type": "thinking", "thinking": "", "signature": ""})
         + event("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": "hm"})
         + event("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "s"})
-        + event("content_block_start", index=1, content_block={"type": "server_tool_use", "id": "1", "name": "n", "input": {}})
+        + event(
+            "content_block_start",
+            index=1,
+            content_block={"type": "server_tool_use", "id": "1", "name": "n", "input": {}},
+        )
         + event("content_block_delta", index=1, delta={"type": "input_json_delta", "partial_json": '{"q":'})
         + event("content_block_delta", index=1, delta={"type": "input_json_delta", "partial_json": '"x"}'})
         + event("content_block_start", index=2, content_block={"type": "a_result", "content": [1]})

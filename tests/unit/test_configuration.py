@@ -457,7 +457,10 @@ def test_the_providers_that_do_nothing_yet_say_so(write: Write, tmp_path: Path) 
     assert load(write(WHOLE.replace('"anthropic"', '"openai"')), ENVIRON).warnings == ()
     (tmp_path / "a").write_text("x")
     ansari = WHOLE.replace('"anthropic"', '"ansari"') + DOCUMENTS + 'title = "A"\ntext = "file:a"\n'
-    assert any(line.startswith("tenants.noor.assistant.documents: does nothing") for line in load(write(ansari), ENVIRON).warnings)
+    assert any(
+        line.startswith("tenants.noor.assistant.documents: does nothing")
+        for line in load(write(ansari), ENVIRON).warnings
+    )
 
 
 def test_a_file_that_is_no_toml_is_refused_with_its_line(write: Write, tmp_path: Path) -> None:
