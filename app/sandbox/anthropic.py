@@ -63,6 +63,10 @@ class _Turn(msgspec.Struct, frozen=True, kw_only=True):
     def parts(self) -> list[_Part]:
         return [_Part(text=self.content)] if isinstance(self.content, str) else self.content
 
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts)
+
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True):
     model: str
@@ -104,7 +108,8 @@ class AnthropicFace:
             return _error(400, message=wrong)
         fault, reply = answered(self._sandbox, _asked(asked, body), pauses=True)
         if reply.ending == "pause_turn":
-            self._sandbox.assistant.paused.add("".join(block.text for block in reply.blocks))
+            before = asked.messages[-1].text if asked.messages[-1].role == "assistant" else ""
+            self._sandbox.assistant.paused.add(before + "".join(block.text for block in reply.blocks))
         if (refusal := await refused(request, fault, _error)) is not None:
             return refusal
         pace = self._sandbox.assistant.pace
@@ -233,7 +238,7 @@ def _invalid(asked: _Request, paused: set[str]) -> str | None:
     if len({part.cites for part in every if part.type == "document"}) > 1:
         return "citations must be enabled on all or none of the documents"
     last = asked.messages[-1]
-    if last.role != "user" and "".join(part.text for part in last.parts) not in paused:
+    if last.role != "user" and last.text not in paused:
         return "This model does not support assistant message prefill. The conversation must end with a user message."
     return None
 
