@@ -41,6 +41,11 @@ Calls = Annotated[int, Meta(ge=1, le=1_000, description="a whole number from 1 t
 Seconds = Annotated[float, Meta(gt=0, le=3_600, description="a number above 0, at most 3,600")]
 Hours = Annotated[float, Meta(gt=0, le=8_760, description="a number above 0, at most 8,760")]
 
+Title = Annotated[str, Meta(pattern=r"\A\S[^\x00-\x1f\x7f]{0,199}\Z", description="one line of at most 200 characters")]
+# All processes hold them in memory, and a model reads them with each question.
+DOCUMENT_BYTES, DOCUMENTS, DOCUMENTS_BYTES = 256 * 1024, 20, 512 * 1024
+File = Annotated[str, Meta(description="a reference, file:PATH, to a text", extra={"from_file": DOCUMENT_BYTES})]
+
 EndpointKind = Literal["cloud", "evolution"]
 InDoubt = Literal["resend", "park"]
 Late = Literal["answer", "apologise", "notice", "store"]
@@ -61,6 +66,13 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     verify_token: Secret | None = None
 
 
+class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[tenants.<slug>.assistant.documents]]`: what the assistant answers from, word for word. Read at `qasid apply`."""
+
+    title: Title
+    text: File
+
+
 class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[tenants.<slug>.assistant.fallback]`: another assistant, asked when the first cannot answer.
 
@@ -77,6 +89,7 @@ class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     history_messages: Messages = 20
     history_tokens: Limit = 8000
     images: bool = True
+    documents: tuple[Document, ...] = ()
 
 
 class Assistant(Fallback, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -269,8 +282,21 @@ def _check_assistant(assistant: Fallback, place: str, mistakes: Mistakes) -> Non
     _check_url(assistant.base_url, f"{place}.base_url", mistakes)
     if assistant.model is None and assistant.provider != "ansari":
         mistakes.add(f"{place}.model", f"is missing: {assistant.provider} needs it.")
+    _check_documents(assistant.documents, f"{place}.documents", mistakes)
     if isinstance(assistant, Assistant) and assistant.fallback is not None:
         _check_assistant(assistant.fallback, f"{place}.fallback", mistakes)
+
+
+def _check_documents(documents: tuple[Document, ...], place: str, mistakes: Mistakes) -> None:
+    if len(documents) > DOCUMENTS:
+        mistakes.add(place, f"must be {DOCUMENTS} documents at most.")
+    if sum(len(document.text.encode()) for document in documents) > DOCUMENTS_BYTES:
+        mistakes.add(place, f"must be {DOCUMENTS_BYTES // 1024} KiB together at most.")
+    titles: dict[str, str] = {}
+    for n, document in enumerate(documents):
+        first = titles.setdefault(document.title, f"{place}[{n}]")
+        if first != f"{place}[{n}]":
+            mistakes.add(f"{place}[{n}].title", f"is the title of {first} already: a citation names nothing else.")
 
 
 def _check_translation(translation: Translation, assistant: Assistant | None, place: str, mistakes: Mistakes) -> None:
@@ -369,7 +395,6 @@ def _without_effect(tables: Tables) -> Iterator[str]:
     for slug, tenant in tables.tenants.items():
         place = f"tenants.{slug}"
         if (assistant := tenant.assistant) is not None:
-            if assistant.provider == "openai":
-                yield f'{place}.assistant.provider: "{assistant.provider}" does nothing yet: people get texts.failure.'
-            if (other := assistant.fallback) is not None and other.provider != "anthropic":
-                yield f'{place}.assistant.fallback.provider: "{other.provider}" does nothing yet: it is not asked.'
+            for asked, name in ((assistant, "assistant"), (assistant.fallback, "assistant.fallback")):
+                if asked is not None and asked.provider == "ansari" and asked.documents:
+                    yield f"{place}.{name}.documents: does nothing with ansari: it has sources of its own."

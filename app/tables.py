@@ -4,6 +4,7 @@ msgspec judges the values; the walk is ours, since msgspec stops at the first mi
 table it is in.
 """
 
+import codecs
 import difflib
 import re
 from collections.abc import Mapping
@@ -93,6 +94,8 @@ class Reader:
             return self._tables(inner[1], raw, place)
         if isinstance(kind, type) and issubclass(kind, Struct):
             return self.table(kind, raw, place) or FAILED
+        if most := (_meta(kind).extra or {}).get("from_file"):
+            return self.text(raw, place, most)
         if isinstance(raw, str) and "\0" in raw:
             return self._wrong(place, "has the character U+0000 in it, which PostgreSQL cannot store.")
         try:
@@ -112,13 +115,11 @@ class Reader:
             source = f"the environment variable {named}"
             missing = f"{source} is not set."
         elif scheme == "file" and name:
-            source = missing = "the file that it names"
-            try:
-                with (self._folder / name).open("rb") as file:
-                    text = file.read(SECRET_BYTES + 1).decode()
-            except (OSError, ValueError) as error:
-                why = error.strerror if isinstance(error, OSError) else "it is not a text"
-                return self._wrong(place, f"{source} cannot be read: {why}.")
+            source = "the file that it names"
+            found = self._file(name, SECRET_BYTES, place)
+            if isinstance(found, _Failed):
+                return found
+            text = found
             missing = f"{source} is empty."
         else:
             return self._wrong(place, "must be a reference, env:NAME or file:PATH; a secret never stands in this file.")
@@ -128,6 +129,33 @@ class Reader:
         if len(text) > SECRET_BYTES or not (text.isascii() and text.isprintable()):
             return self._wrong(place, f"{source} must hold one line of printable ASCII.")
         return Secret(text)
+
+    def text(self, raw: object, place: str, most: int) -> str | _Failed:
+        """The whole text that `file:PATH` leads to, of at most so many bytes, as it stands there but for a byte order mark."""
+        scheme, _, name = raw.partition(":") if isinstance(raw, str) else ("", "", "")
+        if scheme != "file" or not name:
+            return self._wrong(place, "must be a reference, file:PATH, to a text.")
+        found = self._file(name, most, place)
+        if isinstance(found, _Failed):
+            return found
+        found = found.removeprefix("\ufeff")
+        if len(found.encode()) > most:
+            return self._wrong(place, f"the file that it names is larger than {most // 1024} KiB.")
+        if "\0" in found:
+            return self._wrong(place, "the file that it names has U+0000 in it, which PostgreSQL cannot store.")
+        if not found.strip():
+            return self._wrong(place, "the file that it names is empty.")
+        return found
+
+    def _file(self, name: str, most: int, place: str) -> str | _Failed:
+        """The text of a file beside this one; of one that is larger, more than `most` bytes."""
+        try:
+            with (self._folder / name).open("rb") as file:
+                raw = file.read(most + 8)  # with a byte order mark before, and half a character at the end
+            return codecs.getincrementaldecoder("utf-8")().decode(raw, final=len(raw) <= most)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not a text"
+            return self._wrong(place, f"the file that it names cannot be read: {why}.")
 
     def _list(self, kind: Any, raw: object, place: str) -> tuple[Any, ...] | _Failed:
         if not isinstance(raw, list):

@@ -45,7 +45,8 @@ class Citation(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """A whole answer, in Markdown; `text` is never blank. Tokens as the provider counts them (0: it counts none).
+    """A whole answer, in Markdown; `text` is never blank. Tokens as the provider counts them (0: it counts none), of all
+    calls that the answer is made of; `cached_tokens` are those of `input_tokens` that came from the provider's cache.
 
     Where the text says `[n]` it rests on the n-th of `citations`, counted from 1; each stands there once.
     """
@@ -55,10 +56,11 @@ class Answer(Struct, frozen=True, kw_only=True):
     input_tokens: int
     output_tokens: int
     stopped: str
-    """The provider's reason to stop: `end_turn`, `max_tokens`, …"""
+    """The provider's reason to stop: `end_turn`, `max_tokens`, … Ours: `cut` by a fault, `too_long` to be read on."""
     citations: tuple[Citation, ...] = ()
     partial: bool = False
     """It was cut short, by its own limit or a fault, and could not be completed: people are told so."""
+    cached_tokens: int = 0
 
 
 class Notes(Protocol):
@@ -118,10 +120,13 @@ def assistant(provider: str) -> Assistant:
     Raises:
         AssistantRefused: there is none yet; `qasid apply` warns of that.
     """
-    from app.assistants import ansari, anthropic
+    from app.assistants import ansari, anthropic, openai
 
-    if provider == "ansari":
-        return ansari.Ansari()
-    if provider != "anthropic":
-        raise AssistantRefused(f"no assistant of the provider {provider!r} is built yet")
-    return anthropic.Anthropic()
+    match provider:
+        case "anthropic":
+            return anthropic.ASSISTANT
+        case "openai":
+            return openai.ASSISTANT
+        case "ansari":
+            return ansari.Ansari()
+    raise AssistantRefused(f"no assistant of the provider {provider!r} is built yet")

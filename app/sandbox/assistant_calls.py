@@ -26,6 +26,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     input_tokens: int
     output_tokens: int
+    cached_tokens: int
     body: msgspec.Raw
 
 
@@ -41,11 +42,20 @@ class Assistant:
         self.count = 0
         self.calls: deque[Call] = deque(maxlen=KEPT)
         self._seen: dict[tuple[str, ...], int] = defaultdict(int)
+        self._cached: set[str] = set()
+        self.paused: set[str] = set()
+        """What it said before it paused: who wants it to go on sends that back."""
 
     def occurrence(self, user: tuple[str, ...]) -> int:
         """How often this very turn was asked, this time included."""
         self._seen[user] += 1
         return self._seen[user]
+
+    def knows(self, prefix: str) -> bool:
+        """Whether a prompt with this beginning came before; from now on it has."""
+        known = prefix in self._cached
+        self._cached.add(prefix)
+        return known
 
     def record(self, call: Call) -> None:
         self.count += 1

@@ -103,6 +103,7 @@ class Control:
         urls = {
             "graph_url": sandbox.graph_url,
             "assistant_url": sandbox.assistant_url,
+            "chat_url": sandbox.chat_url,
             "ansari_url": sandbox.ansari_url,
         }
         return _json(urls)

@@ -43,12 +43,18 @@ AssistantKind = Literal[
     "http_529",
     "http_500",
     "http_401",
-    "error_event",  # overloaded, said after the 200 and half the text
-    "cut",  # half the text, then the connection is reset
-    "truncated",  # half the text, then the stream ends cleanly without message_stop
+    "redirect",  # 307, to a place of its own
+    "html",  # 200, and a page in place of the answer
+    "error_event",  # overloaded, said after the 200, half the text and `seconds` (0)
+    "cut",  # half the text and `seconds` (0), then the connection is reset
+    "truncated",  # half the text and `seconds` (0), then the stream ends cleanly without its end mark
+    "nonsense",  # half the text, then an event that is no JSON; the rest follows
+    "repeat",  # the whole stream a second time behind its end
     "empty",  # a finished answer without content
+    "blank",  # a finished answer of white space
     "stall",  # half the text, then nothing for `seconds` (60)
-    "max_tokens",  # half the text, finished with that stop_reason
+    "max_tokens",  # half the text, finished with that reason
+    "pause_turn",  # half the text, finished with that reason; chat completions have none and say all
     "refusal",
 ]
 AnsariKind = Literal[

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from app.sandbox.ansari import AnsariFace
-from app.sandbox.assistant import AssistantFace
+from app.sandbox.anthropic import AnthropicFace
+from app.sandbox.chat import ChatFace
 from app.sandbox.control import Control
 from app.sandbox.files import FilesFace
 from app.sandbox.graph import GraphFace
@@ -24,7 +25,8 @@ def create_app(sandbox: Sandbox) -> web.Application:
     for face in (
         GraphFace(sandbox),
         FilesFace(sandbox.files, sandbox.faults, lambda: sandbox.url),
-        AssistantFace(sandbox),
+        AnthropicFace(sandbox),
+        ChatFace(sandbox),
         AnsariFace(sandbox),
         TranslatorFace(sandbox),
         sandbox.transcriptions,

@@ -91,6 +91,11 @@ class Sandbox:
         """The `base_url` of those who write down voice messages."""
         return f"{self.url}/openai/v1"
 
+    @property
+    def chat_url(self) -> str:
+        """The `base_url` of an assistant that is asked by chat completions."""
+        return f"{self.url}/openai/v1"
+
     def register(self, number: Number) -> None:
         """Play this number from now on, in place of what had its id. Raises NotLoopback."""
         for url in (number.webhook_url, *number.status_urls):

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from app import db, directory
 from app.apply import Applied, apply
+from app.configuration import Document
 from app.db import Pool
 from app.directory import Directory, Watch
 from app.errors import ConfigurationError, Unknown
@@ -157,6 +158,24 @@ async def test_changes_are_told_by_key_and_secrets_only_as_changed(here: Install
         "~ tenants.noor.channels.main.session_gap_hours: 3 → 1.5",
     )
     assert here.rows("SELECT version FROM configuration") == [(version + 1,)]
+
+
+async def test_documents_are_kept_with_the_tenant(here: Installation) -> None:
+    """As they were when they were applied; a changed file is told of, one that is gone does no harm until the next apply."""
+    file, said = here.path / "prices.txt", "إِنَّمَا\r\n10 \\u0000 \u202e€"
+    file.write_bytes(said.encode())
+    document = '[[tenants.noor.assistant.documents]]\ntitle = "Prices"\ntext = "file:prices.txt"\n'
+    assert (await here.apply(BOTH + document)).changes
+    assert (await here.apply(BOTH + document)).changes == ()
+    (noor,) = [tenant for tenant in (await here.read()).tenants if tenant.slug == "noor"]
+    assert noor.assistant is not None and noor.assistant.api_key == ENVIRON["KEY"]
+    assert noor.assistant.documents == (Document(title="Prices", text=said),)
+    file.write_text("11")
+    assert (await here.apply(BOTH + document)).changes == ("~ tenants.noor.assistant.documents: replaced (1 → 1)",)
+    file.unlink()
+    with pytest.raises(ConfigurationError, match=r"documents\[0\]\.text: the file that it names cannot be read"):
+        await here.apply(BOTH + document)
+    assert (await here.apply(BOTH)).changes == ("~ tenants.noor.assistant.documents: replaced (1 → 0)",)
 
 
 async def test_what_the_file_does_not_name_stays(here: Installation) -> None:

@@ -5,12 +5,10 @@ import time
 import msgspec
 import pytest
 
-from app.apply import apply
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import now as sandbox_now
-from app.vault import Vault
 from tests import world as shared
-from tests.world import ENVIRON, FAILURE, KEY, OTHER, UNSUPPORTED, World, alerts, through_gate
+from tests.world import FAILURE, OTHER, UNSUPPORTED, World, alerts, through_gate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -108,17 +106,6 @@ async def test_an_assistant_that_never_ends_is_left_at_the_deadline(world: World
     await world.say("question")
     assert await world.got(1) == [FAILURE]
     assert 0.9 < time.monotonic() - began < 3.0
-
-
-async def test_a_provider_that_has_no_assistant_yet_is_answered_with_the_failure_text(world: World) -> None:
-    """`qasid apply` promises it for the providers that do nothing yet, and nobody waits for it."""
-    path = world.folder / "other.toml"
-    text = (world.folder / "qasid.toml").read_text().replace('"anthropic"', '"openai"')
-    path.write_text(text)
-    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
-    await world.worker()
-    await world.say("question")
-    assert await world.got(1, timeout=3) == [FAILURE]
 
 
 @pytest.mark.parametrize("change", ["edit", "revoke"])

@@ -10,6 +10,7 @@ from app.configuration import (
     Assistant,
     Channel,
     Configuration,
+    Document,
     Endpoint,
     Intent,
     Limits,
@@ -153,7 +154,6 @@ def test_every_key_of_the_contract_is_read(write: Write) -> None:
     assert (noor.channels["main"].enabled, noor.channels["main"].late) == (False, "notice")
     assert found.warnings == (
         'endpoints.meta.kind: "evolution" does nothing yet: webhooks of this endpoint are not read.',
-        'tenants.noor.assistant.fallback.provider: "openai" does nothing yet: it is not asked.',
     )
 
 
@@ -452,6 +452,92 @@ def test_a_file_that_holds_no_secret_is_refused(write: Write, tmp_path: Path, co
     (tmp_path / "token").write_bytes(content)
     path = write(WHOLE.replace("env:TOKEN", "file:token"))
     assert mistakes(path) == [f"tenants.noor.channels.main.token: {reason}"]
+
+
+DOCUMENTS = "[[tenants.noor.assistant.documents]]\n"
+
+
+def test_documents_are_read_from_files_beside_the_configuration(write: Write, tmp_path: Path) -> None:
+    """As they stand there, byte for byte, but for a byte order mark; in the order of the file; each assistant its own."""
+    said = "\tإِنَّمَا الأَعْمَالُ\r\n\n  prices: 10\u00a0€ \n"
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.txt").write_bytes(b"\xef\xbb\xbf" + said.encode())
+    (tmp_path / "b").write_bytes(("é" * (128 * 1024)).encode())
+    one = DOCUMENTS + 'title = "A"\ntext = "file:documents/a.txt"\n'
+    two = DOCUMENTS + 'title = "السعر"\ntext = "file:b"\n'
+    fallback = ASSISTANT.replace("assistant]", "assistant.fallback]") + two.replace("documents]", "fallback.documents]")
+    noor = load(write(WHOLE + one + two + fallback), ENVIRON).tenants["noor"].assistant
+    assert noor is not None and noor.fallback is not None
+    b = Document(title="السعر", text="é" * (128 * 1024))
+    assert noor.documents == (Document(title="A", text=said), b)
+    assert noor.fallback.documents == (b,)
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "mistake"),
+    [
+        ('title = "A"\ntext = "Our prices"', b"x", "text: must be a reference, file:PATH, to a text."),
+        ('title = "A"\ntext = "env:KEY"', b"x", "text: must be a reference, file:PATH, to a text."),
+        ('title = "A"\ntext = 5', b"x", "text: must be a reference, file:PATH, to a text."),
+        ('title = "A"\ntext = "file:"', b"x", "text: must be a reference, file:PATH, to a text."),
+        (
+            'title = "A"\ntext = "file:b"',
+            b"x",
+            "text: the file that it names cannot be read: No such file or directory.",
+        ),
+        ('title = "A"\ntext = "file:a"', b"a\xff", "text: the file that it names cannot be read: it is not a text."),
+        ('title = "A"\ntext = "file:a"', b"a\xc3", "text: the file that it names cannot be read: it is not a text."),
+        ('title = "A"\ntext = "file:a"', b"\xef\xbb\xbf \n", "text: the file that it names is empty."),
+        (
+            'title = "A"\ntext = "file:a"',
+            b"a\0b",
+            "text: the file that it names has U+0000 in it, which PostgreSQL cannot store.",
+        ),
+        ('title = "A"\ntext = "file:a"', b"x" * 262_145, "text: the file that it names is larger than 256 KiB."),
+        (
+            'title = "A"\ntext = "file:a"',
+            b"x" * 262_144 + "é".encode(),
+            "text: the file that it names is larger than 256 KiB.",
+        ),
+        ('title = "A"\ntext = "file:a"', b"x" * 9_000_000, "text: the file that it names is larger than 256 KiB."),
+        ('title = " "\ntext = "file:a"', b"x", "title: must be one line of at most 200 characters."),
+        ('title = "a\\nb"\ntext = "file:a"', b"x", "title: must be one line of at most 200 characters."),
+        (f'title = "{"t" * 201}"\ntext = "file:a"', b"x", "title: must be one line of at most 200 characters."),
+        ('text = "file:a"', b"x", "title: is missing."),
+        ('title = "A"\ntexts = "file:a"', b"x", "texts: unknown key; did you mean text?"),
+    ],
+)
+def test_a_document_that_cannot_be_one_is_refused(
+    write: Write, tmp_path: Path, text: str, content: bytes, mistake: str
+) -> None:
+    """A reference to a text of one's own, of a bounded size; what is wrong is told with its place."""
+    (tmp_path / "a").write_bytes(content)
+    found = mistakes(write(WHOLE + DOCUMENTS + text))
+    assert f"tenants.noor.assistant.documents[0].{mistake}" in found
+
+
+def test_documents_are_few_small_and_of_different_names(write: Write, tmp_path: Path) -> None:
+    """They are in the memory of every process, and in every question."""
+    (tmp_path / "a").write_text("x" * 200_000)
+    every = [DOCUMENTS + f'title = "{n}"\ntext = "file:a"\n' for n in range(21)]
+    place = "tenants.noor.assistant.documents"
+    assert mistakes(write(WHOLE + "".join(every[:3]))) == [f"{place}: must be 512 KiB together at most."]
+    (tmp_path / "a").write_text("x")
+    assert mistakes(write(WHOLE + "".join(every))) == [f"{place}: must be 20 documents at most."]
+    assert mistakes(write(WHOLE + every[0] + every[1] + every[0])) == [
+        f"{place}[2].title: is the title of {place}[0] already: a citation names nothing else."
+    ]
+
+
+def test_the_providers_that_do_nothing_yet_say_so(write: Write, tmp_path: Path) -> None:
+    """`openai` answers; `ansari` does not yet, and has sources of its own."""
+    assert load(write(WHOLE.replace('"anthropic"', '"openai"')), ENVIRON).warnings == ()
+    (tmp_path / "a").write_text("x")
+    ansari = WHOLE.replace('"anthropic"', '"ansari"') + DOCUMENTS + 'title = "A"\ntext = "file:a"\n'
+    assert any(
+        line.startswith("tenants.noor.assistant.documents: does nothing")
+        for line in load(write(ansari), ENVIRON).warnings
+    )
 
 
 def test_a_file_that_is_no_toml_is_refused_with_its_line(write: Write, tmp_path: Path) -> None:

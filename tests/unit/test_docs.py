@@ -143,6 +143,7 @@ HEADINGS: dict[str, type[msgspec.Struct]] = {
     "## `[endpoints.NAME]`: a webhook URL": configuration.Endpoint,
     "## `[tenants.NAME]`: an organisation": configuration.Tenant,
     "## `[tenants.NAME.assistant]`: who answers": configuration.Assistant,
+    "## `[[tenants.NAME.assistant.documents]]`: what it answers from": configuration.Document,
     "## `[tenants.NAME.translation]`: who translates citations": configuration.Translation,
     "## `[tenants.NAME.transcription]`: who writes down voice messages": configuration.Transcription,
     "## `[tenants.NAME.texts]`: what people read when the assistant cannot answer": configuration.Texts,
