@@ -14,7 +14,7 @@ _DEEPEST = 60  # nested quotes and lists; markdown-it drops what lies deeper, an
 # Marks that the parser looks at, lines, or cells of tables: each costs it up to 40 µs, so these at most a second. An
 # answer of 100,000 characters, half of its words bold or in lists, has 20,000.
 _MOST = 30_000
-_MARK = regex.compile(r"[\n\[\]!*_~`<>&\\|+-]|\d[.)][ \t]")
+_MARK = regex.compile(r"[\n!#$%&*+\-:<=>@\[\\\]^_`{|}~]|\d[.)][ \t]")
 _BELOW_HEADER = regex.compile(r"[ \t>]*[|:-][|:\- \t]+")
 # A bare URL, from its "://" on. What stands at its end is more often the sentence's, and `**` and `~~` are its markup.
 _REST_OF_URL = regex.compile(r"://(?:(?!\*\*|~~)[^\s<>\[\]\\`|])+")

@@ -22,8 +22,9 @@ class Directions(NamedTuple):
 
     @property
     def closing(self) -> str:
-        """What closes them, innermost first."""
-        return "".join(END_OF_ISOLATE if mark in ISOLATES else END_OF_EMBEDDING for mark in reversed(self.opened))
+        """What closes them, innermost first; those without effect have to be closed before the others."""
+        marks = (END_OF_ISOLATE if mark in ISOLATES else END_OF_EMBEDDING for mark in reversed(self.opened))
+        return END_OF_ISOLATE * self.idle_isolates + END_OF_EMBEDDING * self.idle_embeddings + "".join(marks)
 
     def after(self, text: str, start: int = 0, end: int | None = None) -> "Directions":
         """These, `text[start:end]` later; in time linear in its marks."""

@@ -15,7 +15,7 @@ from app.text.inline import FENCE, code, inline
 
 _RULE = "———"
 _LANGUAGE = regex.compile(r"[!-~]+")
-_ONLY_MARKUP = regex.compile(r"[-\s*_~`>#|+=\\]*")
+_SAYS = regex.compile(r"[^-\s*_~`>#|\\]")
 # A header stands again in each row, a list's indent before each line: 20 kB could become gigabytes.
 _MOST_LABELS = 20_000
 _MOST_TIMES = 8
@@ -28,13 +28,26 @@ def from_markdown(text: str) -> str:
     or so, whatever the text; at most eight times as long as it, and 20,000 characters.
     """
     clean = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\0", "")
-    if _ONLY_MARKUP.fullmatch(clean):
-        return ""
     tokens = parsed(clean)
+    if not (_SAYS.search(clean) if tokens is None else any(map(_says, tokens))):
+        return ""
     if tokens is None:
         return clean.strip()
     result = _blocks(iter(tokens), "", quoted=False)[0]
     return result if len(result) <= _MOST_TIMES * len(clean) + _MOST_LABELS else clean.strip()
+
+
+def _says(token: Token) -> bool:
+    """Whether a block has anything but markup: a word, a sign, code, a number ("5." is a list), somewhere to go."""
+    if token.type in ("fence", "ordered_list_open"):
+        return token.type != "fence" or bool((token.info + token.content).strip())
+    return any(
+        _SAYS.search(child.content)
+        or (child.type == "code_inline" and child.content.strip())
+        or child.attrs.get("href")
+        or child.attrs.get("src")
+        for child in token.children or ()
+    )
 
 
 def _blocks(tokens: Iterator[Token], closing: str, *, quoted: bool) -> tuple[str, bool]:
@@ -80,7 +93,8 @@ def _list(tokens: Iterator[Token], opening: Token, *, quoted: bool) -> str:
         body, loose = _blocks(tokens, "list_item_close", quoted=quoted)
         any_loose = any_loose or loose
         marker = "- " if number is None else f"{number + len(items)}. "
-        items.append(marker + _indented(body, " " * len(marker)).removeprefix(" " * len(marker)))
+        indent = " " * len(marker)
+        items.append(marker + _indented(body, indent).removeprefix(indent) if body else marker.rstrip())
     return ("\n\n" if any_loose else "\n").join(items)
 
 

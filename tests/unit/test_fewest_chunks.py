@@ -69,6 +69,8 @@ def least(text: str, allowed: list[int], limit: int) -> int:
 
 def rank(text: str, at: int) -> int:
     """0 behind a paragraph, 1 a line, 2 a sentence, 3 a word, 4 in a word."""
+    if text[at].isspace():
+        return 4
     ends = (r"\n\s*\n$", r"\n$", r"(?:(?<!\d)\.|[؟۔])\s+$", r"\s$")
     return next((n for n, end in enumerate(ends) if regex.search(end, text[:at])), 4)
 

@@ -23,7 +23,7 @@ def repeated(piece: str) -> str:
 BOMBS = {
     **{
         repr(piece): repeated(piece)
-        for piece in ("[", "![", "[]", "[a](", "*", "**a", "_*", "~~a", "`", "<", "&", "\\")
+        for piece in ("[", "![", "[]", "[a](", "*", "**a", "_*", "~~a", "`", "<", "&", "\\", ":", "~~~a ")
     },
     **{
         repr(piece): repeated(piece)
@@ -51,7 +51,7 @@ def test_a_million_characters_take_bounded_time_and_length(text: str) -> None:
     begun = time.process_time()
     result = from_markdown(text)
     chunks = split(result)
-    assert time.process_time() - begun < 8
+    assert time.process_time() - begun < 5
     assert len(result) <= 8 * len(text) + 20_000
     assert bool(chunks) == bool(VISIBLE.search(result))
 
@@ -90,7 +90,8 @@ def test_an_answer_of_a_megabyte_loses_no_letter() -> None:
         "[]()",
         "![]()",
         "\\",
-        "=\n=",
+        "* * *",
+        "+",
     ],
 )
 def test_only_markup_is_nothing(text: str) -> None:
@@ -99,7 +100,7 @@ def test_only_markup_is_nothing(text: str) -> None:
     assert split(from_markdown(text)) == []
 
 
-@pytest.mark.parametrize("text", ["?", "!", "…", "👍", "5", "ﷺ", "۝", "—", "()", ":-)", "$", "<3"])
+@pytest.mark.parametrize("text", ["?", "!", "…", "👍", "5", "ﷺ", "۝", "—", "()", ":-)", "$", "<3", "5.", "=", "`*`", "```\n-\n```", "https://a.b"])
 def test_a_sign_is_an_answer(text: str) -> None:
     """What is short is not blank."""
     assert from_markdown(text) == text
