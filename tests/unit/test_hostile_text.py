@@ -100,7 +100,10 @@ def test_only_markup_is_nothing(text: str) -> None:
     assert split(from_markdown(text)) == []
 
 
-@pytest.mark.parametrize("text", ["?", "!", "…", "👍", "5", "ﷺ", "۝", "—", "()", ":-)", "$", "<3", "5.", "=", "`*`", "```\n-\n```", "https://a.b"])
+@pytest.mark.parametrize(
+    "text",
+    ["?", "!", "…", "👍", "5", "ﷺ", "۝", "—", "()", ":-)", "$", "<3", "5.", "=", "`*`", "```\n-\n```", "https://a.b"],
+)
 def test_a_sign_is_an_answer(text: str) -> None:
     """What is short is not blank."""
     assert from_markdown(text) == text
