@@ -23,6 +23,7 @@ from app.directory import Directory, Watch
 from app.errors import InDoubt, NeverLeft
 from app.settings import Settings
 from app.store import chunks, doors, lanes, turns
+from app.translation.memory import Memory
 from workers import wiring
 from workers.breakers import Breakers
 from workers.commits import Commits
@@ -31,7 +32,20 @@ from workers.lane import Lanes
 from workers.sessions import Sessions
 
 # Modules that read the clock of the process they run in; `time` in them is replaced by `CLOCK`.
-CLOCKED = ("workers.lane", "workers.deliver", "workers.breakers", "workers.stopwatch", "app.assistants.anthropic")
+CLOCKED = (
+    "workers.lane",
+    "workers.deliver",
+    "workers.breakers",
+    "workers.stopwatch",
+    "workers.answer",
+    "workers.asking",
+    "workers.places",
+    "workers.spending",
+    "workers.questions",
+    "workers.translations",
+    "app.assistants.calls",
+    "app.assistants.whole",
+)
 CLOCK = SimpleNamespace(monotonic=lambda: Loop.running.time())
 
 Fault = Literal[
@@ -239,7 +253,10 @@ class Process:
         breakers = Breakers()
         delivery = Delivery(self.commits, self.lanes, directory, client, settings, breakers)
         clients = wiring.Clients(assistants=client, files=client, outside=client)
-        self.lanes.serve(wiring.turns(self.commits, delivery, directory, Sessions(0), breakers, clients).work)
+        memory = Memory(pool, client, patience=settings.send_timeout_seconds)
+        sessions = Sessions(0)
+        answers = wiring.turns(self.commits, delivery, directory, sessions, breakers, clients, memory=memory)
+        self.lanes.serve(answers.work)
         self._tasks: list[asyncio.Task[Any]] = [self.loop.create_task(self.lanes.__aenter__())]
 
     @property

@@ -31,6 +31,7 @@ from app.sandbox.people import Spoken
 from app.sandbox.server import running
 from app.sandbox.simulation import Said, Sandbox
 from app.settings import Settings
+from app.translation.memory import Memory
 from app.vault import Vault
 from workers.breakers import Breakers
 from workers.commits import Commits
@@ -218,7 +219,10 @@ class World:
         breakers = Breakers()
         delivery = Delivery(commits, lanes, directory, client, settings, breakers)
         clients = Clients(assistants=assistants or client, files=client, outside=client)
-        lanes.serve(turns(commits, delivery, directory, Sessions(1 << 20), breakers, clients).work)
+        memory = Memory(pool, client, patience=settings.send_timeout_seconds)
+        self.stack.push_async_callback(memory.aclose)
+        sessions = Sessions(1 << 20)
+        lanes.serve(turns(commits, delivery, directory, sessions, breakers, clients, memory=memory).work)
         return await self.stack.enter_async_context(lanes)
 
     async def process(self, **more: Any) -> asyncio.subprocess.Process:

@@ -1,4 +1,4 @@
-"""An assistant's answer to a turn, as its person reads it: asked, remembered, then made fit for WhatsApp. It neither sends nor
+"""An assistant's answer to a turn, as its person reads it: asked, remembered, translated, then made fit for WhatsApp. It neither sends nor
 settles, and decides nobody's turn: workers/replies.py does.
 
 Each step is committed before the next, so that whoever has the turn next, after a crash, goes on behind the last one.
@@ -18,13 +18,15 @@ from app.directory import Channel, Tenant
 from app.errors import AssistantError
 from app.store.lanes import Claim
 from app.store.turns import NOTHING, Asked, Ending, Marks, Memo, Opening, Turn
+from app.text.citations import with_sources
 from workers.asking import Asking
 from workers.commits import Commits
 from workers.formatting import whatsapp
 from workers.notes import TurnNotes
-from workers.questions import Questions, Reading, apology, sees
+from workers.questions import Questions, Reading, apology, sees, spoken
 from workers.spending import Spending
 from workers.stopwatch import Stopwatch
+from workers.translations import Translations
 
 log = structlog.get_logger(__name__)
 
@@ -67,11 +69,14 @@ class Due(Struct, frozen=True, kw_only=True):
 class Answering:
     """`answer` a turn."""
 
-    def __init__(self, commits: Commits, spending: Spending, asking: Asking, questions: Questions) -> None:
+    def __init__(
+        self, commits: Commits, spending: Spending, asking: Asking, questions: Questions, translations: Translations
+    ) -> None:
         self._commits = commits
         self._spending = spending
         self._asking = asking
         self._questions = questions
+        self._translations = translations
 
     async def answer(self, due: Due) -> Reply:
         """The assistant's answer, or that it has none; a kind's sentence, where nothing of what is asked can be read.
@@ -109,12 +114,31 @@ class Answering:
         """The reply as people read it, in WhatsApp's markup. What is left of nothing but markup is no answer."""
         if reply.outcome != "answered":
             return reply
-        # Here its citations are translated and put in, a finished step each: workers/citations.py.
-        text = await whatsapp(reply.text)
+        tenant, texts = due.tenant, due.tenant.texts
+        finished = await due.watch.translate(
+            self._translations.finish(
+                tenant, spoken(due.opening), _answer(reply), self._notes(due), deadline=due.deadline
+            )
+        )
+        self._spending.spent(tenant.id, finished.input_tokens + finished.output_tokens)
+        reply = msgspec.structs.replace(
+            reply,
+            input_tokens=reply.input_tokens + finished.input_tokens,
+            output_tokens=reply.output_tokens + finished.output_tokens,
+        )
+        text = await whatsapp(finished.text)
         if not text.strip():
             return _failed(due, reply, AssistantError("an answer of nothing but markup"))
         if reply.partial:
-            text = f"{text}\n\n{due.tenant.texts.partial}"
+            text = f"{text}\n\n{texts.partial}"
+        text = with_sources(
+            text,
+            finished.sources,
+            heading=texts.sources,
+            translation=texts.translated,
+            untranslated=texts.untranslated,
+        )
+        crashpoint("answer.finished")
         return msgspec.structs.replace(reply, text=text)
 
     def _notes(self, due: Due, under: str = "") -> TurnNotes:
@@ -144,6 +168,19 @@ def _reply(answer: Answer, ai_ms: float) -> Reply:
         ai_ms=ai_ms,
         citations=answer.citations,
         partial=answer.partial,
+    )
+
+
+def _answer(reply: Reply) -> Answer:
+    """What was remembered, as the assistant gave it."""
+    return Answer(
+        text=reply.text,
+        model=reply.model or "",
+        input_tokens=reply.input_tokens,
+        output_tokens=reply.output_tokens,
+        stopped="",
+        citations=reply.citations,
+        partial=reply.partial,
     )
 
 

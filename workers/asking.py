@@ -4,7 +4,7 @@ What comes back is fit for the database and for people: bounded, without charact
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 # A longer answer (characters of Markdown) is cut there and counts as partial: some thirty texts, which nobody reads.
 LONGEST = 100_000
+LONGEST_TITLE = 200
 # Where such an answer is cut at a space, it is one of its last so many characters.
 _NEAR = 200
 
@@ -41,10 +42,10 @@ class Skipped(AssistantRefused):
 class Asking:
     """`ask` a tenant's assistants."""
 
-    def __init__(self, client: httpx.AsyncClient, breakers: Breakers) -> None:
+    def __init__(self, client: httpx.AsyncClient, breakers: Breakers, places: Places) -> None:
         self._client = client
         self._breakers = breakers
-        self._places = Places()
+        self._places = places
 
     async def ask(self, tenant: Tenant, asked: Asked, notes: Noted, deadline: float) -> Answer:
         """The answer of the first that has one, before `deadline` (monotonic), which is for all together.
@@ -136,12 +137,21 @@ def bounded(tenant: Tenant, answer: Answer) -> Answer:
         head, space, tail = kept.rpartition("\n") if "\n" in kept[-_NEAR:] else kept.rpartition(" ")
         text, cut = head if space and len(tail) < _NEAR else kept, True
     return msgspec.structs.replace(
-        answer,
-        text=text,
-        partial=cut,
-        model=_storable(answer.model),
-        citations=tuple(Citation(text=_storable(c.text), title=_storable(c.title)) for c in answer.citations),
+        answer, text=text, partial=cut, model=_storable(answer.model), citations=_bounded(answer.citations)
     )
+
+
+def _bounded(citations: Sequence[Citation]) -> tuple[Citation, ...]:
+    """As many as together are as long as an answer may be; behind these, places without a quotation, for the numbers' sake.
+
+    A quotation is never cut: half of one is another.
+    """
+    room, kept = LONGEST, list[Citation]()
+    for citation in citations:
+        whole = Citation(text=_storable(citation.text), title=_storable(citation.title)[:LONGEST_TITLE])
+        room -= len(whole.text) + len(whole.title)
+        kept.append(whole if room >= 0 else Citation(text=""))
+    return tuple(kept)
 
 
 def _storable(text: str) -> str:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from app import metrics
 from app.assistants import Citation, Notes
 from app.configuration import Translation
+from app.crashpoints import crashpoint
 from app.directory import Tenant
 from app.errors import DatabaseUnavailable, TranslationError
 from app.text.citations import Source
@@ -91,6 +92,7 @@ async def translated(memory: Memory, round: Round, citations: Sequence[Citation]
         log.warning("citations stand untranslated", alert="untranslated", tenant=round.tenant.slug, failed=failed)
     if wanted:
         await notes.keep(MEMO, msgspec.to_builtins(sourced))
+        crashpoint("answer.cited")
     return sourced
 
 

@@ -24,6 +24,7 @@ from app.outages import Outages
 from app.policies import DATABASE
 from app.prober import Prober
 from app.settings import Settings
+from app.translation.memory import Memory
 from app.vault import Vault
 from workers.breakers import Breakers
 from workers.commits import Commits
@@ -105,8 +106,21 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, providers, settings, breakers)
         typing = await stack.enter_async_context(Typing(providers, directory, delivery.free))
-        hosts = settings.media_host_names
-        lanes.serve(turns(commits, delivery, directory, sessions, breakers, clients, typing=typing, hosts=hosts).work)
+        memory = Memory(pool, assistants, patience=settings.send_timeout_seconds, late=breaker.late)
+        stack.push_async_callback(memory.aclose)
+        lanes.serve(
+            turns(
+                commits,
+                delivery,
+                directory,
+                sessions,
+                breakers,
+                clients,
+                memory=memory,
+                typing=typing,
+                hosts=settings.media_host_names,
+            ).work
+        )
         behind: list[asyncio.Task[None]] = []
         stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)

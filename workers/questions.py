@@ -20,6 +20,7 @@ from app import media, metrics
 from app.assistants import Image, Line
 from app.channels import Attachment, Media, provider
 from app.configuration import Fallback, Texts
+from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant, Watch
 from app.errors import AssistantError, DatabaseUnavailable, MediaBusy, MediaError, MediaForbidden
 from app.store.turns import Asked, Opening
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 # Kinds whose words are a question by themselves, just as they stand.
 WORDED = frozenset({"text", "interactive", "button"})
+# Kinds whose words, or caption, a person has said or written.
+IN_OWN_WORDS = frozenset({*WORDED, "audio", "image", "video"})
 # Kinds that are put into words when they come in (app/channels).
 PUT_INTO_WORDS = {"location": "[Location]", "contacts": "[Contact card]"}
 # Of one turn, the newest so many files are fetched, of so many bytes together; each of at most so many.
@@ -84,6 +87,12 @@ def apology(texts: Texts, unread: Sequence[str]) -> str:
     own = {"image": texts.image, "audio": texts.audio, "video": texts.video}
     sentences = {own.get(kind) or texts.unsupported for kind in unread}
     return sentences.pop() if len(sentences) == 1 else texts.unsupported
+
+
+def spoken(opening: Opening) -> str:
+    """What the person says in words of their own: what tells their language. Numbers and names of files do not."""
+    own = [message.body for message in opening.asked if message.kind in IN_OWN_WORDS and not message.revoked]
+    return "\n\n".join(body for body in own if body.strip())
 
 
 def newest(opening: Opening) -> str:
@@ -290,6 +299,7 @@ class Questions:
         metrics.file("transcribed")
         # Under no deadline of ours: words that are paid for are kept.
         await self._commits.transcript(tenant.id, message.id, words)
+        crashpoint("question.heard")
         return msgspec.structs.replace(message, body=words, blank=False)
 
 

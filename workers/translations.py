@@ -5,6 +5,7 @@ Steps of the turn: each that was finished is a memo, and is not done again after
 
 import asyncio
 import time
+from functools import partial
 
 import httpx
 import msgspec
@@ -20,6 +21,7 @@ from app.translation.memory import Memory
 from workers import citations, wording
 from workers.breakers import Breakers
 from workers.citations import Round
+from workers.places import Places
 from workers.wording import Language, Worded
 
 
@@ -38,11 +40,12 @@ class Finished(Struct, frozen=True, kw_only=True):
 class Translations:
     """`finish` an answer."""
 
-    def __init__(self, memory: Memory, client: httpx.AsyncClient, breakers: Breakers) -> None:
-        """`client`: the assistants'."""
+    def __init__(self, memory: Memory, client: httpx.AsyncClient, breakers: Breakers, places: Places) -> None:
+        """`client`, `places`: those of the assistants, who may be asked to translate."""
         self._memory = memory
         self._client = client
         self._breakers = breakers
+        self._places = places
 
     async def finish(self, tenant: Tenant, words: str, answer: Answer, notes: Notes, *, deadline: float) -> Finished:
         """The answer with its sources, before `deadline` (monotonic) or the translation's own, whichever is earlier.
@@ -59,7 +62,11 @@ class Translations:
         round = Round(
             tenant=tenant,
             settings=settings,
-            translator=translator(settings, tenant.assistant, lambda: self._breakers.assistant(tenant)),
+            translator=translator(
+                settings,
+                tenant.assistant,
+                lambda: self._breakers.assistant(tenant, place=partial(self._places.of, tenant)),
+            ),
             target=settings.target,
             deadline=min(began + settings.deadline_seconds, deadline),
         )
@@ -70,10 +77,10 @@ class Translations:
 
     async def _finish(self, round: Round, words: str, answer: Answer, notes: Notes) -> Finished:
         spoken = Language()
-        if round.settings.answers:
-            spoken = await wording.language(self._client, round, words, answer, notes)
-            round = msgspec.structs.replace(round, target=spoken.spoken or round.target)
         try:
+            if round.settings.answers:
+                spoken = await wording.language(self._client, round, words, answer, notes)
+                round = msgspec.structs.replace(round, target=spoken.spoken or round.target)
             async with asyncio.TaskGroup() as both:
                 citing = both.create_task(citations.translated(self._memory, round, answer.citations, notes))
                 if spoken.spoken is not None and not spoken.met:

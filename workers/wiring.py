@@ -6,16 +6,19 @@ import httpx
 from msgspec import Struct
 
 from app.directory import Watch
+from app.translation.memory import Memory
 from workers.answer import Turns
 from workers.answering import Answering
 from workers.asking import Asking
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
+from workers.places import Places
 from workers.questions import Questions
 from workers.replies import Replies
 from workers.sessions import Sessions
 from workers.spending import Spending
+from workers.translations import Translations
 from workers.typing import Typing
 
 
@@ -35,11 +38,15 @@ def turns(
     breakers: Breakers,
     clients: Clients,
     *,
+    memory: Memory,
     typing: Typing | None = None,
     hosts: Sequence[str] = (),
 ) -> Turns:
     """What works claimed lanes. `breakers`: those that `delivery` has. `hosts`: where files may lie."""
     spending = Spending(commits.pool)
     questions = Questions(commits, directory, clients.files, clients.outside, hosts=hosts)
-    answering = Answering(commits, spending, Asking(clients.assistants, breakers), questions)
+    places = Places()  # one for all that ask a tenant's assistants
+    asking = Asking(clients.assistants, breakers, places)
+    translations = Translations(memory, clients.assistants, breakers, places)
+    answering = Answering(commits, spending, asking, questions, translations)
     return Turns(commits, delivery, directory, sessions, Replies(spending, answering, typing), typing)

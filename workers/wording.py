@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from app import metrics
 from app.assistants import Answer, Notes
+from app.crashpoints import crashpoint
 from app.errors import TranslationError
 from app.text.passages import masked, unmasked
-from app.translation import Recognised
 from workers.citations import Round
 
 log = structlog.get_logger(__name__)
@@ -26,10 +26,19 @@ LANGUAGE, ANSWER = "language", "answer_translated"
 
 
 class Language(Struct, frozen=True, kw_only=True):
-    """The memo: which of the tenant's languages the person wrote in (None: none of them), and whether the answer is in it."""
+    """Which of the tenant's languages the person wrote in (None: none of them), and whether the answer is in it."""
 
     spoken: str | None = None
     met: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Told(Struct, frozen=True, kw_only=True):
+    """The memo: what the engine takes one text for; not `known`: it did not say."""
+
+    language: str | None = None
+    known: bool = True
     input_tokens: int = 0
     output_tokens: int = 0
 
@@ -43,38 +52,45 @@ class Worded(Struct, frozen=True, kw_only=True):
 
 
 async def language(client: httpx.AsyncClient, round: Round, words: str, answer: Answer, notes: Notes) -> Language:
-    """The engine's word for it; nobody here guesses. Where it has none, nothing is translated.
+    """The engine's word for it, of each of the two a memo; nobody here guesses. Where it has none, nothing is translated.
 
     Raises:
-        DatabaseUnavailable: nobody knows whether it is kept.
+        ExceptionGroup: of DatabaseUnavailable: nobody knows whether it is kept.
     """
-    try:
-        return msgspec.convert(notes[LANGUAGE], Language)
-    except KeyError:
-        pass
     if not words.strip():
         return Language()
-    among, found = round.settings.answers, dict[str, Recognised]()
-
-    async def recognise(name: str, text: str) -> None:
-        try:
-            found[name] = await round.translator.recognise(client, text[:TELLING], among, deadline=round.deadline)
-        except TranslationError as error:
-            log.info("a language is not known", tenant=round.tenant.slug, error=error)
-        except Exception:  # whatever it was, an answer does not fail for this
-            log.exception("a language cannot be told", tenant=round.tenant.slug)
-
     async with asyncio.TaskGroup() as group:
-        group.create_task(recognise("words", words))
-        group.create_task(recognise("answer", answer.text))
-    spoken = found["words"].language if len(found) == 2 else None
-    told = Language(
+        theirs = group.create_task(_recognised(client, round, "words", words, notes))
+        ours = group.create_task(_recognised(client, round, "answer", answer.text, notes))
+    said, met = theirs.result(), ours.result()
+    # Not knowing what the answer is in is no reason to change it.
+    spoken = said.language if met.known else None
+    return Language(
         spoken=spoken,
-        met=spoken is not None and found["answer"].language == spoken,
-        input_tokens=sum(each.input_tokens for each in found.values()),
-        output_tokens=sum(each.output_tokens for each in found.values()),
+        met=spoken is not None and met.language == spoken,
+        input_tokens=said.input_tokens + met.input_tokens,
+        output_tokens=said.output_tokens + met.output_tokens,
     )
-    await notes.keep(LANGUAGE, msgspec.to_builtins(told))
+
+
+async def _recognised(client: httpx.AsyncClient, round: Round, name: str, text: str, notes: Notes) -> Told:
+    step = f"{LANGUAGE}/{name}"
+    try:
+        return msgspec.convert(notes[step], Told)
+    except KeyError:
+        pass
+    told = Told(known=False)
+    try:
+        found = await round.translator.recognise(
+            client, text[:TELLING], round.settings.answers, deadline=round.deadline
+        )
+        told = Told(language=found.language, input_tokens=found.input_tokens, output_tokens=found.output_tokens)
+    except TranslationError as error:
+        log.info("a language is not known", tenant=round.tenant.slug, error=error)
+    except Exception:  # whatever it was, an answer does not fail for this
+        log.exception("a language cannot be told", tenant=round.tenant.slug)
+    await notes.keep(step, msgspec.to_builtins(told))
+    crashpoint("answer.recognised")
     return told
 
 
@@ -105,4 +121,5 @@ async def worded(client: httpx.AsyncClient, round: Round, answer: Answer, notes:
         metrics.alert("untranslated")
         log.warning("an answer stands untranslated", alert="untranslated", tenant=round.tenant.slug, reason=reason)
     await notes.keep(ANSWER, msgspec.to_builtins(said))
+    crashpoint("answer.worded")
     return said

@@ -1,6 +1,6 @@
 """The LibreTranslate face: `POST /libretranslate/translate` and `/detect`, with its errors (docs/translation.md).
 
-A translation is `[TARGET] ` and the text, so that a test knows it beforehand. Languages: ar, en, ur.
+What a translation says, scripts.py knows. Languages: ar, en, ur.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from aiohttp import web
 from app.sandbox import sockets
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import now
-from app.sandbox.scripts import language
+from app.sandbox.scripts import language, translation
 from app.sandbox.simulation import Sandbox
 from app.sandbox.translator_calls import TranslatorCall
 
@@ -56,7 +56,7 @@ class TranslatorFace:
         wrong = _wrong(asked)
         if wrong is not None:
             return _error(400, wrong)
-        said: dict[str, object] = {"translatedText": f"[{asked.target}] {asked.q}"}
+        said: dict[str, object] = {"translatedText": translation(asked.q, asked.target)}
         if asked.source == "auto":
             said["detectedLanguage"] = {"confidence": 90.0, "language": language(asked.q) or "en"}
         return await self._answer(request, "translate", asked, said)

@@ -69,6 +69,9 @@ def answer(texts: Sequence[str], *, system: str = "", documents: Sequence[Docume
     if cited:
         return _cited(int(cited[1]), documents)
     if len(texts) == 1:
+        resting = _RESTING.get(_normal(texts[0]))
+        if resting is not None:
+            return tuple(Block(text=text, citations=(_scripted(at),) if at >= 0 else ()) for text, at in resting)
         known = _KNOWN.get(_normal(texts[0]))
         if known is not None:
             return (Block(text=_read(known) if known.endswith(".md") else known),)
@@ -79,6 +82,11 @@ def language(text: str) -> str | None:
     """What a simulated engine takes a text for, by its letters: ur, ar, en, or nothing of these."""
     known = (("ur", _URDU), ("ar", _ARABIC), ("en", _LATIN))
     return next((code for code, letter in known if letter.search(text)), None)
+
+
+def translation(text: str, target: str) -> str:
+    """What the simulated translator makes of a text: of some sources a sentence, of all else `[target]` and the text."""
+    return _TRANSLATIONS.get((target, text), f"[{target}] {text}")
 
 
 def parts(token: str, n: int) -> list[str]:
@@ -182,6 +190,21 @@ _SOURCES = (
     ("Sahih Muslim 55", "الدِّينُ النَّصِيحَةُ"),
     ("Quran 94:6", "إِنَّ مَعَ الْعُسْرِ يُسْرًا"),
 )
+# Of these, what the simulated LibreTranslate knows; of all else it says what it was asked.
+_TRANSLATIONS = {
+    ("en", _SOURCES[0][1]): "Actions are but by intentions, and everyone shall have but what they intended.",
+    ("en", _SOURCES[1][1]): "Religion is sincerity.",
+    ("en", _SOURCES[2][1]): "Surely with hardship comes ease.",
+}
+# Questions whose answers rest on sources: each stretch of text with the number of its own, -1 for none.
+_RESTING: dict[str, tuple[tuple[str, int], ...]] = {
+    _normal("What do the sources say about intentions?"): (
+        ("A deed counts by the **intention** behind it", 0),
+        (", and to be sincere in it is what religion is about", 1),
+        (". Whoever finds that hard has a promise", 2),
+        (".", -1),
+    ),
+}
 _FILLERS = (
     "The caravan left before dawn and the road was long but the letters were safe and dry.".split(),
     "خرجت القافلة قبل الفجر وكان الطريق طويلا ولكن الرسائل كانت محفوظة في مكان آمن.".split(),

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from app import db, metrics, tasks
 from app.batches import Batches
+from app.crashpoints import crashpoint
 from app.db import Pool
 from app.errors import DatabaseUnavailable, TranslationError, TranslatorBusy, TranslatorRefused
 from app.store import translations
@@ -116,6 +117,7 @@ class Memory:
         metrics.translation("made")
         try:
             await self._keep.submit(Kept(key, translated.text))
+            crashpoint("answer.translated")
         except (DatabaseUnavailable, psycopg.Error) as error:  # the turn has it all the same
             log.warning("a translation is not remembered", error=error)
         return translated

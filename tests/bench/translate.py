@@ -29,6 +29,7 @@ from tests.ground import Ground, ground
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.notes import TurnNotes
+from workers.places import Places
 from workers.translations import Finished, Translations
 
 # What the bounds were set for.
@@ -89,7 +90,7 @@ async def _measure(installation: Installation, report: Report, citations: int, s
         @asynccontextmanager
         async def worker() -> AsyncIterator[_Worker]:
             memory = Memory(pool, client, patience=10.0)
-            yield _Worker(at, pool, memory, Translations(memory, client, Breakers()))
+            yield _Worker(at, pool, memory, Translations(memory, client, Breakers(), Places()))
             await memory.aclose()
 
         bounded = citations <= CITATIONS and seconds <= SECONDS

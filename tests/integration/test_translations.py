@@ -32,6 +32,7 @@ from app.vault import Secret
 from tests.conftest import Database
 from tests.ground import Ground, ground
 from workers.breakers import Breakers
+from workers.places import Places
 from workers.translations import Finished, Translations
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +77,7 @@ class Bench:
         return Wanted(**{**fields, **changed})
 
     async def worker(self) -> Translations:
-        return Translations(await self.memory(), self.client, Breakers())
+        return Translations(await self.memory(), self.client, Breakers(), Places())
 
     def tenant(self, id: UUID | None = None, assistant: Assistant | None = None, **settings: Any) -> Tenant:
         fields = {"provider": "libretranslate", "base_url": self.sandbox.translator_url}
@@ -403,7 +404,7 @@ async def test_the_tenants_assistant_translates_under_its_breaker(bench: Bench) 
     tenant = bench.tenant(assistant=assistant, provider="assistant")
     bench.sandbox.assistant.pace = Pace(first_token=0.2)
     breakers = Breakers()
-    worker = Translations(await bench.memory(), bench.client, breakers)
+    worker = Translations(await bench.memory(), bench.client, breakers, Places())
     began = time.monotonic()
     first = await worker.finish(tenant, "?", answer("نص 1", "نص 2"), Kept(), deadline=later())
     assert time.monotonic() - began < 1.0 and len(breakers) == 1
