@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 # A longer answer (characters of Markdown) is cut there and counts as partial: some thirty texts, which nobody reads.
 LONGEST = 100_000
 LONGEST_TITLE = 200
+# Reasons to stop that are about its length alone.
+ENOUGH = ("max_tokens", "too_long")
 # Where such an answer is cut at a space, it is one of its last so many characters.
 _NEAR = 200
 
@@ -72,7 +74,7 @@ class Asking:
             if not self._breakers.lets_ask(tenant):
                 raise Skipped("its breaker is open")
             answer = await self._one(tenant, settings, asked, notes(""), deadline - share, self._skipping(tenant))
-            if not answer.partial or answer.stopped == "max_tokens":  # the other one has no more room than this one
+            if not answer.partial or answer.stopped in ENOUGH:  # the other one has no more room than this one
                 return answer
             cut = answer
         except AssistantError as error:
