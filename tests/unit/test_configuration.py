@@ -529,14 +529,18 @@ def test_documents_are_few_small_and_of_different_names(write: Write, tmp_path: 
     ]
 
 
-def test_the_providers_that_do_nothing_yet_say_so(write: Write, tmp_path: Path) -> None:
-    """`openai` answers; `ansari` does not yet, and has sources of its own."""
-    assert load(write(WHOLE.replace('"anthropic"', '"openai"')), ENVIRON).warnings == ()
+@pytest.mark.parametrize("provider", ["anthropic", "openai", "ansari"])
+def test_every_provider_answers(write: Write, provider: str) -> None:
+    """Nobody is told that one of them does nothing."""
+    assert load(write(WHOLE.replace('"anthropic"', f'"{provider}"')), ENVIRON).warnings == ()
+
+
+def test_documents_that_do_nothing_are_told(write: Write, tmp_path: Path) -> None:
+    """Ansari's backend has sources of its own."""
     (tmp_path / "a").write_text("x")
     ansari = WHOLE.replace('"anthropic"', '"ansari"') + DOCUMENTS + 'title = "A"\ntext = "file:a"\n'
-    assert any(
-        line.startswith("tenants.noor.assistant.documents: does nothing")
-        for line in load(write(ansari), ENVIRON).warnings
+    assert load(write(ansari), ENVIRON).warnings == (
+        "tenants.noor.assistant.documents: does nothing with ansari: it has sources of its own.",
     )
 
 
