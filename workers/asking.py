@@ -60,9 +60,7 @@ class Asking:
             raise AssistantRefused("this tenant has no assistant")
         return bounded(tenant, await self._any(tenant, tenant.assistant, asked, notes, deadline))
 
-    async def _any(
-        self, tenant: Tenant, settings: Assistant, asked: Asked, notes: Noted, deadline: float
-    ) -> Answer:
+    async def _any(self, tenant: Tenant, settings: Assistant, asked: Asked, notes: Noted, deadline: float) -> Answer:
         other = settings.fallback
         if other is None:
             return await self._one(tenant, settings, asked, notes(""), deadline, self._waiting(tenant))
