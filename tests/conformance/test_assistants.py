@@ -66,9 +66,7 @@ class Room:
         settings = msgspec.structs.replace(self.settings, **changed)
         deadline = time.monotonic() + settings.deadline_seconds
         question = Question(lines=tuple(asked), person=PERSON)
-        return await self.assistant.ask(
-            self.client, settings, question, deadline=deadline, notes=self.notes, asking=asking
-        )
+        return await self.assistant.ask(self.client, settings, question, deadline=deadline, notes=self.notes, asking=asking)
 
     async def fate(self, *lines: str | Line, **changed: Any) -> AssistantError | Answer:
         try:
