@@ -1,5 +1,6 @@
-"""An assistant's answer to a turn, as its person reads it: asked, remembered, translated, then made fit for WhatsApp. It neither sends nor
-settles, and decides nobody's turn: workers/replies.py does.
+"""An assistant's answer to a turn, as its person reads it: asked, remembered, translated, then made fit for WhatsApp.
+
+It neither sends nor settles, and decides nobody's turn: workers/replies.py does.
 
 Each step is committed before the next, so that whoever has the turn next, after a crash, goes on behind the last one.
 """

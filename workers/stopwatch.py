@@ -61,7 +61,13 @@ class Stopwatch:
 
     def stages(self, *, fast: bool) -> dict[str, float]:
         """The times of a turn that was just sent, for the log; the metrics get them too. `fast`: answered by an intent."""
-        seconds = {"queue": self.queue, "db": self._db, "ai": self._ai, "translate": self._translate, "send": self._send}
+        seconds = {
+            "queue": self.queue,
+            "db": self._db,
+            "ai": self._ai,
+            "translate": self._translate,
+            "send": self._send,
+        }
         if fast:
             seconds["fastpath"] = self.ack + self.queue + self.elapsed
         for stage, took in seconds.items():

@@ -14,7 +14,6 @@ from app.text.chunks import split
 from app.text.citations import Source, with_sources
 from app.text.whatsapp import from_markdown
 
-
 # What becomes of the place that the sandbox sends where nobody names one.
 PLACE = "[Location]\n21.422500, 39.826200\nhttps://www.google.com/maps?q=21.422500,39.826200"
 

@@ -61,6 +61,7 @@ class ProcessFace:
                 outcome=fault.kind,
                 input_tokens=0,
                 output_tokens=0,
+                cached_tokens=0,
                 body=msgspec.Raw(await request.read()),
             )
         )

@@ -457,7 +457,7 @@ async def test_no_words_bring_another_tenants_conversation(world: World, script:
     world.sandbox.register(
         Number(
             phone_number_id=number,
-            webhook_url=world.gate.webhooks(),
+            webhook_url=world.gate.webhooks(1),
             app_secret=ENVIRON["APP_SECRET"],
             token=ENVIRON["TOKEN"],
             ladder=FAST,
@@ -470,6 +470,7 @@ async def test_no_words_bring_another_tenants_conversation(world: World, script:
         'token = "env:TOKEN"\n'
     )
     await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
+    await world.open_door()  # one that knows both from its start
     scripted = script()
     await world.worker()
     await world.say("my secret is 4711")
