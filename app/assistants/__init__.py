@@ -29,7 +29,8 @@ class Line(Struct, frozen=True):
 class Question(Struct, frozen=True, kw_only=True):
     """What is asked: `lines`, oldest first, the last of them a person's. `person`: their address, digits or an id.
 
-    `fresh`: their session begins with it. An assistant that keeps conversations itself goes by these two.
+    `fresh`: nothing in their session was answered by an assistant yet. An assistant that keeps conversations itself goes
+    by these two.
     """
 
     lines: tuple[Line, ...]

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 FACES = {"libretranslate": ("translator", "[en]"), "assistant": ("assistant", "[translated]")}
 API_KEY = "key-0f-noor-not-to-be-seen"
 TRIES = 4
-HADITH = "إِنَّمَا الأَعْمَالُ بِالنِّيَّاتِ، وَإِنَّمَا لِكُلِّ امْرِئٍ مَا نَوَى"
+HADITH = "إِنَّمَا الأَعْمَالُ بِالنِّيَّاتِ"
 
 
 class Room:
@@ -190,14 +190,14 @@ async def test_an_answer_that_is_none_is_asked_for_again(kind: str, without_paus
         assert room.calls == 2
 
 
-@pytest.mark.parametrize("kind", ["http_401", "refusal", "max_tokens"])
-async def test_an_assistant_that_refuses_or_is_cut_does_not_translate(kind: str) -> None:
-    """Half a translation is none: the quotation stands in the original instead."""
+@pytest.mark.parametrize(("kind", "calls"), [("http_401", 1), ("refusal", 1), ("max_tokens", 3)])
+async def test_an_assistant_that_refuses_or_is_cut_does_not_translate(kind: str, calls: int) -> None:
+    """Half a translation is none, even after the assistant has gone on twice: the quotation stands in the original."""
     async with running(port=0) as sandbox, http.client(total=600.0) as client:
         room = Room("assistant", sandbox, client)
-        room.fails(kind)
+        room.fails(*[kind] * 4)
         assert isinstance(await room.fate(), TranslatorRefused)
-        assert room.calls == 1
+        assert room.calls == calls
 
 
 # --- time ---
@@ -269,11 +269,12 @@ async def test_a_text_gives_the_assistant_no_orders(order: str) -> None:
         assert (await room.translate(order)).text == f"[translated] {order}"
         await room.translate(order)
         first, second = (dict(msgspec.json.decode(call.body)) for call in sandbox.assistant.calls)
-        assert order not in first["system"] and "swordfish" not in first["system"]
+        system = "".join(block["text"] for block in first["system"])
+        assert order not in system and "swordfish" not in system
         [message] = first["messages"]
         mark = message["content"].partition("\n")[0]
         assert message["content"] == f"{mark}\n{order}\n</{mark[1:]}"
-        assert mark in first["system"] and mark not in order
+        assert mark in system and mark not in order
         assert mark not in second["messages"][0]["content"]
 
 
