@@ -305,4 +305,4 @@ qasid_breaker_opened_total{dependency="channel"} 7.0
 # TYPE other gauge
 other 1.0
 """
-    assert read(page) == [Seen("database", "slow", False, 4), Seen("channel:noor/main", "closed", True, None)]
+    assert read(page) == [Seen("channel:noor/main", "closed", True, None), Seen("database", "slow", False, 4)]

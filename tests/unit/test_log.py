@@ -150,7 +150,7 @@ def test_other_libraries_show_their_templates_and_not_what_they_fill_in(lines: L
 def test_a_pool_that_cannot_connect_says_so_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line of a kind in a while, with how many were held back since; at debug level each of them."""
     now = [100.0]
-    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     pool, before = logging.getLogger("psycopg.pool"), structlog.get_config()
 
     def said(level: Literal["info", "debug"]) -> list[tuple[str, int | None]]:
