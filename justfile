@@ -63,6 +63,14 @@ dead *ARGS:
 replay *ARGS:
     @exec qasid replay "$@"
 
+# The breakers in the processes on this machine; `just breaker open database` holds one.
+breaker *ARGS:
+    @exec qasid breaker "$@"
+
+# What lies in the spool. `just spool replay` brings it in.
+spool *ARGS:
+    @exec qasid spool "$@"
+
 # Operators: `just user add NAME`, `password NAME`, `list`, `remove NAME`.
 user *ARGS:
     @exec qasid user "$@"

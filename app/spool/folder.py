@@ -3,6 +3,7 @@
 One file that the disk refuses hides no other.
 """
 
+import errno
 import os
 import secrets
 import stat
@@ -64,9 +65,11 @@ def prepare(folder: Path, *, writes: bool) -> None:
         segments(folder)
     except OSError as error:
         where = error.filename or folder
+        no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise ConfigurationError(
             f"QASID_SPOOL_DIR: the spool cannot be used: {where}: {error.strerror}. This process must be able to write "
-            f"there, and the disk must have room. A full disk: `qasid spool` needs no room to replay what lies there."
+            f"there, and the disk must have room."
+            f"{' `qasid spool replay` needs none to bring in what lies there.' if no_room else ''}"
         ) from error
 
 

@@ -181,10 +181,10 @@ class Replay:
                 return
             if is_new:
                 self.report.corrupt += 1
-                _damaged(reader.path, f"{len(finding.raw):,} bytes are damaged and set aside")
+                _damaged(reader.path, f"damaged bytes are set aside: {len(finding.raw):,}")
         elif isinstance(finding, Missing):
             self.report.missing += finding.records
-            _damaged(reader.path, f"{finding.records:,} records are missing")
+            _damaged(reader.path, f"records are missing: {finding.records:,}")
         elif isinstance(finding, Foreign):
             self.report.foreign += 1
             self._leave(reader.path, f"sealed under key {finding.key_id}, which is not in QASID_SECRET_KEY")

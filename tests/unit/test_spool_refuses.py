@@ -120,8 +120,9 @@ async def test_a_folder_that_cannot_be_used_is_refused_at_start(
     """A file in its place or above it, a disk that takes nothing: in words for the operator. To look needs no room."""
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "spool"):
-        with pytest.raises(ConfigurationError, match=rf"QASID_SPOOL_DIR: .*{folder}"):
+        with pytest.raises(ConfigurationError, match=rf"QASID_SPOOL_DIR: .*{folder}") as told:
             require(folder, Vault([OLD]))
+        assert "replay" not in str(told.value), "it is no full disk"
         with pytest.raises(ConfigurationError, match="QASID_SPOOL_DIR"):
             await spool(folder, keeps=False).__aenter__()
     async with spool(tmp_path / "full") as it:
@@ -131,7 +132,7 @@ async def test_a_folder_that_cannot_be_used_is_refused_at_start(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(ConfigurationError, match="No space left on device"):
+    with pytest.raises(ConfigurationError, match=r"No space left on device.*`qasid spool replay` needs none"):
         require(tmp_path / "full", Vault([OLD]))
     assert len(files(tmp_path / "full")) == 1
     async with spool(tmp_path / "full", keeps=False) as it:
