@@ -70,6 +70,13 @@ def prepare(folder: Path, *, writes: bool) -> None:
         ) from error
 
 
+def hanging(folder: Path) -> ConfigurationError:
+    """What to say of a disk that gives neither answer nor error."""
+    return ConfigurationError(
+        f"QASID_SPOOL_DIR: the disk of {folder} does not answer. Mend it, or name a folder on another one."
+    )
+
+
 def probe(folder: Path) -> None:
     """Write something, make it outlive a power cut, take it away. Raises OSError, also where files cannot be locked."""
     path = folder / f"{_PROBE}{secrets.token_hex(4)}"

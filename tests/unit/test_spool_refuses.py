@@ -223,6 +223,24 @@ async def test_a_disk_that_hangs_keeps_no_process_from_starting(
         assert await drained(it) == [record(0)]
 
 
+async def test_whoever_looks_at_a_disk_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person sits there: after `patience`, in words."""
+    free = threading.Event()
+    real = os.listdir
+
+    def hang(path: Path) -> list[str]:
+        assert free.wait(30)
+        return real(path)
+
+    it = spool(tmp_path, keeps=False, patience=0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", hang)
+        async with asyncio.timeout(5):
+            with pytest.raises(ConfigurationError, match=f"QASID_SPOOL_DIR: the disk of {tmp_path} does not answer"):
+                await it.__aenter__()
+        free.set()
+
+
 async def test_a_folder_that_goes_away_is_told(tmp_path: Path) -> None:
     """While running: refused, and said so; not mistaken for an empty spool."""
     folder = tmp_path / "spool"
