@@ -224,7 +224,7 @@ async def test_a_disk_that_hangs_keeps_no_process_from_starting(
 
 
 async def test_whoever_looks_at_a_disk_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A person sits there: after `patience`, in words."""
+    """A person sits there: after `patience`, in words. So it is at the start of `qasid web`."""
     free = threading.Event()
     real = os.listdir
 
@@ -232,12 +232,15 @@ async def test_whoever_looks_at_a_disk_that_hangs_is_told(tmp_path: Path, monkey
         assert free.wait(30)
         return real(path)
 
+    words = f"QASID_SPOOL_DIR: the disk of {tmp_path} does not answer"
     it = spool(tmp_path, keeps=False, patience=0.2)
     with monkeypatch.context() as patch:
         patch.setattr(os, "listdir", hang)
         async with asyncio.timeout(5):
-            with pytest.raises(ConfigurationError, match=f"QASID_SPOOL_DIR: the disk of {tmp_path} does not answer"):
+            with pytest.raises(ConfigurationError, match=words):
                 await it.__aenter__()
+            with pytest.raises(ConfigurationError, match=words):
+                require(tmp_path, Vault([OLD]), patience=0.2)
         free.set()
 
 
