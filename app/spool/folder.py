@@ -9,11 +9,13 @@ import secrets
 import stat
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct, field, structs
 
 from app.errors import ConfigurationError
+from app.spool.hand import Hand
 from app.spool.pauses import Pauses
 from app.spool.segments import CORRUPT, born, headers, lock, sync_folder
 from app.vault import Vault
@@ -35,15 +37,22 @@ class Census(Struct, frozen=True, kw_only=True):
     """The ids of keys that segments are sealed under, and that the vault has not."""
 
 
-def require(folder: Path, vault: Vault) -> None:
+def require(folder: Path, vault: Vault, *, patience: float = 5.0) -> None:
     """See that webhooks can be kept there and all that lies there be opened: for whoever starts, once, with a person by.
 
     Raises:
-        ConfigurationError: it is none, cannot be read or written, or holds a segment of a key that the vault has not.
+        ConfigurationError: it is none, cannot be read or written, or holds a segment of a key that the vault has not; or
+            nothing of this was answered for `patience` seconds.
     """
-    prepare(folder, writes=True)
-    for path in segments(folder):
-        _check_key(path, vault)
+    hand = Hand("spool's start")
+    try:
+        hand.begin(lambda: prepare(folder, writes=True)).result(patience)
+        for path in hand.begin(lambda: segments(folder)).result(patience):
+            hand.begin(partial(_check_key, path, vault)).result(patience)
+    except TimeoutError:
+        raise hanging(folder) from None
+    finally:
+        hand.end()
 
 
 def prepare(folder: Path, *, writes: bool) -> None:
@@ -71,6 +80,13 @@ def prepare(folder: Path, *, writes: bool) -> None:
             f"there, and the disk must have room."
             f"{' `qasid spool replay` needs none to bring in what lies there.' if no_room else ''}"
         ) from error
+
+
+def hanging(folder: Path) -> ConfigurationError:
+    """What to say of a disk that gives neither answer nor error."""
+    return ConfigurationError(
+        f"QASID_SPOOL_DIR: the disk of {folder} does not answer. Mend it, or name a folder on another one."
+    )
 
 
 def probe(folder: Path) -> None:

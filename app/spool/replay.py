@@ -7,7 +7,7 @@ what can be read is taken all the same; the segment stays, and is tried again af
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 from msgspec import Struct
@@ -17,6 +17,7 @@ from app.crashpoints import crashpoint
 from app.errors import DatabaseUnavailable
 from app.spool import folder as folders
 from app.spool.frames import Record
+from app.spool.hand import Hand
 from app.spool.pauses import Pauses
 from app.spool.reader import Damaged, Flaw, Foreign, Missing, Reader, Refused, Sound
 from app.vault import Vault
@@ -26,14 +27,6 @@ log = structlog.get_logger(__name__)
 Take = Callable[[Record], Awaitable[None]]
 Pace = Callable[[], Awaitable[None]]
 Result = TypeVar("Result")
-
-
-class Hand(Protocol):
-    """Does one blocking thing after the other, beside the loop."""
-
-    async def do(self, job: Callable[[], Result]) -> Result:
-        """What the job returns or raises."""
-        ...
 
 
 class Report(Struct, kw_only=True):

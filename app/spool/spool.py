@@ -1,17 +1,17 @@
 """The spool as others use it: `keep` until it is on the disk, `replay` what lies there, and say how it stands.
 
-What blocks runs in two threads of its own: one writes and counts, one reads. A disk that hangs holds up neither loop nor
-memory: what cannot be kept in time is refused.
+What blocks runs in two threads of its own: one writes and counts, one reads. A disk that hangs holds up neither loop, nor
+memory, nor the end of the process: what cannot be kept in time is refused.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import structlog
 from msgspec import Struct
@@ -22,6 +22,7 @@ from app.crashpoints import crashpoint
 from app.errors import DatabaseUnavailable, SpoolFailed
 from app.spool import folder as folders
 from app.spool.frames import Record
+from app.spool.hand import Hand
 from app.spool.pauses import Pauses
 from app.spool.replay import Pace, Replay, Report, Take
 from app.spool.writer import SEGMENT_BYTES, Verdict, Writer
@@ -34,8 +35,6 @@ COUNTING = 2
 HANGS = "the spool's disk does not answer"
 
 log = structlog.get_logger(__name__)
-
-Result = TypeVar("Result")
 
 
 class State(Struct, frozen=True, kw_only=True):
@@ -92,8 +91,8 @@ class Spool:
         self._told: set[tuple[str, str]] = set()
         self._pauses = Pauses()
         self._open = False
-        self._writes = _Thread("spool writes")
-        self._reads = _Thread("spool reads")
+        self._writes = Hand("spool writes")
+        self._reads = Hand("spool reads")
         self._flight: Future[list[Verdict]] | None = None
         self._flight_began = 0.0
         self._hung: Future[list[Verdict]] | None = None
@@ -102,12 +101,17 @@ class Spool:
         """Look at the folder: for `patience` seconds at most, and a while longer if there is much to count.
 
         Raises:
-            ConfigurationError: it cannot be read; never where it `keeps`, since nobody may be there to read this.
+            ConfigurationError: it cannot be read, or does not answer; never where it `keeps`, since nobody may be there to
+                read this.
         """
         first = asyncio.create_task(self._count(), name="spool")
         try:
             if not self._keeps:
-                await self._reads.do(lambda: folders.prepare(self._folder, writes=False))
+                try:
+                    async with asyncio.timeout(self._patience):
+                        await self._reads.do(lambda: folders.prepare(self._folder, writes=False))
+                except TimeoutError:  # ours: one of the disk's has become a ConfigurationError already
+                    raise folders.hanging(self._folder) from None
             await asyncio.wait({first}, timeout=self._patience)
             if self._writer.answers:
                 await asyncio.wait({first}, timeout=COUNTING * self._patience)
@@ -246,19 +250,3 @@ class Spool:
 def _tell_that_it_hangs() -> None:
     metrics.alert("spool_refuses")
     log.error("the spool's disk does not answer", alert="spool_refuses")
-
-
-class _Thread:
-    """One thread that does one thing after the other. What has begun ends, whether or not somebody still waits."""
-
-    def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-
-    def begin(self, job: Callable[[], Result]) -> Future[Result]:
-        return self._pool.submit(job)
-
-    async def do(self, job: Callable[[], Result]) -> Result:
-        return await asyncio.shield(asyncio.wrap_future(self.begin(job)))
-
-    def end(self) -> None:
-        self._pool.shutdown(wait=False)

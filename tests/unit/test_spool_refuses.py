@@ -224,6 +224,27 @@ async def test_a_disk_that_hangs_keeps_no_process_from_starting(
         assert await drained(it) == [record(0)]
 
 
+async def test_whoever_looks_at_a_disk_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person sits there: after `patience`, in words. So it is at the start of `qasid web`."""
+    free = threading.Event()
+    real = os.listdir
+
+    def hang(path: Path) -> list[str]:
+        assert free.wait(30)
+        return real(path)
+
+    words = f"QASID_SPOOL_DIR: the disk of {tmp_path} does not answer"
+    it = spool(tmp_path, keeps=False, patience=0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", hang)
+        async with asyncio.timeout(5):
+            with pytest.raises(ConfigurationError, match=words):
+                await it.__aenter__()
+            with pytest.raises(ConfigurationError, match=words):
+                require(tmp_path, Vault([OLD]), patience=0.2)
+        free.set()
+
+
 async def test_a_folder_that_goes_away_is_told(tmp_path: Path) -> None:
     """While running: refused, and said so; not mistaken for an empty spool."""
     folder = tmp_path / "spool"
