@@ -342,7 +342,9 @@ class Breaker:
         elif enough and 2 * slow > calls:
             if self._phase == "closed":
                 limit = f"{1000 * policy.slow:g} ms"
-                self._become("slow", f"{slow} of {calls} calls in {policy.window} s took over {limit}: no reads that can be spared")
+                self._become(
+                    "slow", f"{slow} of {calls} calls in {policy.window} s took over {limit}: reads are spared"
+                )
         elif self._phase == "slow":
             self._become("closed", "most calls are quick again, or none was made for a while")
         # Failures in a window matter to its share alone, those in a row to the others.
