@@ -73,7 +73,7 @@ class Backlog:
             if self._telling.due():
                 log.error("the spool cannot be read", error=error)
             return AGAIN
-        if report.corrupt or report.missing:
+        if report.corrupt or report.missing or report.stuck:
             self._doors.missed_anything()
         if report.taken or report.failed:
             log.info(

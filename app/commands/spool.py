@@ -95,11 +95,20 @@ def _shown(settings: Settings, state: "State") -> list[str]:
         ("bytes", f"{state.bytes:,} of {settings.spool_max_bytes:,}"),
         ("oldest", "-" if state.oldest is None else f"{state.oldest:,.0f} s, of {settings.spool_max_seconds:,.0f} s"),
         ("set aside", f"{state.corrupt:,} damaged files, which wait for a person" if state.corrupt else "nothing"),
+        *_apart(state),
         *_unreadable(state),
         ("takes more", f"no: {state.refuses}" if state.refuses else "yes"),
     ]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def _apart(state: "State") -> Iterator[tuple[str, str]]:
+    if state.apart:
+        yield (
+            "apart",
+            f"{state.apart:,} files, which cannot be replayed now: they do not count for the age of the oldest",
+        )
 
 
 def _unreadable(state: "State") -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ All of it blocks and runs in one thread, one call after the other. It never drop
 
 import errno
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -17,6 +17,7 @@ from app.spool import folder as folders
 from app.spool import frames
 from app.spool.folder import Census
 from app.spool.frames import Record
+from app.spool.left import Left
 from app.spool.segments import Segment
 from app.vault import Vault
 
@@ -37,6 +38,7 @@ class Writer:
         self,
         folder: Path,
         vault: Vault,
+        left: Left,
         *,
         max_bytes: int,
         max_age: float,
@@ -59,7 +61,8 @@ class Writer:
         self._clock = clock
         self._own: Segment | None = None
         self._keeps = keeps
-        self._counter = folders.Counter(folder, vault.key_ids)
+        self._left = left
+        self._counter = folders.Counter(folder, vault.key_ids, left, whole=not keeps)
         # It stops a little below its bound, so that it is full to everybody and not only to the larger webhooks.
         self._full_at = max_bytes - min(LEAST_ROOM, max_bytes // 16)
         self._made = False
@@ -67,15 +70,14 @@ class Writer:
         self._failed = True  # until the first look has shown that it takes something
 
     @property
-    def names(self) -> Collection[str]:
-        """The segments that lay there at the last look."""
-        return self._counter.names
-
-    @property
     def holds_anything(self) -> bool:
         """Whether anything may lie there that was not replayed, as far as this process has looked; it may if it cannot."""
-        own = self._own
-        return not self._known or self.census.segments > 0 or (own is not None and own.records > 0)
+        return self._may_hold(self.census.names)
+
+    @property
+    def awaits_replay(self) -> bool:
+        """Likewise, but for segments of which a replay has had all that can be read."""
+        return self._may_hold(self.census.names - self._left.stuck)
 
     def append(self, records: Sequence[Record]) -> list[Verdict]:
         """Keep records, in this order. Of each: None, it is on the disk; or why it may not be."""
@@ -135,7 +137,7 @@ class Writer:
 
     def _append(self, records: Sequence[Record]) -> list[Verdict]:
         before = self.census
-        census, sizes = folders.measure(self._folder)
+        census, sizes = folders.measure(self._folder, before.apart)
         self.census = structs.replace(
             census, records=before.records, unreadable=before.unreadable, missing_keys=before.missing_keys
         )
@@ -161,17 +163,20 @@ class Writer:
             number += 1
             verdicts.append(None)
         if data:
-            is_first = own.size == 0
             kept = number - own.records
             own.append(bytes(data), kept)
             self.census = structs.replace(
                 self.census,
                 bytes=self.census.bytes + len(data),
                 records=self.census.records + kept,
-                segments=self.census.segments + is_first,
+                names=self.census.names | {own.path.name},
                 born=self.census.born if self.census.born is not None else self._clock(),
             )
         return verdicts
+
+    def _may_hold(self, names: frozenset[str]) -> bool:
+        own = self._own
+        return not self._known or bool(names) or (own is not None and own.records > 0)
 
     def _bound(self) -> str | None:
         """Which bound is reached."""

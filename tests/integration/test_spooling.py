@@ -391,3 +391,4 @@ def test_qasid_web_refuses_a_spool_that_cannot_be_used(server: Server, tmp_path:
     assert f"{segment.path} was sealed under key {other.key_ids[0]}" in said and "Put that key back" in said
     shown = qasid_spool(server, folder)
     assert (shown.exit_code, f"no key for  {other.key_ids[0]}" in shown.output) == (0, True), shown.output
+    assert "apart       1 files" in shown.output, shown.output
