@@ -6,6 +6,7 @@ All of it blocks and runs in one thread, one call after the other. It never drop
 import errno
 import time
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 from pathlib import Path
 
 import structlog
@@ -31,6 +32,22 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 Verdict = SpoolError | None
 
 
+class Sight(IntEnum):
+    """What is known of the folder: of two the greater one says more."""
+
+    NONE = 0
+    """The first look has not ended."""
+    ANSWERS = 1
+    """Nor has it now, but the disk has answered: what takes longer is counting."""
+    NEVER = 2
+    """It was looked at, and could not be counted yet."""
+    LOST = 3
+    """It could be counted, and cannot now. It is not made anew: that would be an empty spool."""
+    COUNTED = 4
+    """Writing failed, though."""
+    TAKES = 5
+
+
 class Writer:
     """`append` keeps records, `look` counts anew. `census` and `trouble` may be read from any thread."""
 
@@ -49,10 +66,6 @@ class Writer:
         self.census = Census()
         self.trouble: str | None = None
         """Why it takes nothing more; None: it does."""
-        self.looked = False
-        """Whether it was looked at ever, with whatever end."""
-        self.answers = False
-        """Whether the disk has answered ever: what takes longer from there on is counting."""
         self._folder = folder
         self._vault = vault
         self._max_bytes = max_bytes
@@ -65,9 +78,17 @@ class Writer:
         self._counter = folders.Counter(folder, vault.key_ids, left, whole=not keeps)
         # It stops a little below its bound, so that it is full to everybody and not only to the larger webhooks.
         self._full_at = max_bytes - min(LEAST_ROOM, max_bytes // 16)
-        self._made = False
-        self._known = False  # whether the last counting went well
-        self._failed = True  # until the first look has shown that it takes something
+        self._sight = Sight.NONE
+
+    @property
+    def looked(self) -> bool:
+        """Whether it was looked at ever, with whatever end."""
+        return self._sight >= Sight.NEVER
+
+    @property
+    def answers(self) -> bool:
+        """Whether the disk has answered ever."""
+        return self._sight >= Sight.ANSWERS
 
     @property
     def holds_anything(self) -> bool:
@@ -83,7 +104,7 @@ class Writer:
         """Keep records, in this order. Of each: None, it is on the disk; or why it may not be."""
         verdicts: list[Verdict] = []
         trouble: Verdict = None
-        if not self._made:  # `look` tries that, once a second; not each webhook
+        if self._sight < Sight.LOST:  # `look` tries that, once a second; not each webhook
             return [SpoolFailed(self.trouble or "the spool was not looked at yet")] * len(records)
         try:
             verdicts = self._append(records)
@@ -96,7 +117,7 @@ class Writer:
             kind = SpoolFull if error.errno in _NO_ROOM else SpoolFailed
             trouble = kind(f"the spool's disk: {error.strerror}")
             trouble.__cause__ = error
-            self._failed = True
+            self._sight = min(self._sight, Sight.COUNTED)
         if trouble:  # that it is over is for `look` to tell, once a second at most
             self._tell(trouble)
         return verdicts or [trouble] * len(records)
@@ -106,34 +127,29 @@ class Writer:
 
         The folder is made if this process has never seen it: one that goes away later is no empty spool.
         """
+        sight = Sight.LOST if self._sight >= Sight.LOST else Sight.NEVER
         try:
-            self._count()
-            if probe or (self._failed and self._keeps):  # nobody may come to try: who hears that it is full stays away
+            if sight < Sight.LOST:
+                folders.make(self._folder)
+                self._sight = max(self._sight, Sight.ANSWERS)
+            self.census = self._counter.look()
+            sight = Sight.COUNTED
+            if probe or (
+                self._keeps and self._sight < Sight.TAKES
+            ):  # nobody may come to try: who hears it is full stays away
                 folders.probe(self._folder)
-            self._failed = False
+            sight = Sight.TAKES
             bound = self._bound()
             self._tell(SpoolFull(bound) if bound else None)
         except OSError as error:
-            self._failed = True
             self._tell(SpoolFailed(f"the spool's disk: {error.strerror}"), error)
-        self.looked = True
+        self._sight = sight
 
     def seal(self) -> None:
         """End this process's segment, so that it can be replayed; what comes next begins another."""
         own, self._own = self._own, None
         if own:
             own.close()
-
-    def _count(self) -> None:
-        try:
-            if not self._made:
-                folders.make(self._folder)
-                self.answers = True
-            self.census = self._counter.look()
-        except OSError:
-            self._known = False
-            raise
-        self._known = self._made = True
 
     def _append(self, records: Sequence[Record]) -> list[Verdict]:
         before = self.census
@@ -176,7 +192,7 @@ class Writer:
 
     def _may_hold(self, names: frozenset[str]) -> bool:
         own = self._own
-        return not self._known or bool(names) or (own is not None and own.records > 0)
+        return self._sight < Sight.COUNTED or bool(names) or (own is not None and own.records > 0)
 
     def _bound(self) -> str | None:
         """Which bound is reached."""
