@@ -152,11 +152,20 @@ def _shown(settings: Settings, state: "State") -> list[str]:
         ("bytes", f"{state.bytes:,} of {settings.spool_max_bytes:,}"),
         ("oldest", "-" if state.oldest is None else f"{state.oldest:,.0f} s, of {settings.spool_max_seconds:,.0f} s"),
         ("set aside", _counted(state.corrupt, *SET_ASIDE) if state.corrupt else "nothing"),
+        *_apart(state),
         *_unreadable(state),
         ("takes more", f"no: {state.refuses}" if state.refuses else "yes"),
     ]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def _apart(state: "State") -> Iterator[tuple[str, str]]:
+    if state.apart:
+        yield (
+            "apart",
+            f"{state.apart:,} that cannot be replayed now, and do not count for the age of the oldest",
+        )
 
 
 def _unreadable(state: "State") -> Iterator[tuple[str, str]]:

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Self
 
 import structlog
-from msgspec import Struct
 
 from app import metrics, tasks
 from app.batches import Batches
@@ -23,8 +22,9 @@ from app.errors import DatabaseUnavailable, SpoolFailed
 from app.spool import folder as folders
 from app.spool.frames import Record
 from app.spool.hand import Hand
-from app.spool.pauses import Pauses
+from app.spool.left import Left
 from app.spool.replay import Pace, Replay, Report, Take
+from app.spool.state import State
 from app.spool.writer import SEGMENT_BYTES, Verdict, Writer
 from app.vault import Vault
 
@@ -37,32 +37,13 @@ HANGS = "the spool's disk does not answer"
 log = structlog.get_logger(__name__)
 
 
-class State(Struct, frozen=True, kw_only=True):
-    """How the spool stands, of all processes that share the folder: at most about a second old."""
-
-    bytes: int
-    records: int
-    """Not those behind a damaged place."""
-    segments: int
-    corrupt: int
-    """Files with damaged bytes that were set aside: they wait for a person."""
-    oldest: float | None
-    """Seconds since the oldest segment was begun; None: there is none."""
-    refuses: str | None
-    """Why it takes nothing more; None: it takes."""
-    unreadable: int = 0
-    """Segments that the disk does not give whole."""
-    missing_keys: tuple[str, ...] = ()
-    """The ids of keys that are not in the vault, and that something lies there under."""
-
-
 class Spool:
     """Holds webhooks in a folder, sealed by the vault. An async context manager.
 
     A folder that cannot be used refuses webhooks and keeps nobody from starting: it is tried again once a second.
     It takes nothing more at `max_bytes` in the folder, of all processes together (each may go beyond it by one flush),
-    or once its oldest segment was begun more than `max_age` seconds ago. A write that takes longer than `patience`
-    seconds is left behind. `keeps=False`: only to look and to replay, which needs no room on the disk.
+    or once its oldest segment that can be replayed was begun more than `max_age` seconds ago. A write that takes longer
+    than `patience` seconds is left behind. `keeps=False`: only to look and to replay, which needs no room on the disk.
     """
 
     def __init__(
@@ -82,14 +63,20 @@ class Spool:
         self._keeps = keeps
         self._patience = patience
         self._clock = clock
+        self._left = Left()
         self._writer = Writer(
-            folder, vault, max_bytes=max_bytes, max_age=max_age, keeps=keeps, segment_bytes=segment_bytes, clock=clock
+            folder,
+            vault,
+            self._left,
+            max_bytes=max_bytes,
+            max_age=max_age,
+            keeps=keeps,
+            segment_bytes=segment_bytes,
+            clock=clock,
         )
         self._batches: Batches[Record, Verdict] = Batches(
             "spool", self._write, weigh=lambda record: len(record.body), patience=patience
         )
-        self._told: set[tuple[str, str]] = set()
-        self._pauses = Pauses()
         self._open = False
         self._writes = Hand("spool writes")
         self._reads = Hand("spool reads")
@@ -164,9 +151,7 @@ class Spool:
         """
         await self._writes.do(self._writer.seal)
         try:
-            replay = Replay(
-                self._vault, self._reads, take, pace, concurrency=concurrency, told=self._told, pauses=self._pauses
-            )
+            replay = Replay(self._vault, self._reads, take, pace, concurrency=concurrency, left=self._left)
             return await replay.folder(self._folder)
         finally:
             await self._count()
@@ -178,22 +163,23 @@ class Spool:
 
     def state(self) -> State:
         """How it stands. Touches no disk."""
-        census = self._writer.census
-        return State(
-            bytes=census.bytes,
-            records=census.records,
-            segments=census.segments,
-            corrupt=census.corrupt,
-            oldest=None if census.born is None else max(0.0, self._clock() - census.born),
-            refuses=HANGS if self._hangs or not self._writer.looked else self._writer.trouble,
-            unreadable=len(census.unreadable | self._pauses.names),
-            missing_keys=tuple(sorted(census.missing_keys)),
-        )
+        refuses = HANGS if self._hangs or not self._writer.looked else self._writer.trouble
+        return State.of(self._writer.census, now=self._clock(), refuses=refuses)
 
     @property
     def holds_anything(self) -> bool:
         """Whether a webhook may lie there: of this process at once, of others within about a second. Touches no disk."""
         return self._flight is not None or self._writer.holds_anything
+
+    @property
+    def awaits_replay(self) -> bool:
+        """Whether statuses may lie there that are yet to be heard: until then silence about what is in doubt says nothing.
+
+        What cannot be replayed does not count once all else of its segment was taken and a person told: a file that nobody
+        can read must not hold up every conversation for as long as it lies there. It is tried again all the same. A status
+        in it counts as one that never came, within the bound that docs/guarantees.md names.
+        """
+        return self._flight is not None or self._writer.awaits_replay
 
     @property
     def _hangs(self) -> bool:
@@ -224,23 +210,12 @@ class Spool:
 
     async def _count(self, *, probe: bool = False) -> None:
         await self._writes.do(lambda: self._writer.look(probe=probe))
-        self._pauses.keep(self._writer.names)
-        self._show()
-
-    def _show(self) -> None:
-        state = self.state()
-        metrics.spool(
-            bytes=state.bytes,
-            records=state.records,
-            oldest=state.oldest or 0.0,
-            corrupt=state.corrupt,
-            unreadable=state.unreadable,
-            refuses=state.refuses is not None,
-        )
+        self._left.keep(self._writer.census.names)
+        self.state().show()
 
     async def _look_on(self, first: asyncio.Task[None]) -> None:
         if not first.done():
-            self._show()
+            self.state().show()
             await first
         while True:
             await asyncio.sleep(LOOK)
