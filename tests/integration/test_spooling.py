@@ -406,4 +406,4 @@ def test_qasid_web_refuses_a_spool_that_cannot_be_used(server: Server, tmp_path:
     shown = qasid_spool(server, folder)
     assert "webhooks    1 in 1 file\n" in shown.output
     assert (shown.exit_code, f"no key for  {other.key_ids[0]}" in shown.output) == (0, True), shown.output
-    assert "apart       1 files" in shown.output, shown.output
+    assert "apart       1 that" in shown.output, shown.output
