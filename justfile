@@ -17,7 +17,7 @@ demo *ARGS:
 
 # Run the tests: all of them, or those that pytest's arguments name.
 test *ARGS:
-    @exec pytest "$@"
+    @exec pytest -n 2 --dist loadfile "$@"
 
 # Lint, format, types, direction of imports, dependencies.
 check:
@@ -62,6 +62,14 @@ dead *ARGS:
 # Replay dead letters.
 replay *ARGS:
     @exec qasid replay "$@"
+
+# The breakers in the processes on this machine; `just breaker open database` holds one.
+breaker *ARGS:
+    @exec qasid breaker "$@"
+
+# What lies in the spool. `just spool replay` brings it in.
+spool *ARGS:
+    @exec qasid spool "$@"
 
 # Operators: `just user add NAME`, `password NAME`, `list`, `remove NAME`.
 user *ARGS:

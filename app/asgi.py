@@ -83,7 +83,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
     patience = 1.7 * settings.ack_deadline_seconds
     statuses = Statuses(courier, bell, patience=patience)
     ingest = Ingest(courier, statuses, bell, patience=patience, late=breaker.late)
-    doors = Doors(courier, place_of(settings.host, settings.port), lambda: spool is not None and spool.holds_anything)
+    doors = Doors(courier, place_of(settings.host, settings.port), lambda: spool is not None and spool.awaits_replay)
     door = webhooks.Webhooks(
         lambda: configuration.watch,
         ingest,

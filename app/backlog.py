@@ -18,6 +18,7 @@ from app.directory import Directory, Watch
 from app.doors import Doors
 from app.errors import DatabaseUnavailable, Overloaded, Unknown
 from app.ingest import Ingest
+from app.log import Seldom
 from app.spool import Record, Spool
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,7 @@ class Backlog:
         self._watch = watch
         self._ingest = ingest
         self._next = 0.0
+        self._telling = Seldom()
 
     async def __aenter__(self) -> Self:
         self._running = asyncio.create_task(self._run(), name="backlog")
@@ -68,9 +70,10 @@ class Backlog:
         try:
             report = await self._spool.replay(self._take, pace=self._pace, concurrency=AT_ONCE)
         except OSError as error:
-            log.error("the spool cannot be read", error=error)
+            if self._telling.due():
+                log.error("the spool cannot be read", error=error)
             return AGAIN
-        if report.corrupt or report.missing:
+        if report.corrupt or report.missing or report.stuck:
             self._doors.missed_anything()
         if report.taken or report.failed:
             log.info(

@@ -343,8 +343,7 @@ class Breaker:
             if self._phase == "closed":
                 limit = f"{1000 * policy.slow:g} ms"
                 self._become(
-                    "slow",
-                    f"{slow} of {calls} calls in {policy.window} s took over {limit}: no reads that can be spared",
+                    "slow", f"{slow} of {calls} calls in {policy.window} s took over {limit}: reads are spared"
                 )
         elif self._phase == "slow":
             self._become("closed", "most calls are quick again, or none was made for a while")

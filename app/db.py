@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: one pool per purpose, each connection in its role from the first byte. Knows no table."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -149,7 +150,8 @@ async def wait_for(url: str, *, timeout: float) -> None:
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
         try:
-            async with await AsyncConnection.connect(url, connect_timeout=3, autocommit=True) as conn:
+            patience = min(3, math.ceil(timeout))
+            async with await AsyncConnection.connect(url, connect_timeout=patience, autocommit=True) as conn:
                 await conn.execute("SELECT 1")
                 return
         except psycopg.OperationalError as error:

@@ -1,8 +1,8 @@
 """Tells the database through which places statuses come in, and when some may have been missed.
 
 Silence about a message in doubt counts only while every known place hears, so that it is not misread. It begins anew when
-a place beats again after it was away or holds webhooks in its spool, and for a message whose status came in a webhook
-that was not answered 200.
+a place beats again after it was away or holds webhooks in its spool that can be replayed, and for a message whose status
+came in a webhook that was not answered 200.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Doors:
     """The door of this process; tell it what was `missed` in a webhook not answered 200. An async context manager."""
 
     def __init__(self, pool: Pool, place: str, spooled: Callable[[], bool] = lambda: False) -> None:
-        """`spooled`: whether statuses may lie where the database has not seen them, though they were answered 200."""
+        """`spooled`: whether statuses may be heard yet that the database has not seen, though they were answered 200."""
         self._spooled = spooled
         self._pool = pool
         self._place = place

@@ -34,6 +34,8 @@ _READABLE = {"_granian": logging.INFO, "psycopg.pool": logging.WARNING}
 
 # What keeps happening is said once in this time (seconds).
 SELDOM = 10.0
+# It says at each try of each connection that there is none. Why, in the server's words, nobody else says: so not never.
+_REPEATS = "psycopg.pool"
 
 _write_lock = threading.Lock()
 _fingerprint_key = secrets.token_bytes(32)  # until `set_fingerprint_key`: of use within this process alone
@@ -62,6 +64,7 @@ def configure(settings: Settings, *, process: str, stream: TextIO | None = None)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(_READABLE.get(name, logging.WARNING))
+    logging.getLogger(_REPEATS).filters[:] = [] if level <= logging.DEBUG else [_Seldom()]
 
 
 def set_fingerprint_key(key: bytes) -> None:
@@ -89,6 +92,21 @@ class Seldom:
             return False
         self._quiet_until = now + SELDOM
         return True
+
+
+class _Seldom(logging.Filter):
+    """Lets each template through once in `SELDOM` seconds, with the number of those that it held back since, `untold`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._templates: dict[str, tuple[Seldom, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        seldom, untold = self._templates.get(record.msg, (Seldom(), 0))
+        due = seldom.due()
+        self._templates[record.msg] = seldom, 0 if due else untold + 1
+        record.untold = untold
+        return due
 
 
 class _Admit:
@@ -155,6 +173,8 @@ class _Foreign(logging.Handler):
                 "level": record.levelname.lower(),
                 "exc_info": record.exc_info,
             }
+            if untold := getattr(record, "untold", 0):
+                line["count"] = untold
             for step in self.finish:
                 line = step(None, record.levelname.lower(), line)
             self.out.msg(line)

@@ -91,12 +91,12 @@ class Vault:
         key_id, _, text = rest.partition(".")
         if version != VERSION or not text:
             raise ConfigurationError(
-                f"{field} of {owner} is not in the form that Qasid seals secrets in; apply it again."
+                f"{field} of {owner} is not in the form that Qasid seals secrets in. {_without(field)}"
             )
         if (cipher := self._ciphers.get(key_id)) is None:
             raise ConfigurationError(
                 f"{field} of {owner} was sealed under key {key_id}, which is not in QASID_SECRET_KEY (there: "
-                f"{', '.join(self._ciphers)}). Put that key back, behind the first; without it, apply the secret again."
+                f"{', '.join(self._ciphers)}). Put that key back, behind the first. If it is lost: {_without(field)}"
             )
         try:
             blob = base64.b64decode(text, altchars=b"-_", validate=True)
@@ -105,7 +105,7 @@ class Vault:
             )
         except (InvalidTag, ValueError):
             raise ConfigurationError(
-                f"{field} of {owner} does not open: it was sealed for another place or altered since. Apply it again."
+                f"{field} of {owner} does not open: it was sealed for another place or altered since. {_without(field)}"
             ) from None
 
     def is_current(self, sealed: str) -> bool:
@@ -173,6 +173,13 @@ def secrets_in(value: Struct) -> list[Secret]:
 
     each_secret(value, note)
     return found
+
+
+def _without(field: str) -> str:
+    """What to do about a secret that cannot be had any more."""
+    if field == DIGEST_FIELD:  # an apply does not make it anew while it is there
+        return "docs/operations.md says what to do, under *If the key is lost*."
+    return "Apply it again."
 
 
 def _key_id(key: bytes) -> str:

@@ -12,8 +12,8 @@ import click
 from app.commands.columns import aligned
 from app.commands.database import installation
 from app.commands.shown import shown
-from app.errors import ConfigurationError, DatabaseUnavailable
-from app.settings import load
+from app.errors import ConfigurationError, DatabaseUnavailable, QasidError
+from app.settings import Settings, load
 
 if TYPE_CHECKING:
     from app.breaker import Forced
@@ -24,11 +24,14 @@ T = TypeVar("T")
 
 KINDS = "`database`, `channel TENANT/CHANNEL` or `assistant TENANT`"
 NAMED = 10  # names that a refusal lists at most
+PATIENCE = 2.0  # seconds that the database may take to answer who only looks
 
 OPENED = {
     "database": """\
 - web answers webhooks 503, or takes them into the spool where QASID_SPOOL_DIR is set;
-- workers claim no conversations, so nobody is answered.
+- workers claim no conversations, so nobody is answered;
+- commands (`qasid apply`, `replay`, `spool replay`) and operators' pages still ask it;
+- a web process that starts meanwhile knows no endpoint yet: it spools nothing, and answers 503.
 """,
     "channel": """\
 - workers send nothing from this number; what people write is stored and answered, and the answers wait;
@@ -41,7 +44,7 @@ OPENED = {
 """,
 }
 CLOSED = {
-    "database": "where it hangs, each webhook waits for its whole deadline.",
+    "database": "where it hangs, each webhook waits for its whole deadline, then goes to the spool, or is answered 503.",
     "channel": "where it hangs, each send waits for its whole timeout, and may end in doubt.",
     "assistant": "where it hangs, each person waits for `deadline_seconds`.",
 }
@@ -59,7 +62,10 @@ def breaker(ctx: click.Context) -> None:
     A process whose database fails stops asking it (its breaker is OPEN), goes on with what needs no database, and asks
     again when it answers. That needs nobody. Without a further word this lists what people hold, and the state in the
     processes on this machine: it asks web at QASID_HOST and QASID_PORT, and one worker at QASID_WORKER_METRICS_PORT.
-    Workers have breakers for channels and assistants besides, of which those are shown that are not closed, or held.
+    Workers have breakers for channels and assistants besides, of which those are shown that are not closed, or held,
+    once the worker has used them. OPENED is how often it opened by itself since the process began; of web, of all its
+    server processes together. Exit codes: 0 shown, or done; 1 no process answers, or the database does not; 2 there is
+    no such breaker, or a setting is wrong.
 
     \b
     closed     all is well
@@ -80,10 +86,11 @@ def breaker_open(dependency: tuple[str, ...]) -> None:
     """Have no process ask DEPENDENCY any more: held open.
 
     Nothing is lost, and what needs it waits. DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`,
-    for the time in which you repair it and want it left alone; `assistant TENANT/fallback` is the fallback's. With the
-    database this stops the service: web answers webhooks 503 (Meta sends them again, for days) or takes them into the
-    spool, and workers claim nothing. From a
-    channel nothing is sent. While an assistant is held open its fallback is asked; where there is none, people wait for
+    for the time in which you repair it and want it left alone. With the database this stops the service: web answers
+    webhooks 503 (Meta sends them again, for days) or takes them into the spool, and workers claim nothing; commands
+    (`qasid apply`, `replay`, `spool replay`) and operators' pages still ask it. Do not restart web meanwhile: it would
+    know no endpoint, and spool nothing. From a channel nothing is sent. While an assistant is held open its fallback
+    (`assistant TENANT/fallback` is that one's name) is asked; where there is none, people wait for
     `deadline_seconds`, then read `texts.failure`. Undo it with `qasid breaker auto DEPENDENCY`: it never ends by itself.
     """
     name = _name(dependency)
@@ -100,7 +107,8 @@ def breaker_close(dependency: tuple[str, ...]) -> None:
 
     DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`: for a breaker that stays open although you
     know that what it leads to is well. This mends nothing: while the database hangs, each webhook now waits for its
-    whole deadline before its 503. Undo it with `qasid breaker auto DEPENDENCY`: it never ends by itself.
+    whole deadline before it goes to the spool, or is answered 503. Undo it with `qasid breaker auto DEPENDENCY`: it
+    never ends by itself.
     """
     name = _name(dependency)
     _force(name, "closed")
@@ -220,16 +228,25 @@ def _line(error: Exception) -> str:
 
 
 def _list() -> None:
-    """What people hold, then what processes show: that is worth seeing most when the database is away."""
+    """What processes show, then what people hold: the first is worth seeing most when the database is away."""
     from app.store import breakers
 
     settings = load()
-    away: DatabaseUnavailable | None = None
+    answered = _processes(settings)
     try:
-        for held in asyncio.run(installation(breakers.every)):
+        for held in asyncio.run(installation(breakers.every, patience=PATIENCE)):
             click.echo(_told(held))
     except DatabaseUnavailable as error:
-        away = error
+        raise DatabaseUnavailable(
+            f"What people hold cannot be read. While the database cannot be reached, each process's breaker opens by "
+            f"itself, whatever was said before, unless it is held closed. {_line(error)}"
+        ) from error
+    if not answered:
+        raise QasidError("No process on this machine shows a breaker.")
+
+
+def _processes(settings: Settings) -> bool:
+    """Print what the processes on this machine show, and who shows nothing; whether one showed anything."""
     rows: list[tuple[str, ...]] = []
     silent = []
     for process, port in (("web", settings.port), ("worker", settings.worker_metrics_port)):
@@ -238,18 +255,21 @@ def _list() -> None:
             silent.append(f"{process}: {found}")
         else:
             rows += [
-                (process, _spoken(s.dependency), s.state, "a person" if s.held else "", str(s.opened)) for s in found
+                (
+                    process,
+                    _spoken(s.dependency),
+                    s.state,
+                    "a person" if s.held else "",
+                    "-" if s.opened is None else str(s.opened),
+                )
+                for s in found
             ]
     if rows:
         for line in aligned(("PROCESS", "DEPENDENCY", "STATE", "HELD BY", "OPENED"), rows):
             click.echo(line)
     for line in silent:
         click.echo(line)
-    if away is not None:
-        raise DatabaseUnavailable(
-            f"What people hold cannot be read. While the database cannot be reached, each process's breaker opens by "
-            f"itself, whatever was said before, unless it is held closed. {_line(away)}"
-        ) from away
+    return bool(rows)
 
 
 def _told(held: "Held") -> str:

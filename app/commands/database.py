@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def installation(work: "Callable[[Connection], Awaitable[T]]") -> T:
+async def installation(work: "Callable[[Connection], Awaitable[T]]", *, patience: float = 3.0) -> T:
     """Do `work` in one transaction, for the installation. Raises as `with_pool`."""
     from app import db
 
@@ -20,11 +20,13 @@ async def installation(work: "Callable[[Connection], Awaitable[T]]") -> T:
         async with db.acting(pool) as conn:
             return await work(conn)
 
-    return await with_pool(acting)
+    return await with_pool(acting, patience=patience)
 
 
-async def with_pool(work: "Callable[[Pool, str], Awaitable[T]]") -> T:
+async def with_pool(work: "Callable[[Pool, str], Awaitable[T]]", *, patience: float = 3.0) -> T:
     """Do `work` with a pool of one connection, and the URL that it leads to.
+
+    `patience`: how long PostgreSQL may take to answer at all (seconds).
 
     Raises:
         ConfigurationError: there is no schema yet.
@@ -36,8 +38,8 @@ async def with_pool(work: "Callable[[Pool, str], Awaitable[T]]") -> T:
     from app.migrate import require
 
     url = place.database_url(load())
+    await db.wait_for(url, timeout=patience)
     require(url)
-    await db.wait_for(url, timeout=3.0)
     try:
         async with db.pool(url, "qasid_app", name="cli", max_size=1) as pool:
             return await work(pool, url)

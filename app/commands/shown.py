@@ -13,7 +13,8 @@ class Seen(Struct, frozen=True):
     dependency: str
     state: str
     held: bool
-    opened: int
+    opened: int | None
+    """By itself, since the process began; of several server processes all together. None: not counted for this one alone."""
 
 
 def shown(settings: Settings, port: int) -> list[Seen] | str:
@@ -57,4 +58,4 @@ def read(text: str) -> list[Seen]:
                 held.add(name)
             elif sample.name == "qasid_breaker_opened_total":
                 opened[name] = int(sample.value)
-    return [Seen(name, " / ".join(sorted(states[name])), name in held, opened.get(name, 0)) for name in sorted(states)]
+    return [Seen(name, " / ".join(sorted(states[name])), name in held, opened.get(name)) for name in sorted(states)]

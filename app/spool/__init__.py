@@ -8,6 +8,7 @@ from app.errors import SpoolError, SpoolFailed, SpoolFull
 from app.spool.folder import require
 from app.spool.frames import Record
 from app.spool.replay import Report
-from app.spool.spool import Spool, State
+from app.spool.spool import Spool
+from app.spool.state import State
 
 __all__ = ["Record", "Report", "Spool", "SpoolError", "SpoolFailed", "SpoolFull", "State", "require"]

@@ -3,16 +3,20 @@
 One file that the disk refuses hides no other.
 """
 
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from msgspec import Struct, field, structs
+from msgspec import Struct, structs
 
 from app.errors import ConfigurationError
+from app.spool.hand import Hand
+from app.spool.left import Left
 from app.spool.pauses import Pauses
 from app.spool.segments import CORRUPT, born, headers, lock, sync_folder
 from app.vault import Vault
@@ -21,28 +25,38 @@ _PROBE = ".probe-"
 
 
 class Census(Struct, frozen=True, kw_only=True):
-    """What lies there, of all processes. `bytes` counts what was set aside too; `born` is the oldest segment's time."""
+    """What lies there, of all processes. `bytes` counts what was set aside too; `names` are the segments."""
 
     bytes: int = 0
     records: int = 0
-    segments: int = 0
     corrupt: int = 0
+    names: frozenset[str] = frozenset()
     born: float | None = None
+    """When the oldest segment was begun, but for those apart."""
+    apart: frozenset[str] = frozenset()
+    """Segments that cannot be replayed, as far as is known: they count for no age, or the first of them would end the spool."""
     unreadable: frozenset[str] = frozenset()
     """Segments that the disk does not let us count."""
     missing_keys: frozenset[str] = frozenset()
     """The ids of keys that segments are sealed under, and that the vault has not."""
 
 
-def require(folder: Path, vault: Vault) -> None:
+def require(folder: Path, vault: Vault, *, patience: float = 5.0) -> None:
     """See that webhooks can be kept there and all that lies there be opened: for whoever starts, once, with a person by.
 
     Raises:
-        ConfigurationError: it is none, cannot be read or written, or holds a segment of a key that the vault has not.
+        ConfigurationError: it is none, cannot be read or written, or holds a segment of a key that the vault has not; or
+            nothing of this was answered for `patience` seconds.
     """
-    prepare(folder, writes=True)
-    for path in segments(folder):
-        _check_key(path, vault)
+    hand = Hand("spool's start")
+    try:
+        hand.begin(lambda: prepare(folder, writes=True)).result(patience)
+        for path in hand.begin(lambda: segments(folder)).result(patience):
+            hand.begin(partial(_check_key, path, vault)).result(patience)
+    except TimeoutError:
+        raise hanging(folder) from None
+    finally:
+        hand.end()
 
 
 def prepare(folder: Path, *, writes: bool) -> None:
@@ -64,10 +78,19 @@ def prepare(folder: Path, *, writes: bool) -> None:
         segments(folder)
     except OSError as error:
         where = error.filename or folder
+        no_room = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise ConfigurationError(
             f"QASID_SPOOL_DIR: the spool cannot be used: {where}: {error.strerror}. This process must be able to write "
-            f"there, and the disk must have room. A full disk: `qasid spool` needs no room to replay what lies there."
+            f"there, and the disk must have room."
+            f"{' `qasid spool replay` needs none to bring in what lies there.' if no_room else ''}"
         ) from error
+
+
+def hanging(folder: Path) -> ConfigurationError:
+    """What to say of a disk that gives neither answer nor error."""
+    return ConfigurationError(
+        f"QASID_SPOOL_DIR: the disk of {folder} does not answer. Mend it, or name a folder on another one."
+    )
 
 
 def probe(folder: Path) -> None:
@@ -91,7 +114,7 @@ def segments(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if born(path.name) is not None)
 
 
-def measure(folder: Path) -> tuple[Census, dict[str, int]]:
+def measure(folder: Path, apart: frozenset[str] = frozenset()) -> tuple[Census, dict[str, int]]:
     """All but the number of records, which is left 0, and each segment's size. Raises OSError."""
     total = corrupt = 0
     sizes: dict[str, int] = {}
@@ -112,9 +135,21 @@ def measure(folder: Path) -> tuple[Census, dict[str, int]]:
             corrupt += set_aside
             if (size or entry.name in unreadable) and not set_aside:
                 sizes[entry.name] = size
-    oldest = born(min(sizes)) if sizes else None
-    census = Census(bytes=total, segments=len(sizes), corrupt=corrupt, born=oldest, unreadable=frozenset(unreadable))
+    census = Census(
+        bytes=total,
+        names=frozenset(sizes),
+        corrupt=corrupt,
+        born=oldest(sizes, apart),
+        apart=apart,
+        unreadable=frozenset(unreadable),
+    )
     return census, sizes
+
+
+def oldest(names: Collection[str], apart: Collection[str]) -> float | None:
+    """When the oldest of these was begun, but for those apart, in seconds since 1970; None: there is none."""
+    first = min((name for name in names if name not in apart), default=None)
+    return None if first is None else born(first)
 
 
 class _Counted(Struct):
@@ -123,22 +158,22 @@ class _Counted(Struct):
     size: int = 0
     at: int = 0
     records: int = 0
-    keys: set[str] = field(default_factory=set)
+    keys: frozenset[str] = frozenset()
 
 
 class Counter:
-    """Counts records, reading of each segment only what is new. Behind a place that is damaged or refused it counts none."""
+    """Counts records, reading of each segment only what is new. Behind a place that is damaged or refused it counts none.
 
-    def __init__(self, folder: Path, key_ids: Collection[str]) -> None:
+    `whole`: it sees whether the disk gives the records too, and not their headers alone.
+    """
+
+    def __init__(self, folder: Path, key_ids: Collection[str], left: Left, *, whole: bool) -> None:
         self._folder = folder
         self._key_ids = key_ids
+        self._left = left
+        self._whole = whole
         self._counted: dict[str, _Counted] = {}
         self._pauses = Pauses()
-
-    @property
-    def names(self) -> Collection[str]:
-        """The segments that lay there."""
-        return self._counted.keys()
 
     def look(self) -> Census:
         """All that lies there now. Raises OSError: the folder cannot be read."""
@@ -150,19 +185,24 @@ class Counter:
                 self._count(name, one, size)
         self._counted = counted
         self._pauses.keep(sizes)
+        unreadable = census.unreadable | self._pauses.names | self._left.pauses.names
+        foreign = frozenset(name for name, one in counted.items() if one.keys)
+        apart = (unreadable | foreign | self._left.stuck) & census.names
         return structs.replace(
             census,
             records=sum(one.records for one in counted.values()),
-            unreadable=census.unreadable | self._pauses.names,
+            born=oldest(census.names, apart),
+            apart=apart,
+            unreadable=unreadable,
             missing_keys=frozenset[str]().union(*(one.keys for one in counted.values())),
         )
 
     def _count(self, name: str, one: _Counted, size: int) -> None:
         try:
-            for head, behind in headers(self._folder / name, one.at):
+            for head, behind in headers(self._folder / name, one.at, whole=self._whole):
                 one.at, one.records = behind, one.records + 1
                 if head.key_id not in self._key_ids:
-                    one.keys.add(head.key_id)
+                    one.keys |= {head.key_id}
         except FileNotFoundError:  # replayed meanwhile
             return
         except OSError:

@@ -20,8 +20,8 @@ from app.vault import Vault
 # Bounds of one piece that a reader hands over, and of what it searches at a time.
 PIECE_FINDINGS, PIECE_BYTES = 64, 1024 * 1024
 SEARCH_BYTES = 1024 * 1024
-# A disk gives or refuses so much at once. One that refused so often is not asked for the rest of a segment: each refusal
-# may take it seconds.
+# A disk gives or refuses so much at once. One that refused so many of a segment's is not asked for what comes behind them:
+# each may take it seconds.
 BLOCK_BYTES, MOST_REFUSALS = 4096, 64
 
 
@@ -44,9 +44,10 @@ class Damaged(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """So many records are not there, and nothing in their place."""
+    """So many records, from this number on, are not there, and nothing in their place."""
 
     records: int
+    first: int
 
 
 class Torn(NamedTuple):
@@ -69,7 +70,7 @@ Finding = Sound | Flaw
 class Reader:
     """A segment that is being replayed, by one process at a time. `claim` it first, `close` it last, whatever happens.
 
-    `claim`, `set_aside` and `delete` may raise OSError.
+    `claim`, `set_aside` and `delete` may raise OSError. The disk is asked for no block again that it has refused.
     """
 
     def __init__(self, path: Path, vault: Vault) -> None:
@@ -77,8 +78,10 @@ class Reader:
         self._vault = vault
         self._handle = -1
         self._size = 0
-        self._refusals = 0
+        self._refused: dict[int, OSError] = {}  # by block
         self._error: OSError | None = None  # the last refusal between two records
+        self.gave_up: int | None = None
+        """The place from which on the disk was not asked, since it had refused so much before."""
         self._found = self._find()
 
     def claim(self) -> bool:
@@ -142,11 +145,12 @@ class Reader:
             if (frame := self._frame(at)) and frame[0].number >= expected:
                 head, finding = frame
                 if head.number > expected and not damaged:
-                    yield Missing(head.number - expected)
+                    yield Missing(head.number - expected, expected)
                 yield finding
                 expected, at, damaged = head.number + 1, at + head.frame_bytes, False
                 continue
             end = self._next(at + 1)
+            self._error = None
             raw = self._pread(end - at, at)
             if self._error:  # not damaged, as far as we know: nothing of it is set aside
                 yield Refused(end - at, self._error)
@@ -171,45 +175,41 @@ class Reader:
 
     def _next(self, start: int) -> int:
         """Where the next whole frame begins, or the end of the file."""
-        while start < self._size:
-            window, behind = self._window(start)
+        while start < self._size and not self._is_behind(start):
+            window = self._pread(SEARCH_BYTES, start)
             at = window.find(MAGIC)
             while at >= 0:
                 if self._frame(start + at):
                     return start + at
                 at = window.find(MAGIC, at + 1)
-            start = behind
+            end = start + len(window)
+            if len(window) == SEARCH_BYTES:  # what begins at its end is searched with the next
+                start = end - len(MAGIC) + 1
+            else:  # the file's end, or a block that the disk refuses
+                start = (end // BLOCK_BYTES + 1) * BLOCK_BYTES
         return self._size
 
-    def _window(self, start: int) -> tuple[bytes, int]:
-        """Bytes to search from here on, up to the first block that the disk refuses; and where to search on."""
-        refused, window = self._refusals, self._pread(SEARCH_BYTES, start)
-        if self._refusals == refused:
-            return window, self._behind(start, window, SEARCH_BYTES)
-        pieces = bytearray()
-        while len(pieces) < SEARCH_BYTES:
-            at = start + len(pieces)
-            end = (at // BLOCK_BYTES + 1) * BLOCK_BYTES
-            refused, piece = self._refusals, self._pread(end - at, at)
-            if self._refusals > refused:
-                return bytes(pieces), self._size if refused >= MOST_REFUSALS else end
-            pieces += piece
-            if at + len(piece) < end:
-                break
-        return bytes(pieces), self._behind(start, pieces, SEARCH_BYTES)
-
-    def _behind(self, start: int, window: bytes | bytearray, asked: int) -> int:
-        """Where to search after this window: what begins at its end is searched with the next."""
-        return self._size if len(window) < asked else start + len(window) - len(MAGIC) + 1
+    def _is_behind(self, at: int) -> bool:
+        return self.gave_up is not None and at >= self.gave_up
 
     def _pread(self, size: int, at: int) -> bytes:
-        """These bytes, as many as there are; none where the disk refuses, which is noted."""
-        try:
-            if self._refusals < MOST_REFUSALS:
-                return read_at(self._handle, size, at)
-            error = OSError(errno.EIO, os.strerror(errno.EIO))
-        except OSError as refusal:
-            error = refusal
-        self._refusals += 1
-        self._error = error
-        return b""
+        """These bytes, up to the end of the file or the first block that the disk refuses, which is noted."""
+        data = bytearray()
+        end = min(at + size, self._size)
+        while (place := at + len(data)) < end:
+            block, within = divmod(place, BLOCK_BYTES)
+            if self._is_behind(place) or block in self._refused:
+                self._error = self._refused.get(block) or next(reversed(self._refused.values()))
+                break
+            try:
+                piece = read_at(self._handle, min(end - place, BLOCK_BYTES - within), place)
+            except OSError as error:
+                self._refused[block] = self._error = error
+                behind = (block + 1) * BLOCK_BYTES
+                if len(self._refused) >= MOST_REFUSALS and behind < self._size:
+                    self.gave_up = behind
+                break
+            if not piece:
+                break
+            data += piece
+        return bytes(data)

@@ -7,17 +7,18 @@ what can be read is taken all the same; the segment stays, and is tried again af
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import structlog
 from msgspec import Struct
 
-from app import metrics, tasks
+from app import tasks
 from app.crashpoints import crashpoint
 from app.errors import DatabaseUnavailable
 from app.spool import folder as folders
 from app.spool.frames import Record
-from app.spool.pauses import Pauses
+from app.spool.hand import Hand
+from app.spool.left import Left
 from app.spool.reader import Damaged, Flaw, Foreign, Missing, Reader, Refused, Sound
 from app.vault import Vault
 
@@ -28,16 +29,8 @@ Pace = Callable[[], Awaitable[None]]
 Result = TypeVar("Result")
 
 
-class Hand(Protocol):
-    """Does one blocking thing after the other, beside the loop."""
-
-    async def do(self, job: Callable[[], Result]) -> Result:
-        """What the job returns or raises."""
-        ...
-
-
 class Report(Struct, kw_only=True):
-    """What became of a replay, in numbers of records, but for the last five."""
+    """What became of a replay, in numbers of records, but for the last six."""
 
     taken: int = 0
     failed: int = 0
@@ -45,6 +38,7 @@ class Report(Struct, kw_only=True):
     corrupt: int = 0
     """Damaged places that were set aside now, beside their segments."""
     missing: int = 0
+    """Not there, which nobody was told before."""
     foreign: int = 0
     """Of a key that is not in QASID_SECRET_KEY."""
     torn: int = 0
@@ -57,6 +51,8 @@ class Report(Struct, kw_only=True):
     """Not deleted: a record was not taken, or the file cannot be read."""
     refused: int = 0
     """Of these: the disk refuses something of them, or refused it lately."""
+    stuck: int = 0
+    """Of these: found now to be such that nothing more can be had of them, since the disk refuses it or the key is missing."""
     stopped: bool = False
     """The database is away again: what came after was not tried."""
 
@@ -76,18 +72,15 @@ class Replay:
         pace: Pace | None,
         *,
         concurrency: int,
-        told: set[tuple[str, str]],
-        pauses: Pauses,
+        left: Left,
     ) -> None:
-        """`told`: the alerts, and their files, that earlier replays have raised and this one need not."""
         self.report = Report()
         self._vault = vault
         self._hand = hand
         self._take = take
         self._pace = pace
         self._concurrency = concurrency
-        self._told = told
-        self._pauses = pauses
+        self._left = left
         self._refused: BaseException | None = None  # the first refusal of the segment at hand
 
     async def folder(self, folder: Path) -> Report:
@@ -95,40 +88,44 @@ class Replay:
         for path in await self._hand.do(lambda: folders.segments(folder)):
             if self.report.stopped:
                 break
-            if not self._pauses.due(path.name):
-                self.report.left += 1
-                self.report.refused += 1
-                continue
-            self._refused = None
-            try:
+            if self._left.pauses.due(path.name):
                 await self._segment(path)
-            except _DiskRefuses as error:
-                self.report.left += 1
-                self._refused = error.__cause__
-            if self._refused:
-                self.report.refused += 1
-                self._pauses.refused(path.name)
-                self._leave(path, "the disk refuses", self._refused)
             else:
-                self._pauses.given(path.name)
+                self.report.left += 1
+                self.report.refused += 1
         return self.report
 
     async def _segment(self, path: Path) -> None:
-        reader = Reader(path, self._vault)
-        failed = self.report.failed
+        report, reader = self.report, Reader(path, self._vault)
+        failed, self._refused = report.failed, None
         try:
             if not await self._disk(reader.claim):
-                self.report.living += 1
-            elif await self._records(reader):
+                report.living += 1
+                return
+            if await self._records(reader):
                 crashpoint("spool.replayed")
                 await self._disk(reader.delete)
-                self.report.segments += 1
-            else:
-                self.report.left += 1
-                if self.report.failed > failed and not self.report.stopped:
-                    self._leave(path, "not all of it was taken; the log says what")
+                report.segments += 1
+                self._left.pauses.given(path.name)
+                return
+        except _DiskRefuses as error:
+            self._refused = error.__cause__
         finally:  # behind whatever was begun: a claim of which nobody hears any more would last as long as the process
             await self._disk(reader.close)
+        report.left += 1
+        if self._refused:
+            report.refused += 1
+            self._left.pauses.refused(path.name)
+            self._left.stays(path.name, _refusal(reader), self._refused)
+        elif not report.stopped:
+            self._left.pauses.given(path.name)
+        if report.failed > failed and not report.stopped:
+            self._left.stays(path.name, "not all of it was taken; the log says what")
+        if report.failed > failed or report.stopped:
+            self._left.stuck -= {path.name}
+        elif path.name not in self._left.stuck:
+            self._left.stuck |= {path.name}
+            report.stuck += 1
 
     async def _records(self, reader: Reader) -> bool:
         """Whether all that can be read was taken, and the rest set aside."""
@@ -181,13 +178,15 @@ class Replay:
                 return
             if is_new:
                 self.report.corrupt += 1
-                _damaged(reader.path, f"{len(finding.raw):,} bytes are damaged and set aside")
+                self._left.damaged(reader.path.name, f"damaged bytes are set aside: {len(finding.raw):,}")
         elif isinstance(finding, Missing):
-            self.report.missing += finding.records
-            _damaged(reader.path, f"{finding.records:,} records are missing")
+            reason = f"records are missing from number {finding.first:,} on: {finding.records:,}"
+            if self._left.is_new(reader.path.name, reason):
+                self.report.missing += finding.records
+                self._left.damaged(reader.path.name, reason)
         elif isinstance(finding, Foreign):
             self.report.foreign += 1
-            self._leave(reader.path, f"sealed under key {finding.key_id}, which is not in QASID_SECRET_KEY")
+            self._left.stays(reader.path.name, f"sealed under key {finding.key_id}, which is not in QASID_SECRET_KEY")
         elif isinstance(finding, Refused):
             self._refused = self._refused or finding.error
         else:
@@ -200,14 +199,8 @@ class Replay:
         except OSError as error:
             raise _DiskRefuses from error
 
-    def _leave(self, path: Path, reason: str, error: BaseException | None = None) -> None:
-        if (path.name, reason) in self._told:
-            return
-        self._told.add((path.name, reason))
-        metrics.alert("spool_left")
-        log.error("a segment of the spool stays", alert="spool_left", file=path.name, reason=reason, error=error)
 
-
-def _damaged(path: Path, reason: str) -> None:
-    metrics.alert("spool_damaged")
-    log.error("a segment of the spool is damaged", alert="spool_damaged", file=path.name, reason=reason)
+def _refusal(reader: Reader) -> str:
+    if reader.gave_up is None:
+        return "the disk refuses"
+    return f"the disk refuses so much that it was not asked from byte {reader.gave_up:,} on"

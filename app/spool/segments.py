@@ -134,12 +134,17 @@ def read_at(handle: int, size: int, at: int) -> bytes:
     return data
 
 
-def headers(path: Path, at: int = 0) -> Iterator[tuple[Header, int]]:
-    """The headers from this place on, each with the place of the next, up to the first that is torn or damaged."""
+def headers(path: Path, at: int = 0, *, whole: bool = False) -> Iterator[tuple[Header, int]]:
+    """The headers from this place on, each with the place of the next, up to the first that is torn or damaged.
+
+    What follows a header is read if `whole`: for OSError, if the disk refuses it.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         size = os.fstat(handle).st_size
         while (head := frames.header(read_at(handle, HEADER_BYTES, at))) and at + head.frame_bytes <= size:
+            if whole:
+                read_at(handle, head.sealed_bytes, at + HEADER_BYTES)
             at += head.frame_bytes
             yield head, at
     finally:

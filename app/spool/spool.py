@@ -1,20 +1,19 @@
 """The spool as others use it: `keep` until it is on the disk, `replay` what lies there, and say how it stands.
 
-What blocks runs in two threads of its own: one writes and counts, one reads. A disk that hangs holds up neither loop nor
-memory: what cannot be kept in time is refused.
+What blocks runs in two threads of its own: one writes and counts, one reads. A disk that hangs holds up neither loop, nor
+memory, nor the end of the process: what cannot be kept in time is refused.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import structlog
-from msgspec import Struct
 
 from app import metrics, tasks
 from app.batches import Batches
@@ -22,8 +21,10 @@ from app.crashpoints import crashpoint
 from app.errors import DatabaseUnavailable, SpoolFailed
 from app.spool import folder as folders
 from app.spool.frames import Record
-from app.spool.pauses import Pauses
+from app.spool.hand import Hand
+from app.spool.left import Left
 from app.spool.replay import Pace, Replay, Report, Take
+from app.spool.state import State
 from app.spool.writer import SEGMENT_BYTES, Verdict, Writer
 from app.vault import Vault
 
@@ -35,35 +36,14 @@ HANGS = "the spool's disk does not answer"
 
 log = structlog.get_logger(__name__)
 
-Result = TypeVar("Result")
-
-
-class State(Struct, frozen=True, kw_only=True):
-    """How the spool stands, of all processes that share the folder: at most about a second old."""
-
-    bytes: int
-    records: int
-    """Not those behind a damaged place."""
-    segments: int
-    corrupt: int
-    """Files with damaged bytes that were set aside: they wait for a person."""
-    oldest: float | None
-    """Seconds since the oldest segment was begun; None: there is none."""
-    refuses: str | None
-    """Why it takes nothing more; None: it takes."""
-    unreadable: int = 0
-    """Segments that the disk does not give whole."""
-    missing_keys: tuple[str, ...] = ()
-    """The ids of keys that are not in the vault, and that something lies there under."""
-
 
 class Spool:
     """Holds webhooks in a folder, sealed by the vault. An async context manager.
 
     A folder that cannot be used refuses webhooks and keeps nobody from starting: it is tried again once a second.
     It takes nothing more at `max_bytes` in the folder, of all processes together (each may go beyond it by one flush),
-    or once its oldest segment was begun more than `max_age` seconds ago. A write that takes longer than `patience`
-    seconds is left behind. `keeps=False`: only to look and to replay, which needs no room on the disk.
+    or once its oldest segment that can be replayed was begun more than `max_age` seconds ago. A write that takes longer
+    than `patience` seconds is left behind. `keeps=False`: only to look and to replay, which needs no room on the disk.
     """
 
     def __init__(
@@ -83,17 +63,23 @@ class Spool:
         self._keeps = keeps
         self._patience = patience
         self._clock = clock
+        self._left = Left()
         self._writer = Writer(
-            folder, vault, max_bytes=max_bytes, max_age=max_age, keeps=keeps, segment_bytes=segment_bytes, clock=clock
+            folder,
+            vault,
+            self._left,
+            max_bytes=max_bytes,
+            max_age=max_age,
+            keeps=keeps,
+            segment_bytes=segment_bytes,
+            clock=clock,
         )
         self._batches: Batches[Record, Verdict] = Batches(
             "spool", self._write, weigh=lambda record: len(record.body), patience=patience
         )
-        self._told: set[tuple[str, str]] = set()
-        self._pauses = Pauses()
         self._open = False
-        self._writes = _Thread("spool writes")
-        self._reads = _Thread("spool reads")
+        self._writes = Hand("spool writes")
+        self._reads = Hand("spool reads")
         self._flight: Future[list[Verdict]] | None = None
         self._flight_began = 0.0
         self._hung: Future[list[Verdict]] | None = None
@@ -102,12 +88,17 @@ class Spool:
         """Look at the folder: for `patience` seconds at most, and a while longer if there is much to count.
 
         Raises:
-            ConfigurationError: it cannot be read; never where it `keeps`, since nobody may be there to read this.
+            ConfigurationError: it cannot be read, or does not answer; never where it `keeps`, since nobody may be there to
+                read this.
         """
         first = asyncio.create_task(self._count(), name="spool")
         try:
             if not self._keeps:
-                await self._reads.do(lambda: folders.prepare(self._folder, writes=False))
+                try:
+                    async with asyncio.timeout(self._patience):
+                        await self._reads.do(lambda: folders.prepare(self._folder, writes=False))
+                except TimeoutError:  # ours: one of the disk's has become a ConfigurationError already
+                    raise folders.hanging(self._folder) from None
             await asyncio.wait({first}, timeout=self._patience)
             if self._writer.answers:
                 await asyncio.wait({first}, timeout=COUNTING * self._patience)
@@ -160,9 +151,7 @@ class Spool:
         """
         await self._writes.do(self._writer.seal)
         try:
-            replay = Replay(
-                self._vault, self._reads, take, pace, concurrency=concurrency, told=self._told, pauses=self._pauses
-            )
+            replay = Replay(self._vault, self._reads, take, pace, concurrency=concurrency, left=self._left)
             return await replay.folder(self._folder)
         finally:
             await self._count()
@@ -174,22 +163,23 @@ class Spool:
 
     def state(self) -> State:
         """How it stands. Touches no disk."""
-        census = self._writer.census
-        return State(
-            bytes=census.bytes,
-            records=census.records,
-            segments=census.segments,
-            corrupt=census.corrupt,
-            oldest=None if census.born is None else max(0.0, self._clock() - census.born),
-            refuses=HANGS if self._hangs or not self._writer.looked else self._writer.trouble,
-            unreadable=len(census.unreadable | self._pauses.names),
-            missing_keys=tuple(sorted(census.missing_keys)),
-        )
+        refuses = HANGS if self._hangs or not self._writer.looked else self._writer.trouble
+        return State.of(self._writer.census, now=self._clock(), refuses=refuses)
 
     @property
     def holds_anything(self) -> bool:
         """Whether a webhook may lie there: of this process at once, of others within about a second. Touches no disk."""
         return self._flight is not None or self._writer.holds_anything
+
+    @property
+    def awaits_replay(self) -> bool:
+        """Whether statuses may lie there that are yet to be heard: until then silence about what is in doubt says nothing.
+
+        What cannot be replayed does not count once all else of its segment was taken and a person told: a file that nobody
+        can read must not hold up every conversation for as long as it lies there. It is tried again all the same. A status
+        in it counts as one that never came, within the bound that docs/guarantees.md names.
+        """
+        return self._flight is not None or self._writer.awaits_replay
 
     @property
     def _hangs(self) -> bool:
@@ -220,23 +210,12 @@ class Spool:
 
     async def _count(self, *, probe: bool = False) -> None:
         await self._writes.do(lambda: self._writer.look(probe=probe))
-        self._pauses.keep(self._writer.names)
-        self._show()
-
-    def _show(self) -> None:
-        state = self.state()
-        metrics.spool(
-            bytes=state.bytes,
-            records=state.records,
-            oldest=state.oldest or 0.0,
-            corrupt=state.corrupt,
-            unreadable=state.unreadable,
-            refuses=state.refuses is not None,
-        )
+        self._left.keep(self._writer.census.names)
+        self.state().show()
 
     async def _look_on(self, first: asyncio.Task[None]) -> None:
         if not first.done():
-            self._show()
+            self.state().show()
             await first
         while True:
             await asyncio.sleep(LOOK)
@@ -246,19 +225,3 @@ class Spool:
 def _tell_that_it_hangs() -> None:
     metrics.alert("spool_refuses")
     log.error("the spool's disk does not answer", alert="spool_refuses")
-
-
-class _Thread:
-    """One thread that does one thing after the other. What has begun ends, whether or not somebody still waits."""
-
-    def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-
-    def begin(self, job: Callable[[], Result]) -> Future[Result]:
-        return self._pool.submit(job)
-
-    async def do(self, job: Callable[[], Result]) -> Result:
-        return await asyncio.shield(asyncio.wrap_future(self.begin(job)))
-
-    def end(self) -> None:
-        self._pool.shutdown(wait=False)

@@ -5,7 +5,8 @@ All of it blocks and runs in one thread, one call after the other. It never drop
 
 import errno
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from enum import IntEnum
 from pathlib import Path
 
 import structlog
@@ -17,6 +18,7 @@ from app.spool import folder as folders
 from app.spool import frames
 from app.spool.folder import Census
 from app.spool.frames import Record
+from app.spool.left import Left
 from app.spool.segments import Segment
 from app.vault import Vault
 
@@ -30,6 +32,22 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 Verdict = SpoolError | None
 
 
+class Sight(IntEnum):
+    """What is known of the folder: of two the greater one says more."""
+
+    NONE = 0
+    """The first look has not ended."""
+    ANSWERS = 1
+    """Nor has it now, but the disk has answered: what takes longer is counting."""
+    NEVER = 2
+    """It was looked at, and could not be counted yet."""
+    LOST = 3
+    """It could be counted, and cannot now. It is not made anew: that would be an empty spool."""
+    COUNTED = 4
+    """Writing failed, though."""
+    TAKES = 5
+
+
 class Writer:
     """`append` keeps records, `look` counts anew. `census` and `trouble` may be read from any thread."""
 
@@ -37,6 +55,7 @@ class Writer:
         self,
         folder: Path,
         vault: Vault,
+        left: Left,
         *,
         max_bytes: int,
         max_age: float,
@@ -47,10 +66,6 @@ class Writer:
         self.census = Census()
         self.trouble: str | None = None
         """Why it takes nothing more; None: it does."""
-        self.looked = False
-        """Whether it was looked at ever, with whatever end."""
-        self.answers = False
-        """Whether the disk has answered ever: what takes longer from there on is counting."""
         self._folder = folder
         self._vault = vault
         self._max_bytes = max_bytes
@@ -59,29 +74,37 @@ class Writer:
         self._clock = clock
         self._own: Segment | None = None
         self._keeps = keeps
-        self._counter = folders.Counter(folder, vault.key_ids)
+        self._left = left
+        self._counter = folders.Counter(folder, vault.key_ids, left, whole=not keeps)
         # It stops a little below its bound, so that it is full to everybody and not only to the larger webhooks.
         self._full_at = max_bytes - min(LEAST_ROOM, max_bytes // 16)
-        self._made = False
-        self._known = False  # whether the last counting went well
-        self._failed = True  # until the first look has shown that it takes something
+        self._sight = Sight.NONE
 
     @property
-    def names(self) -> Collection[str]:
-        """The segments that lay there at the last look."""
-        return self._counter.names
+    def looked(self) -> bool:
+        """Whether it was looked at ever, with whatever end."""
+        return self._sight >= Sight.NEVER
+
+    @property
+    def answers(self) -> bool:
+        """Whether the disk has answered ever."""
+        return self._sight >= Sight.ANSWERS
 
     @property
     def holds_anything(self) -> bool:
         """Whether anything may lie there that was not replayed, as far as this process has looked; it may if it cannot."""
-        own = self._own
-        return not self._known or self.census.segments > 0 or (own is not None and own.records > 0)
+        return self._may_hold(self.census.names)
+
+    @property
+    def awaits_replay(self) -> bool:
+        """Likewise, but for segments of which a replay has had all that can be read."""
+        return self._may_hold(self.census.names - self._left.stuck)
 
     def append(self, records: Sequence[Record]) -> list[Verdict]:
         """Keep records, in this order. Of each: None, it is on the disk; or why it may not be."""
         verdicts: list[Verdict] = []
         trouble: Verdict = None
-        if not self._made:  # `look` tries that, once a second; not each webhook
+        if self._sight < Sight.LOST:  # `look` tries that, once a second; not each webhook
             return [SpoolFailed(self.trouble or "the spool was not looked at yet")] * len(records)
         try:
             verdicts = self._append(records)
@@ -94,7 +117,7 @@ class Writer:
             kind = SpoolFull if error.errno in _NO_ROOM else SpoolFailed
             trouble = kind(f"the spool's disk: {error.strerror}")
             trouble.__cause__ = error
-            self._failed = True
+            self._sight = min(self._sight, Sight.COUNTED)
         if trouble:  # that it is over is for `look` to tell, once a second at most
             self._tell(trouble)
         return verdicts or [trouble] * len(records)
@@ -104,17 +127,23 @@ class Writer:
 
         The folder is made if this process has never seen it: one that goes away later is no empty spool.
         """
+        sight = Sight.LOST if self._sight >= Sight.LOST else Sight.NEVER
         try:
-            self._count()
-            if probe or (self._failed and self._keeps):  # nobody may come to try: who hears that it is full stays away
+            if sight < Sight.LOST:
+                folders.make(self._folder)
+                self._sight = max(self._sight, Sight.ANSWERS)
+            self.census = self._counter.look()
+            sight = Sight.COUNTED
+            if probe or (
+                self._keeps and self._sight < Sight.TAKES
+            ):  # nobody may come to try: who hears it is full stays away
                 folders.probe(self._folder)
-            self._failed = False
+            sight = Sight.TAKES
             bound = self._bound()
             self._tell(SpoolFull(bound) if bound else None)
         except OSError as error:
-            self._failed = True
             self._tell(SpoolFailed(f"the spool's disk: {error.strerror}"), error)
-        self.looked = True
+        self._sight = sight
 
     def seal(self) -> None:
         """End this process's segment, so that it can be replayed; what comes next begins another."""
@@ -122,20 +151,9 @@ class Writer:
         if own:
             own.close()
 
-    def _count(self) -> None:
-        try:
-            if not self._made:
-                folders.make(self._folder)
-                self.answers = True
-            self.census = self._counter.look()
-        except OSError:
-            self._known = False
-            raise
-        self._known = self._made = True
-
     def _append(self, records: Sequence[Record]) -> list[Verdict]:
         before = self.census
-        census, sizes = folders.measure(self._folder)
+        census, sizes = folders.measure(self._folder, before.apart)
         self.census = structs.replace(
             census, records=before.records, unreadable=before.unreadable, missing_keys=before.missing_keys
         )
@@ -161,17 +179,20 @@ class Writer:
             number += 1
             verdicts.append(None)
         if data:
-            is_first = own.size == 0
             kept = number - own.records
             own.append(bytes(data), kept)
             self.census = structs.replace(
                 self.census,
                 bytes=self.census.bytes + len(data),
                 records=self.census.records + kept,
-                segments=self.census.segments + is_first,
+                names=self.census.names | {own.path.name},
                 born=self.census.born if self.census.born is not None else self._clock(),
             )
         return verdicts
+
+    def _may_hold(self, names: frozenset[str]) -> bool:
+        own = self._own
+        return self._sight < Sight.COUNTED or bool(names) or (own is not None and own.records > 0)
 
     def _bound(self) -> str | None:
         """Which bound is reached."""

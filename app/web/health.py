@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.spool import Spool
 
 PATIENCE = 1.0  # seconds
+UNREAD = "The configuration has not been read yet; the log says why if it stays so."
 
 
 class Ready(Struct, frozen=True, kw_only=True):
@@ -56,8 +57,9 @@ class Readiness:
         # Whoever is taken out of rotation keeps nothing: with a spool, and endpoints known, webhooks are welcome.
         refuses = self._spool.state().refuses if self._spool is not None else None
         keeps = self._spool is not None and self._configured() and refuses is None
-        told = " ".join(each for each in (reason, refuses and f"The spool takes nothing: {refuses}.") if each)
-        return Ready(ready=not reason or keeps, reason=told)
+        unread = "" if self._configured() else UNREAD
+        told = " ".join(each for each in (reason, unread, refuses and f"The spool takes nothing: {refuses}.") if each)
+        return Ready(ready=not (reason or unread) or keeps, reason=told)
 
     async def _ask(self) -> str:
         if self._breaker is not None and self._breaker.forced == "open":  # nothing that is asked here would show it
@@ -81,8 +83,6 @@ class Readiness:
             )
         if self._breaker is not None and not self._breaker.allows_writes:  # it answers this, and takes no write, say
             return f"The database answers, and no webhook is let through to it: {self._breaker.reason}."
-        if not self._configured():
-            return "The configuration has not been read yet; the log says why if it stays so."
         return ""  # a newer build may have applied more: this one is about to be replaced, and still works
 
 

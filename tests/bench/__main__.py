@@ -125,7 +125,8 @@ def outage(names: tuple[str, ...], spool: bool | None, drawing: Path, file: Path
 
     100 webhooks/s for a minute, ten seconds of calm, then trouble; each without a spool and with one. Printed: strips of
     a character a second, and what must be kept; drawn: a panel each. First, unless --only is given: the CPU that the
-    breaker costs per webhook, by five rounds with it and without, in turns. Half an hour; a single trouble takes 80 s.
+    breaker costs per webhook, by five rounds with it and without, in turns. Half an hour. A single trouble takes 80 s each
+    way; --only plays both, unless --spool or --plain is given.
 
     stopped, frozen, unreachable, connections, read_only, disk_full, locked, held, far, unheard, cut.
     """

@@ -38,6 +38,8 @@ SETTINGS: Mapping[str, str] = {
     "QASID_PAIR_SECONDS": "0.06",  # 6 s by 100, as the provider's Limits(scale=100)
     "QASID_WEB_WORKERS": "1",
     "QASID_LOG_FORMAT": "json",
+    # Full early on: what grows for minutes after that is no memory of conversations, and may not (invariant 13).
+    "QASID_SESSION_CACHE_BYTES": "8000000",
     "PGSSLMODE": "disable",  # the first bytes of a connection tell whose it is, heard or not
 }
 # One web has a spool, the other none: what the database cannot take is kept by one and refused by the other.

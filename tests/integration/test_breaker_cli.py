@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -189,6 +190,27 @@ def test_processes_are_shown_while_the_database_is_away(process: Process) -> Non
     assert len(lines) == 4
 
 
+def test_a_database_that_hangs_is_not_waited_for_long(process: Process) -> None:
+    """Processes are shown; after two seconds what people hold is said to be unknown."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
+        began = time.monotonic()
+        hangs = qasid(QASID_DATABASE_URL=url, QASID_METRICS_TOKEN="a token", QASID_PORT=str(process.port))
+        assert time.monotonic() - began < 4
+    assert (hangs.exit_code, hangs.output.splitlines()[1].split()) == (1, ["web", "database", "closed", "0"])
+    assert "qasid: What people hold cannot be read." in hangs.output
+
+
+def test_where_no_process_answers_the_code_is_1(database: Database) -> None:
+    """What people hold is shown all the same."""
+    at = {"QASID_DATABASE_URL": database.url}
+    assert qasid("open", "database", **at).exit_code == 0
+    nobody = qasid(**at)
+    assert nobody.exit_code == 1
+    assert "database is held OPEN by a person" in nobody.output
+    assert nobody.output.endswith("qasid: No process on this machine shows a breaker.\n")
+
+
 def test_what_is_no_process_of_ours_is_said(tmp_path: Path) -> None:
     """Somebody else on that port: no traceback, whatever it answers."""
     (tmp_path / "metrics").write_text("<html>}{ 1 2 3</html>")
@@ -274,12 +296,13 @@ def test_a_page_of_metrics_is_read_without_guessing() -> None:
 # TYPE qasid_breaker_state gauge
 qasid_breaker_state{dependency="database",state="closed"} 0.0
 qasid_breaker_state{dependency="database",state="slow"} 1.0
-qasid_breaker_state{dependency="noor/main",state="closed"} 1.0
+qasid_breaker_state{dependency="channel:noor/main",state="closed"} 1.0
 # TYPE qasid_breaker_forced gauge
-qasid_breaker_forced{dependency="noor/main"} 1.0
+qasid_breaker_forced{dependency="channel:noor/main"} 1.0
 # TYPE qasid_breaker_opened_total counter
 qasid_breaker_opened_total{dependency="database"} 4.0
+qasid_breaker_opened_total{dependency="channel"} 7.0
 # TYPE other gauge
 other 1.0
 """
-    assert read(page) == [Seen("database", "slow", False, 4), Seen("noor/main", "closed", True, 0)]
+    assert read(page) == [Seen("channel:noor/main", "closed", True, None), Seen("database", "slow", False, 4)]

@@ -377,6 +377,18 @@ async def test_a_server_process_that_begins_anew_beside_a_broken_spool_serves(se
                 await asyncio.sleep(0.05)
 
 
+def test_who_only_looks_makes_no_folder(server: Server, tmp_path: Path) -> None:
+    """A wrong QASID_SPOOL_DIR is said: exit code 2, nothing made."""
+    folder = tmp_path / "nobody" / "spool"
+    for words in ((), ("replay",)):
+        told = qasid_spool(server, folder, *words)
+        assert (told.exit_code, told.output) == (
+            2,
+            f"qasid: QASID_SPOOL_DIR: there is no folder {folder}. `qasid web` makes it when it starts.\n",
+        )
+    assert not folder.parent.exists()
+
+
 def test_qasid_web_refuses_a_spool_that_cannot_be_used(server: Server, tmp_path: Path) -> None:
     """Before it begins any server process: the folder, what is wrong, what to do, and exit code 2."""
     (tmp_path / "file").write_text("")
@@ -389,5 +401,9 @@ def test_qasid_web_refuses_a_spool_that_cannot_be_used(server: Server, tmp_path:
     segment.close()
     said = refusal(server, folder)
     assert f"{segment.path} was sealed under key {other.key_ids[0]}" in said and "Put that key back" in said
+    brought = qasid_spool(server, folder, "replay")
+    assert (brought.exit_code, "1 webhook is sealed under a key" in brought.output) == (1, True), brought.output
     shown = qasid_spool(server, folder)
+    assert "webhooks    1 in 1 file\n" in shown.output
     assert (shown.exit_code, f"no key for  {other.key_ids[0]}" in shown.output) == (0, True), shown.output
+    assert "apart       1 that" in shown.output, shown.output

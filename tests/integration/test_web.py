@@ -383,6 +383,7 @@ async def test_it_starts_and_answers_while_postgresql_is_away() -> None:
         answer = await http.get("/readyz")
         assert answer.status_code == 503
         assert answer.elapsed.total_seconds() < 2
+        assert "The configuration has not been read yet" in answer.json()["reason"], "it knows no endpoint"
         assert (await http.get("/jobs")).status_code == 401
         failed = await log_in(http)
         assert (failed.status_code, failed.json()) == (503, {"error": "Service Unavailable"})

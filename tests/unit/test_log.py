@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 import pytest
@@ -144,6 +145,30 @@ def test_other_libraries_show_their_templates_and_not_what_they_fill_in(lines: L
     logger.warning("Error in job %s\n%s", TEXT, PHONE, extra={"body": TEXT, "apikey": SECRET})
     assert_clean(lines)
     assert "Error in job %s" in lines()[0]
+
+
+def test_a_pool_that_cannot_connect_says_so_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line of a kind in a while, with how many were held back since; at debug level each of them."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pool, before = logging.getLogger("psycopg.pool"), structlog.get_config()
+
+    def said(level: Literal["info", "debug"]) -> list[tuple[str, int | None]]:
+        stream = io.StringIO()
+        log.configure(Settings(log_level=level, log_format="json"), process="web", stream=stream)
+        for seconds in (0.0, 1.0, 1.0, log.SELDOM):
+            now[0] += seconds
+            pool.warning("error connecting in %r: %s", "courier", "refused")
+            pool.warning("discarding closed connection: %s", "c") if seconds == 0.0 else None
+        return [(line["event"], line.get("count")) for line in map(json.loads, stream.getvalue().splitlines())]
+
+    refused, discarded = "error connecting in 'courier': refused", "discarding closed connection: c"
+    try:
+        assert said("info") == [(refused, None), (discarded, None), (refused, 2)]
+        assert said("debug") == [(refused, None), (discarded, None), *[(refused, None)] * 3]
+    finally:
+        structlog.configure(**before)
+        pool.filters.clear()
 
 
 def test_no_value_can_begin_a_line_of_its_own(lines: Lines) -> None:

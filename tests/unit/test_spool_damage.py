@@ -85,6 +85,19 @@ async def test_a_record_that_is_missing_is_told(tmp_path: Path) -> None:
     assert alerts("spool_damaged") == before + 1
 
 
+async def test_a_record_that_is_missing_is_told_once(tmp_path: Path) -> None:
+    """However often its segment comes again: silence would begin anew each time, and somebody be called."""
+    (path,) = await filled(tmp_path, 3)
+    data = path.read_bytes()
+    size = len(data) // 3
+    path.write_bytes(data[:size] + data[2 * size :])
+    before = alerts("spool_damaged")
+    async with spool(tmp_path) as it:
+        assert [(await it.replay(Taker("c2"))).missing for _ in range(3)] == [1, 0, 0]
+        assert (await it.replay(Taker())).segments == 1
+    assert alerts("spool_damaged") == before + 1
+
+
 async def test_a_segment_of_another_key_that_comes_while_running_is_left(tmp_path: Path) -> None:
     """Another process may be ahead in a rotation: nothing of it is set aside or deleted, and it is told once."""
     before = alerts("spool_left")
@@ -94,7 +107,8 @@ async def test_a_segment_of_another_key_that_comes_while_running_is_left(tmp_pat
             report = await it.replay(Taker())
             assert (report.taken, report.foreign, report.left, report.corrupt) == (0, 2, 1, 0)
         state = await it.look()
-        assert (state.missing_keys, it.holds_anything) == (Vault([NEW]).key_ids, True)
+        assert (state.missing_keys, state.apart, state.oldest) == (Vault([NEW]).key_ids, 1, None)
+        assert (it.holds_anything, it.awaits_replay) == (True, False)
     assert alerts("spool_left") == before + 1
     assert Vault([NEW]).key_ids != Vault([OLD]).key_ids
     async with spool(tmp_path, NEW) as it:

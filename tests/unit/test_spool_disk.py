@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 from app.spool import frames, pauses, reader
 from app.spool.pauses import Pauses
-from app.spool.reader import Reader, Refused, Sound
+from app.spool.reader import Finding, Reader, Refused, Sound
 from app.vault import Vault
 from tests.receiving import alerts
 from tests.spooled import OLD, Taker, drained, files, filled, record, spool
@@ -74,40 +74,61 @@ async def test_what_the_disk_refuses_hides_nothing_else(tmp_path: Path, monkeypa
         assert (files(tmp_path), it.state().unreadable) == ([], 0)
 
 
+def whole(frames: list[bytes], bad: Iterable[int]) -> list[str]:
+    """The correlations of those records, one behind the other, of which no bad block has a byte."""
+    at, names = 0, []
+    for n, frame in enumerate(frames):
+        end = at + len(frame)
+        if not any(at < (block + 1) * BLOCK and block * BLOCK < end for block in bad):
+            names.append(f"c{n}")
+        at = end
+    return names
+
+
+def found(path: Path, *bad: int) -> tuple[list[Finding], list[int], int | None]:
+    """What a reader finds there, which blocks were refused to it, and where it gave up."""
+    each = Reader(path, Vault([OLD]))
+    assert each.claim()
+    findings: list[Finding] = []
+    with refusing(path, *bad) as refused:
+        while piece := each.read():
+            findings += piece
+    each.close()
+    return findings, refused, each.gave_up
+
+
 @given(
     st.lists(st.sampled_from((0, 500, 3_000, 9_000)), min_size=1, max_size=12), st.sets(st.integers(0, 12), max_size=3)
 )
 def test_every_record_outside_the_refused_blocks_is_found(sizes: list[int], blocks: set[int]) -> None:
-    """In order; nothing that the disk refuses counts as damaged, missing or torn."""
+    """In order; nothing that the disk refuses counts as damaged, missing or torn, and none of it is asked for twice."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "segment"
         written = [frames.seal(Vault([OLD]), path.name, n, record(n, bytes(size))) for n, size in enumerate(sizes)]
         path.write_bytes(b"".join(written))
-        at, whole = 0, []
-        for n, frame in enumerate(written):
-            end = at + len(frame)
-            if not any(at < (bad + 1) * BLOCK and bad * BLOCK < end for bad in blocks):
-                whole.append(n)
-            at = end
-        each = Reader(path, Vault([OLD]))
-        assert each.claim()
-        with refusing(path, *blocks):
-            found = [finding for _ in sizes for finding in each.read()]
-        each.close()
-    assert [finding.record.correlation for finding in found if isinstance(finding, Sound)] == [f"c{n}" for n in whole]
-    assert {type(finding) for finding in found} <= {Sound, Refused}
-    assert any(isinstance(finding, Refused) for finding in found) == (len(whole) < len(sizes))
+        findings, refused, _ = found(path, *blocks)
+    sound = whole(written, blocks)
+    assert [finding.record.correlation for finding in findings if isinstance(finding, Sound)] == sound
+    assert {type(finding) for finding in findings} <= {Sound, Refused}
+    assert any(isinstance(finding, Refused) for finding in findings) == (len(sound) < len(sizes))
+    assert len(refused) == len(set(refused))
 
 
-async def test_a_disk_that_refuses_all_is_not_asked_for_each_block(tmp_path: Path) -> None:
-    """Each refusal may take it seconds: after so many the rest of the segment is left alone."""
-    path = await laid(tmp_path, *[4_000] * 200)
-    each = Reader(path, Vault([OLD]))
-    assert each.claim()
-    with refusing(path, *range(1_000)) as refused:
-        assert [type(finding) for finding in each.read()] == [Refused]
-    each.close()
-    assert len(refused) == reader.MOST_REFUSALS
+@pytest.mark.parametrize(
+    ("bad", "gave_up"), [(60, None), (64, 64 * 4 * BLOCK - 3 * BLOCK), (80, 64 * 4 * BLOCK - 3 * BLOCK)]
+)
+def test_so_many_bad_blocks_hide_nothing_behind_them(tmp_path: Path, bad: int, gave_up: int | None) -> None:
+    """Each costs one refusal, which may take the disk seconds; after so many the rest is left alone, and that is told."""
+    path = tmp_path / "segment"
+    written = [frames.seal(Vault([OLD]), path.name, n, record(n, bytes(3_000))) for n in range(500)]
+    path.write_bytes(b"".join(written))
+    blocks = range(0, 4 * bad, 4)
+    findings, refused, place = found(path, *blocks)
+    assert (refused, place) == (list(blocks)[: reader.MOST_REFUSALS], gave_up)
+    sound = [finding.record.correlation for finding in findings if isinstance(finding, Sound)]
+    rest = range(gave_up // BLOCK, 1_000) if gave_up else []
+    assert sound == whole(written, [*blocks, *rest])
+    assert len(sound) > 100
 
 
 async def test_a_refused_segment_is_left_alone_for_a_while(tmp_path: Path) -> None:

@@ -76,6 +76,20 @@ async def main():
 asyncio.run(main())
 """
 
+# Is left behind by a disk that answers a minute later.
+HANGING = """
+import os, time
+async def main():
+    async with spool(folder, patience=0.2) as it:
+        await it.keep(record(0))
+        os.fsync = lambda handle: time.sleep(60)
+        try:
+            await it.keep(record(1))
+        except SpoolError:
+            say("left behind")
+asyncio.run(main())
+"""
+
 REPLAY = """
 async def main():
     async with spool(folder) as it:
@@ -171,3 +185,12 @@ async def test_killed_between_the_takes_and_the_delete_all_comes_again(tmp_path:
     async with child(REPLAY, tmp_path) as process:
         assert await process.communicate() == (b"c0\n", b"")
     assert files(tmp_path) == []
+
+
+async def test_a_process_ends_though_its_disk_hangs(tmp_path: Path) -> None:
+    """Whoever stops it waits for no write that nobody waits for any more."""
+    async with child(HANGING, tmp_path) as process:
+        assert process.stdout
+        assert await process.stdout.readline() == b"left behind\n"
+        async with asyncio.timeout(10):
+            assert await process.wait() == 0

@@ -120,8 +120,9 @@ async def test_a_folder_that_cannot_be_used_is_refused_at_start(
     """A file in its place or above it, a disk that takes nothing: in words for the operator. To look needs no room."""
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "spool"):
-        with pytest.raises(ConfigurationError, match=rf"QASID_SPOOL_DIR: .*{folder}"):
+        with pytest.raises(ConfigurationError, match=rf"QASID_SPOOL_DIR: .*{folder}") as told:
             require(folder, Vault([OLD]))
+        assert "replay" not in str(told.value), "it is no full disk"
         with pytest.raises(ConfigurationError, match="QASID_SPOOL_DIR"):
             await spool(folder, keeps=False).__aenter__()
     async with spool(tmp_path / "full") as it:
@@ -131,7 +132,7 @@ async def test_a_folder_that_cannot_be_used_is_refused_at_start(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(ConfigurationError, match="No space left on device"):
+    with pytest.raises(ConfigurationError, match=r"No space left on device.*`qasid spool replay` needs none"):
         require(tmp_path / "full", Vault([OLD]))
     assert len(files(tmp_path / "full")) == 1
     async with spool(tmp_path / "full", keeps=False) as it:
@@ -221,6 +222,27 @@ async def test_a_disk_that_hangs_keeps_no_process_from_starting(
             await asyncio.sleep(0.01)
         await it.keep(record(0))
         assert await drained(it) == [record(0)]
+
+
+async def test_whoever_looks_at_a_disk_that_hangs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person sits there: after `patience`, in words. So it is at the start of `qasid web`."""
+    free = threading.Event()
+    real = os.listdir
+
+    def hang(path: Path) -> list[str]:
+        assert free.wait(30)
+        return real(path)
+
+    words = f"QASID_SPOOL_DIR: the disk of {tmp_path} does not answer"
+    it = spool(tmp_path, keeps=False, patience=0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", hang)
+        async with asyncio.timeout(5):
+            with pytest.raises(ConfigurationError, match=words):
+                await it.__aenter__()
+            with pytest.raises(ConfigurationError, match=words):
+                require(tmp_path, Vault([OLD]), patience=0.2)
+        free.set()
 
 
 async def test_a_folder_that_goes_away_is_told(tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def test_what_is_larger_than_a_piece_is_found_behind_a_damage(monkeypatch: pytes
 
 def test_a_record_that_is_left_out_is_noticed() -> None:
     """From the front or the middle: so many are missing. (Behind the last one nobody can tell.)"""
-    assert findings(b"".join(FRAMES[2:])) == [Missing(2), *SOUND[2:]]
-    assert findings(FRAMES[0] + FRAMES[3]) == [SOUND[0], Missing(2), SOUND[3]]
+    assert findings(b"".join(FRAMES[2:])) == [Missing(2, 0), *SOUND[2:]]
+    assert findings(FRAMES[0] + FRAMES[3]) == [SOUND[0], Missing(2, 1), SOUND[3]]
 
 
 def test_a_record_opens_in_its_own_place_alone() -> None:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from app.errors import ConfigurationError
 from app.settings import load
-from app.vault import Secret, SecretBytes, Vault, each_secret, owner_of
+from app.vault import DIGEST_FIELD, INSTALLATION, Secret, SecretBytes, Vault, each_secret, owner_of
 
 OLD, NEW = b"o" * 32, b"n" * 32
 CANARY = "EAAGcanary0PX4ZCpsBA"
@@ -51,6 +51,17 @@ def test_keys_rotate() -> None:
     assert both.is_current(both.seal(CANARY, owner="o", field="f"))
     with pytest.raises(ConfigurationError, match=r"was sealed under key [0-9a-f]{8}, which is not in QASID_SECRET_KEY"):
         Vault([NEW]).open(sealed, owner="o", field="f")
+
+
+def test_for_a_key_of_digests_that_is_lost_it_says_where_to_read_on() -> None:
+    """To apply again, as for other secrets, does not make it anew."""
+    sealed = Vault([OLD]).seal(CANARY, owner=INSTALLATION, field=DIGEST_FIELD)
+    for vault, text in ((Vault([NEW]), sealed), (Vault([OLD]), f"{sealed[:-6]}AAAAAA"), (Vault([OLD]), "none")):
+        with pytest.raises(ConfigurationError, match=r"docs/operations.md .* \*If the key is lost\*") as told:
+            vault.open(text, owner=INSTALLATION, field=DIGEST_FIELD)
+        assert "pply" not in str(told.value)
+    with pytest.raises(ConfigurationError, match=r"If it is lost: Apply it again\.$"):
+        Vault([NEW]).open(Vault([OLD]).seal(CANARY, owner="o", field="f"), owner="o", field="f")
 
 
 @given(st.binary(max_size=200))
