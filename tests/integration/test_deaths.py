@@ -220,7 +220,7 @@ async def test_what_fails_at_every_try_is_parked_and_its_lane_goes_on(world: Wor
         await world.act("UPDATE lanes SET run_at = now()")
         lanes.ring()
     assert await world.got(1) == [FAILURE]
-    assert poison.tries == 5
+    assert poison.tries == (5 if tokens is None else 1)  # an answer that is remembered is not asked for again
     assert alerts("turn_parked") == before + 1
     assert await world.rows("SELECT outcome FROM usage") == [("parked",)]
     await world.say("hi")
