@@ -169,7 +169,7 @@ next AS MATERIALIZED (
     AND NOT EXISTS (SELECT FROM turns t
                     WHERE (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1))),
 -- A session goes on where the last message before this turn's first is no further back than the channel's gap; what is
--- entered anew goes on with the one that there is.
+-- entered anew goes on with the one that there is. None begins later than now, whatever clock a provider has.
 begun AS (
   INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq, begun_at, session_at)
   SELECT n.tenant_id, n.conversation_id, n.done_seq + 1, n.last_seq, qasid_now(),
@@ -181,8 +181,8 @@ begun AS (
               THEN coalesce((SELECT t.session_at FROM turns t
                              WHERE (t.tenant_id, t.conversation_id) = (n.tenant_id, n.conversation_id)
                                AND t.first_seq <= n.done_seq
-                             ORDER BY t.first_seq DESC LIMIT 1), n.silent_since)
-              ELSE (SELECT min(m.sent_at) FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
+                             ORDER BY t.first_seq DESC LIMIT 1), least(n.silent_since, qasid_now()))
+              ELSE (SELECT least(min(m.sent_at), qasid_now()) FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
                     WHERE (o.tenant_id, o.conversation_id) = (n.tenant_id, n.conversation_id)
                       AND o.seq BETWEEN n.done_seq + 1 AND n.last_seq) END
   FROM next n
@@ -213,7 +213,7 @@ SELECT json_build_object(
      WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
      ORDER BY p.first_seq DESC LIMIT 1) THEN l.asking END,
   'limited', coalesce(l.limited_at > qasid_now() - interval '1 day', false),
-  'session_at', coalesce(t.session_at, l.silent_since),
+  'session_at', coalesce(t.session_at, least(l.silent_since, qasid_now())),
   'fresh', t.id IS NULL OR NOT EXISTS (
      SELECT FROM (SELECT p.tenant_id, p.id, p.session_at FROM turns p
                   WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
