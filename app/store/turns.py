@@ -182,7 +182,8 @@ begun AS (
                              WHERE (t.tenant_id, t.conversation_id) = (n.tenant_id, n.conversation_id)
                                AND t.first_seq <= n.done_seq
                              ORDER BY t.first_seq DESC LIMIT 1), least(n.silent_since, qasid_now()))
-              ELSE (SELECT least(min(m.sent_at), qasid_now()) FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
+              ELSE (SELECT least(min(m.sent_at), qasid_now())
+                    FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
                     WHERE (o.tenant_id, o.conversation_id) = (n.tenant_id, n.conversation_id)
                       AND o.seq BETWEEN n.done_seq + 1 AND n.last_seq) END
   FROM next n

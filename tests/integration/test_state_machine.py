@@ -536,7 +536,7 @@ def _token_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 PLANTED = {
     "token not checked": _token_not_checked,
     "lease from a clock that is behind": _reworded(
-        lanes, "CLAIM", "qasid_now()", "(qasid_now() - interval '1 minute')"
+        lanes, "CLAIM", "alive_until > qasid_now()", "alive_until > qasid_now() - interval '1 minute'"
     ),
     "resend on a read timeout": _replaced(simulation, "InDoubt", NeverLeft),
     "resend without silence": _replaced(Delivery, "_silence", lambda self, chunk: 0.0),
