@@ -4,8 +4,8 @@ What comes back is fit for the database and for people: bounded, without charact
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import httpx
@@ -18,7 +18,6 @@ from app.configuration import Assistant
 from app.configuration import Fallback as AssistantSettings
 from app.directory import Tenant
 from app.errors import AssistantError, AssistantRefused
-from app.policies import AssistantOpen
 from workers.breakers import Breakers
 from workers.places import Places
 
@@ -35,10 +34,6 @@ _NEAR = 200
 # What is asked of an assistant with these settings, and what it may note under the name of its stage.
 Asked = Callable[[AssistantSettings], Question]
 Noted = Callable[[str], Notes]
-
-
-class Skipped(AssistantRefused):
-    """Its breaker is open, and another assistant can be asked: nobody waits for it."""
 
 
 class Asking:
@@ -66,14 +61,14 @@ class Asking:
     async def _any(self, tenant: Tenant, settings: Assistant, asked: Asked, notes: Noted, deadline: float) -> Answer:
         other = settings.fallback
         if other is None:
-            return await self._one(tenant, settings, asked, notes(""), deadline, self._waiting(tenant))
+            return await self._one(tenant, settings, asked, notes(""), deadline, self._calls(tenant))
         share = min(other.deadline_seconds, (deadline - time.monotonic()) / 2)
         cut: Answer | None = None
         reason = "its answer was cut short"
         try:
-            if not self._breakers.lets_ask(tenant):
-                raise Skipped("its breaker is open")
-            answer = await self._one(tenant, settings, asked, notes(""), deadline - share, self._skipping(tenant))
+            answer = await self._one(
+                tenant, settings, asked, notes(""), deadline - share, self._calls(tenant, waits=False)
+            )
             if not answer.partial or answer.stopped in ENOUGH:  # the other one has no more room than this one
                 return answer
             cut = answer
@@ -82,9 +77,7 @@ class Asking:
         log.warning("the fallback is asked", tenant=tenant.slug, reason=reason)
         try:
             until = min(deadline, time.monotonic() + other.deadline_seconds)
-            answer = await self._one(
-                tenant, other, asked, notes("fallback"), until, self._waiting(tenant, fallback=True)
-            )
+            answer = await self._one(tenant, other, asked, notes("fallback"), until, self._calls(tenant, fallback=True))
         except AssistantError:
             metrics.fallback("failed")
             if cut is None:
@@ -106,28 +99,12 @@ class Asking:
             self._client, settings, asked(settings), deadline=deadline, notes=notes, asking=asking
         )
 
-    def _waiting(self, tenant: Tenant, *, fallback: bool = False) -> Callable[[], AbstractAsyncContextManager[Call]]:
-        """Each call waits for its breaker and its place, within the deadline of the answer: see `Assistant.ask`."""
+    def _calls(
+        self, tenant: Tenant, *, fallback: bool = False, waits: bool = True
+    ) -> Callable[[], AbstractAsyncContextManager[Call]]:
+        """Each call waits for its place, and where it `waits` for its breaker, within the deadline: see `Assistant.ask`."""
         place = partial(self._places.of, tenant)
-        return lambda: self._breakers.assistant(tenant, fallback=fallback, place=place)
-
-    def _skipping(self, tenant: Tenant) -> Callable[[], AbstractAsyncContextManager[Call]]:
-        """Likewise, but nobody waits for a breaker: that an assistant is not to be asked ends its tries."""
-
-        @asynccontextmanager
-        async def asking() -> AsyncIterator[Call]:
-            entered = False
-            try:
-                place = partial(self._places.of, tenant)
-                async with self._breakers.assistant(tenant, waits=False, place=place) as call:
-                    entered = True
-                    yield call
-            except AssistantOpen as refusal:
-                if entered:
-                    raise
-                raise Skipped(str(refusal)) from refusal
-
-        return asking
+        return lambda: self._breakers.assistant(tenant, fallback=fallback, waits=waits, place=place)
 
 
 def bounded(tenant: Tenant, answer: Answer) -> Answer:

@@ -81,14 +81,14 @@ class Nobody:
 
 
 def translator(settings: Translation, assistant: Assistant | None, asking: Asking | None = None) -> Translator:
-    """The translator of a tenant, by its `[translation]`. `asking`: under whose watch its assistant is asked, if that is who
-    translates (`app.assistants.Assistant.ask`).
+    """The translator of a tenant, by its `[translation]`. `asking`: under whose watch each call is made. Whom nobody may ask
+    for now it refuses, or all that is to be translated waits: `Asking` of `app.assistants`.
     """
     from app.translation.assistant import AssistantTranslator
     from app.translation.libretranslate import LibreTranslate
 
     if settings.provider == "libretranslate" and settings.base_url is not None:
-        return LibreTranslate(settings.base_url, settings.api_key)
+        return LibreTranslate(settings.base_url, settings.api_key, asking)
     if settings.provider == "assistant" and assistant is not None and assistant.provider != "ansari":
         try:
             return AssistantTranslator(assistant, asking)
