@@ -14,6 +14,7 @@ import structlog
 
 from app import metrics
 from app.assistants import Answer, Call, Citation, Notes, Question, assistant
+from app.assistants.parts import LONGEST
 from app.configuration import Assistant
 from app.configuration import Fallback as AssistantSettings
 from app.directory import Tenant
@@ -23,8 +24,8 @@ from workers.places import Places
 
 log = structlog.get_logger(__name__)
 
-# A longer answer (characters of Markdown) is cut there and counts as partial: some thirty texts, which nobody reads.
-LONGEST = 100_000
+# Of an answer so many citations are kept: more than anybody reads, and each may be a call to a translator.
+MOST_CITATIONS = 100
 LONGEST_TITLE = 200
 # Reasons to stop that are about its length alone.
 ENOUGH = ("max_tokens", "too_long")
@@ -110,6 +111,10 @@ class Asking:
 def bounded(tenant: Tenant, answer: Answer) -> Answer:
     """The answer as it may be stored and sent: without U+0000 and halves of characters, and of a length that people read."""
     text, cut = _storable(answer.text), answer.partial or answer.stopped == "max_tokens"
+    if len(answer.citations) > MOST_CITATIONS:
+        log.warning(
+            "an answer has too many citations, and is left the first", tenant=tenant.slug, count=len(answer.citations)
+        )
     if len(text) > LONGEST:
         log.warning("an answer is too long, and cut", tenant=tenant.slug, size=len(text))
         kept = text[:LONGEST]
@@ -121,15 +126,15 @@ def bounded(tenant: Tenant, answer: Answer) -> Answer:
 
 
 def _bounded(citations: Sequence[Citation]) -> tuple[Citation, ...]:
-    """As many as together are as long as an answer may be; behind these, places without a quotation, for the numbers' sake.
+    """The first so many, and of these the quotations that together are as long as an answer may be; of the rest the titles.
 
-    A quotation is never cut: half of one is another.
+    A quotation is never cut: half of one is another. None changes its place, for the numbers in the text.
     """
     room, kept = LONGEST, list[Citation]()
-    for citation in citations:
-        whole = Citation(text=_storable(citation.text), title=_storable(citation.title)[:LONGEST_TITLE])
-        room -= len(whole.text) + len(whole.title)
-        kept.append(whole if room >= 0 else Citation(text=""))
+    for citation in citations[:MOST_CITATIONS]:
+        text = _storable(citation.text) if len(citation.text) <= room else ""
+        room -= len(text)
+        kept.append(Citation(text=text, title=_storable(citation.title[:LONGEST_TITLE])))
     return tuple(kept)
 
 

@@ -8,20 +8,23 @@ import regex
 from msgspec import Struct
 
 from app.assistants import Asking
+from app.assistants.parts import LONGEST
 from app.configuration import Assistant, Translation
 from app.errors import AssistantRefused, TranslatorRefused
+from app.text.whole import VISIBLE
 
 # What a translation has no use for and PostgreSQL or a reader may stumble over: control characters, and those that turn
 # the direction of whatever follows.
 _UNWANTED = regex.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# A translation that is so much longer is something else: an essay that the text asked for, or a loop.
+# A translation that is so much longer is something else: an essay that the text asked for, or a loop. None is longer than an
+# answer may be.
 TIMES_LONGER, CHARACTERS_LONGER = 8, 400
 
 _NOBODY = "this tenant has nobody who could translate"
 
 
 class Translated(Struct, frozen=True, kw_only=True):
-    """A translation; `text` is never blank. Tokens as the engine counts them (0: it counts none, or nobody was asked)."""
+    """A translation; of `text` something can be seen. Tokens as the engine counts them (0: it counts none, or nobody was asked)."""
 
     text: str
     input_tokens: int = 0
@@ -101,11 +104,11 @@ def checked(said: str, text: str) -> str:
     """What an engine said of `text`, fit to be kept and shown.
 
     Raises:
-        TranslatorRefused: it is blank, or too long to be a translation.
+        TranslatorRefused: nothing of it can be seen, or it is too long to be a translation.
     """
-    translation = str(_UNWANTED.sub("", said)).strip()
-    if not translation:
-        raise TranslatorRefused("an empty translation")
-    if len(translation) > TIMES_LONGER * len(text) + CHARACTERS_LONGER:
+    if len(said) > min(TIMES_LONGER * len(text) + CHARACTERS_LONGER, LONGEST):
         raise TranslatorRefused("what came back is far longer than what was to be translated")
+    translation = str(_UNWANTED.sub("", said)).strip()
+    if VISIBLE.search(translation) is None:
+        raise TranslatorRefused("an empty translation")
     return translation
