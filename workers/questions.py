@@ -38,6 +38,9 @@ WORDED = frozenset({"text", "interactive", "button"})
 IN_OWN_WORDS = frozenset({*WORDED, "audio", "image", "video"})
 # Kinds that are put into words when they come in (app/channels).
 PUT_INTO_WORDS = {"location": "[Location]", "contacts": "[Contact card]"}
+# What stands for a picture's words, or for itself.
+WORDLESS = "[A picture, without words.]"
+UNSEEN = "[A picture, which cannot be seen here.]"
 # Of one turn, the newest so many files are fetched: pictures as large as assistants take them, texts and voice messages of
 # so many bytes, of these all together.
 MOST_FILES = 5
@@ -67,7 +70,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     def blind(self) -> tuple[Line, ...]:
         """The same for an assistant that does not see, a fallback perhaps."""
         return tuple(
-            Line(line.role, f"[A picture, which cannot be seen here.]\n{line.text}") if line.images else line
+            Line(line.role, UNSEEN if line.text == WORDLESS else f"{UNSEEN}\n{line.text}") if line.images else line
             for line in self.lines
         )
 
@@ -338,8 +341,8 @@ def _pictured(message: Asked, file: Attachment) -> bool:
 
 def _picture(words: str, file: Media) -> Line:
     if file.media_type not in media.IMAGES:
-        return Line("user", words or "[A picture, which cannot be seen here.]")
-    return Line("user", words or "[A picture, without words.]", (Image(media_type=file.media_type, data=file.data),))
+        return Line("user", words or UNSEEN)
+    return Line("user", words or WORDLESS, (Image(media_type=file.media_type, data=file.data),))
 
 
 def _document(file: Attachment | None, body: str, fetched: Media | None) -> Line:

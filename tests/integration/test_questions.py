@@ -217,7 +217,8 @@ async def test_a_picture_goes_to_an_assistant_that_sees_with_its_caption(room: R
         Line("user", "[A picture, without words.]", (pixel,)),
     )
     assert reading.unread == ()
-    assert [line.images for line in reading.blind] == [(), ()] and "what is this?" in reading.blind[0].text
+    unseen = "[A picture, which cannot be seen here.]"
+    assert reading.blind == (Line("user", f"{unseen}\nwhat is this?"), Line("user", unseen))
 
 
 @pytest.mark.parametrize("blind", [{"images": False}, {"provider": "ansari"}])
