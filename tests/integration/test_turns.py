@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 
 from app.apply import apply
 from app.assistants import Answer
+from app.assistants.parts import LONGEST
 from app.errors import AssistantBusy, AssistantError
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import Number
@@ -20,7 +21,6 @@ from app.vault import Vault
 from tests import world as shared
 from tests.scripted import Scripted, says
 from tests.world import ENVIRON, FAILURE, FAST, KEY, NUMBER, OTHER, PERSON, World, alerts, ladder
-from workers.asking import LONGEST
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
