@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from app.sandbox.scripts import parts
@@ -21,8 +22,11 @@ from tests.chaos.readings import COMMIT_SECONDS, Violation, calls_about, members
 WHOLE = frozenset({"ok", "slow"})
 PIECE = frozenset({"max_tokens"})
 _LAST_WORD = re.compile(r"\s+\S*\Z")
-# Seconds: a slow answer, on a machine that is busy, and the patience for the commit of its memo.
-_ANSWER, _SLOW = 3.0, 8.0
+# Seconds from a call until its memo is committed, on a machine that is busy; longer where the answer is slow, or is none and
+# the next try waits.
+_ANSWER, _SLOW, _PAUSE = 3.0, 8.0, 5.0
+# Seconds until an outage is forgotten: connections are new, and the breaker is closed again.
+_RECOVERY = 3.0
 # Seconds: a worker whose lane was taken from it goes on with the tries of its question for so long.
 _UNAWARE = 15.0
 # Hits of an instant, whatever the time until the victim is back.
@@ -104,7 +108,7 @@ class Overtaken:
         webs = set(evidence.webs.values())
         # A commit whose reply was lost has happened, and a slow one is waited for.
         self._hits = [
-            _brief(fault)
+            _felt(fault)
             for fault in evidence.faults
             if fault.target not in webs and fault.kind not in ("lost_commit", "latency")
         ]
@@ -113,15 +117,14 @@ class Overtaken:
             if message.direction == "echo":
                 self._echoes[message.conversation].append(message.stored)
 
-    def lost(self, turn: Turn, answer: Asked, until: float = 0.0) -> bool:
+    def lost(self, turn: Turn, answer: Asked, last: Asked | None = None) -> bool:
         """Whether it can be that nobody remembers this answer: hit before the commit of its memo, or of another version.
 
-        `until`: when the last call was made that went on from it.
+        `last`: the last of the calls that went on from it.
         """
-        began = answer.t - _ANSWER
-        ended = max(answer.t + (_SLOW if answer.outcome == "slow" else 0.0), until) + _ANSWER
-        hit = any(fault.overlaps(began, ended + runs.SEND_TIMEOUT) for fault in self._hits)
-        return hit or self.changes(turn, began, ended) > 0
+        ended = _over(last or answer)
+        hit = any(fault.overlaps(answer.t, ended) for fault in self._hits)
+        return hit or self.changes(turn, answer.t - _ANSWER, ended) > 0
 
     def changes(self, turn: Turn, began: float, ended: float) -> int:
         """How often the history of the turn's conversation changed then."""
@@ -132,11 +135,17 @@ class Overtaken:
         return any(fault.kind in _LASTING and fault.overlaps(kept - _UNAWARE, asked) for fault in self._hits)
 
 
-def _brief(fault: Fault) -> Fault:
-    """A death is over at once, however long it takes until its victim is back."""
-    if not fault.kind.startswith(_INSTANT):
-        return fault
-    return Fault(kind=fault.kind, target=fault.target, began=fault.began, ended=fault.began + 2 * COMMIT_SECONDS)
+def _over(call: Asked) -> float:
+    """When its worker is done with it, at the latest, if nothing happens to it."""
+    if call.outcome in WHOLE | PIECE:
+        return call.t + _ANSWER + (_SLOW if call.outcome == "slow" else 0.0)
+    return call.t + _ANSWER + _PAUSE
+
+
+def _felt(fault: Fault) -> Fault:
+    """For how long it can be felt: a death is over at once, however long it takes until its victim is back."""
+    until = fault.began + 2 * COMMIT_SECONDS if fault.kind.startswith(_INSTANT) else fault.ended + _RECOVERY
+    return msgspec.structs.replace(fault, ended=until)
 
 
 def asked_once(evidence: Evidence) -> Iterator[Violation]:
@@ -171,7 +180,7 @@ def _repeats(overtaken: Overtaken, turn: Turn, memos: Sequence[float], before: S
     if not done:
         return ""
     answer = done[-1]
-    went_on = max((each.t for each in before if each.before > answer.before and each.t > answer.t), default=0.0)
-    if overtaken.lost(turn, answer, went_on):
+    went_on = [each for each in before if each.before > answer.before and each.t > answer.t]
+    if overtaken.lost(turn, answer, went_on[-1] if went_on else None):
         return ""
     return f"the assistant had answered ({answer.outcome}), and was asked again {call.t - answer.t:.2f} s later"

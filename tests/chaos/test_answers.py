@@ -210,5 +210,6 @@ def test_what_goes_on_from_a_piece_repeats_nothing() -> None:
     assert asked(LIMITED, swap(rest, outcome="cut"), swap(rest, t=BEGAN + 7))
     assert not asked(LIMITED, rest, swap(rest, t=BEGAN + 30))
     late = swap(HIT, began=BEGAN + 12, ended=BEGAN + 13)
-    assert not asked(LIMITED, swap(LIMITED, t=BEGAN + 30), faults=[swap(late, began=BEGAN + 14)])
-    assert asked(LIMITED, swap(rest, outcome="ok"), swap(LIMITED, t=BEGAN + 30), faults=[late])
+    assert not asked(LIMITED, swap(LIMITED, t=BEGAN + 30), faults=[late])
+    for outcome, lost in (("ok", False), ("slow", True), ("http_529", True)):
+        assert asked(LIMITED, swap(rest, outcome=outcome), swap(LIMITED, t=BEGAN + 30), faults=[late]) is lost, outcome
