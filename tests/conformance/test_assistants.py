@@ -221,11 +221,20 @@ async def test_an_answer_that_never_comes_to_its_end_is_partial(room: Room) -> N
 
 @pytest.mark.parametrize("kind", ["http_401", "http_500", "empty", "cut", "no_answer"])
 async def test_what_was_said_stands_when_the_rest_cannot_be_had(room: Room, without_pauses: None, kind: str) -> None:
-    """Refused, busy, broken or late: half an answer, marked. A continuation without words ends it."""
+    """Refused, busy, broken, late or without words: half an answer, marked."""
     room.fails("max_tokens", *[kind] * 10)
     answer = await room.ask(LONG, deadline_seconds=1.5)
     assert f"You said: {LONG}".startswith(answer.text) and len(answer.text) > 50
-    assert answer.partial == (kind != "empty")
+    assert answer.partial
+
+
+async def test_who_has_nothing_to_say_is_asked_to_go_on_again(room: Room, without_pauses: None) -> None:
+    """The answer was cut: that nothing comes does not make it whole."""
+    whole = (await room.ask(LONG)).text
+    room.fails("max_tokens", "empty", "blank")
+    answer = await room.ask(LONG)
+    assert (answer.text, answer.partial) == (whole, False)
+    assert room.calls == 5
 
 
 async def test_a_refusal_to_go_on_withdraws_what_was_said(room: Room) -> None:
