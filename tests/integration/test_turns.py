@@ -226,6 +226,38 @@ async def test_a_stop_counts_where_nobody_answers_it(world: World) -> None:
     assert len(world.lines()) == 1
 
 
+async def test_a_word_on_stopping_is_heard_in_a_turn_with_a_question(world: World) -> None:
+    """Stopped with a remark beside it, nobody is asked; started with a question beside it, that is answered."""
+    await configure(world, INTENTS)
+    await world.say("stop")
+    await world.say("leave me alone")
+    end = await world.worker()
+    assert await world.got(1) == ["No more answers."]
+    assert world.asked == [] and await outcomes(world) == ["intent"]
+    await end()
+    await world.say("start")
+    await world.say("where are you?")
+    await world.worker()
+    [_, answer] = await world.got(2)
+    assert answer.startswith("You said: ") and "where are you?" in answer
+    assert await world.rows("SELECT stopped_at FROM lanes") == [(None,)]
+
+
+async def test_a_start_word_opens_no_door_past_the_days_limit(world: World) -> None:
+    """It is heard, and the question beside it is too much for the day like any other."""
+    await configure(world, INTENTS + "[tenants.noor.limits]\nmessages_per_contact_per_day = 1\n")
+    end = await world.worker()
+    await world.say("stop")
+    await world.got(1)
+    await end()
+    await world.say("start")
+    await world.say("where are you?")
+    await world.worker()
+    assert (await world.got(2))[1].startswith("Sorry, I cannot answer any more")
+    assert world.asked == []
+    assert await world.rows("SELECT stopped_at FROM lanes") == [(None,)]
+
+
 # --- late ---
 
 
