@@ -52,7 +52,7 @@ class Replies:
         opening, tenant, standing = due.opening, due.tenant, due.standing
         if opening.paused or not (tenant.enabled and due.channel.enabled):
             return Reply(outcome="left")
-        if opening.stopped and not (fixed and fixed.stops is False):
+        if opening.stopped and tenant.intents.can_start and not (fixed and fixed.stops is False):
             return Reply(outcome="stopped")
         late = too_late(due.channel, opening)
         if late and due.channel.late in ("store", "notice"):

@@ -31,10 +31,13 @@ class Intents:
         self._whole: dict[str, Intent] = {}
         self._patterns: list[tuple[Pattern, Intent]] = []
         self._asking: dict[str, Intent] = {}
+        self.can_start = False
+        """Whether a word takes a stop back: only then one counts."""
         for intent in intents:
             for text in intent.match:
                 self._whole.setdefault(normalise(text), intent)
             self._patterns += [(Pattern(text), intent) for text in intent.patterns]
+            self.can_start |= intent.then == "start"
             if intent.then == "confirm":
                 self._asking.setdefault(_name(intent), intent)
 

@@ -243,6 +243,28 @@ async def test_a_word_on_stopping_is_heard_in_a_turn_with_a_question(world: Worl
     assert await world.rows("SELECT stopped_at FROM lanes") == [(None,)]
 
 
+async def test_nobody_is_stuck_where_no_word_takes_a_stop_back(world: World) -> None:
+    """A tenant whose intents are gone answers those who had stopped, and apply says so; with a start word the stop counts."""
+    await configure(world, INTENTS)
+    end = await world.worker()
+    await world.say("stop")
+    await world.got(1)
+    await end()
+    path = world.folder / "none.toml"
+    path.write_text('[tenants.noor]\nname = "Noor"\nintents = []')
+    applied = await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
+    assert [warning for warning in applied.warnings if "whoever had stopped is answered again" in warning]
+    end = await world.worker()
+    await world.say("where are you?")
+    assert await world.got(2) == ["No more answers.", "You said: where are you?"]
+    await end()
+    await configure(world, INTENTS)
+    await world.worker()
+    await world.say("hi")
+    await world.until("SELECT count(*) = 3 FROM usage")
+    assert await outcomes(world) == ["intent", "answered", "stopped"]
+
+
 async def test_a_start_word_opens_no_door_past_the_days_limit(world: World) -> None:
     """It is heard, and the question beside it is too much for the day like any other."""
     await configure(world, INTENTS + "[tenants.noor.limits]\nmessages_per_contact_per_day = 1\n")

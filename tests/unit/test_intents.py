@@ -207,6 +207,12 @@ def test_a_word_on_stopping_is_heard_whatever_stands_beside_it(
     assert fixed is None or (fixed.asks, fixed.pauses) == (None, None)
 
 
+def test_a_stop_can_be_taken_back_where_an_intent_does_so() -> None:
+    """Whatever stands before or behind it."""
+    assert INTENTS.can_start
+    assert not Intents().can_start and not Intents([Intent(match=("hi",), reply="Hello!")]).can_start
+
+
 def test_a_yes_beside_a_picture_answers_no_question() -> None:
     """What the picture says nobody knows."""
     assert INTENTS.answer(["yes"], "cancel", beside=True) is None
