@@ -57,18 +57,20 @@ class Replies:
         late = too_late(due.channel, opening)
         if late and due.channel.late in ("store", "notice"):
             return _noticed(due)
-        if _looping(due):
+        by_hand = any(message.replayed for message in standing)  # whoever did so is told that it will be answered
+        if not by_hand and _looping(due):
             return Reply(outcome="left")
         asked = "answer" in opening.memo  # and paid for
+        free = by_hand or asked
         daily = tenant.limits.messages_per_contact_per_day
-        if daily and not asked and opening.written >= daily and not (fixed and _always(fixed)):
+        if daily and not free and opening.written >= daily and not (fixed and _always(fixed)):
             return _limited(due, "messages_per_contact_per_day")
         if fixed and fixed.reply:
             return self._late(due, late, _fixed(due, fixed))
         if tenant.assistant is None and all(message.kind == "location" for message in standing) and not asked:
             return self._late(due, late, Reply(outcome="told", text=tenant.texts.location))
         budget = tenant.limits.tokens_per_day
-        if budget and not asked and await self._spending.today(tenant.id) >= budget:
+        if budget and not free and await self._spending.today(tenant.id) >= budget:
             return _limited(due, "tokens_per_day")
         shown = self._typing.shown(tenant, due.channel, newest(opening)) if self._typing else nullcontext()
         with shown:

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 import workers.asking
+from app import db, dead
 from app.apply import apply
 from app.assistants import Answer, Question
 from app.configuration import Fallback
 from app.errors import AssistantBusy, AssistantError
+from app.replay import Replays
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import Number
 from app.sandbox.numbers import now as sandbox_now
@@ -365,6 +367,42 @@ async def test_beyond_the_days_messages_a_person_is_told_once(world: World) -> N
     await world.act("UPDATE turns SET begun_at = begun_at - interval '25 hours'")
     await world.say("five")
     assert (await world.got(6))[5] == "You said: five"
+
+
+@pytest.mark.parametrize(
+    "limit", ["messages_per_contact_per_day = 1", "tokens_per_day = 1", "replies_per_conversation_per_minute = 1"]
+)
+async def test_no_limit_takes_a_replay(world: World, limit: str) -> None:
+    """Who replays a dead letter is told that it is asked again: it was counted when it came, and would be listed no more."""
+    await configure(world, f"[tenants.noor.limits]\n{limit}\n")
+    world.sandbox.faults.queue("assistant", [Fault(kind="http_401")])
+    end = await world.worker()
+    await world.say("a question")
+    assert await world.got(1) == [FAILURE]
+    await end()
+    await world.act("UPDATE usage SET input_tokens = 20")
+    async with db.pool(world.url, "qasid_app", name="test", max_size=1) as pool:
+        [letter] = await dead.every(pool)
+        async with Replays(pool, world.url, world.settings()) as replays:
+            assert (await replays.replay(letter)).done
+    await world.worker()
+    assert (await world.got(2))[1] == "You said: a question"
+
+
+async def test_what_is_paid_for_is_sent_whatever_the_day_allows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the memo of its answer a turn is not refused any more, however much was written meanwhile."""
+    await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 2\n")
+    monkeypatch.setenv("CRASHPOINT", "answer.remembered:2")
+    child = await world.process()
+    monkeypatch.delenv("CRASHPOINT")
+    await world.say("one")
+    await world.got(1)
+    await world.say("two")
+    assert await child.wait() == -9
+    await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 1\n")
+    await world.process()
+    assert await world.got(2, timeout=20) == ["You said: one", "You said: two"]
+    assert len(world.asked) == 2
 
 
 async def test_beyond_the_days_tokens_nobody_is_asked(world: World) -> None:
