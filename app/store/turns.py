@@ -104,7 +104,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     written: int = 0
     """Messages of this person, of other turns that began within the last day, as far as `daily` wants to know."""
     stopped: bool = False
-    """The person wants no answers, until they write a start word."""
+    """The person wants no answers, until they write a start word. It counts while their tenant has one."""
     asking: str | None = None
     """The intent whose question waits for a yes or a no (`Intents.asked`)."""
     noticed_at: datetime | None = None
