@@ -164,7 +164,7 @@ def alert(kind: str) -> None:
 def breaker(breaker: Breaker, before: State, *, kind: str | None = None) -> None:
     """A breaker has changed: fit for its `on_change`. Call it once at the start, too, so that there is something to see.
 
-    `kind`: it is one of many (channel, assistant), as many as there are tenants. Then it has series of its own only while
+    `kind`: it is one of many (channel, assistant, …), as many as there are tenants. Then it has series of its own only while
     it is not closed, or is held; what is counted is counted for all of its kind together. Not for processes that share.
     """
     name, state = breaker.name, breaker.state

@@ -25,6 +25,7 @@ from app.directory import Channel, Tenant, Watch
 from app.errors import AssistantError, DatabaseUnavailable, MediaBusy, MediaError, MediaForbidden
 from app.store.turns import Asked, Opening
 from app.transcription import transcribe
+from workers.breakers import Breakers
 from workers.commits import Commits
 
 log = structlog.get_logger(__name__)
@@ -109,6 +110,7 @@ class Questions:
         directory: Watch,
         client: httpx.AsyncClient,
         outside: httpx.AsyncClient,
+        breakers: Breakers,
         *,
         hosts: Sequence[str] = (),
     ) -> None:
@@ -117,6 +119,7 @@ class Questions:
         self._directory = directory
         self._client = client
         self._outside = outside
+        self._breakers = breakers
         self._hosts = tuple(hosts)
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._gates: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
@@ -283,7 +286,13 @@ class Questions:
         if sound.media_type not in media.SOUNDS:
             return message
         try:
-            words = await transcribe(self._client, settings, sound, deadline=until)
+            words = await transcribe(
+                self._client,
+                settings,
+                sound,
+                deadline=until,
+                asking=lambda: self._breakers.now(tenant, "transcriber"),
+            )
         except AssistantError as error:
             metrics.alert("transcription_failed")
             log.error(

@@ -12,7 +12,8 @@ from msgspec import Struct
 from app.assistants import Answer, Call, Citation
 from app.errors import AssistantBusy, AssistantRefused
 
-# An answer is read no further than so many characters: 25 messages of WhatsApp's, more than anybody reads.
+# An answer is read no further than so many characters (of Markdown): 25 messages of WhatsApp's, more than anybody reads. Its
+# quotations together are no longer, nor are their translations.
 LONGEST = 100_000
 # The last word of a text that was cut is looked for so far from its end (characters); some scripts have no spaces.
 LONGEST_WORD = 100

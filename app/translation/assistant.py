@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
-import msgspec
 
 from app import assistants
 from app.assistants import Answer, Asking, Line, Question
@@ -79,6 +78,18 @@ class AssistantTranslator:
         code = next((code for code in among if code == said.strip()), None)
         return Recognised(language=code, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
 
+    def _bare(self, system: str) -> Fallback:
+        """The assistant with this instruction, and with nothing of its own: no documents, which would be paid for each time."""
+        own = self._settings
+        return Fallback(
+            provider=own.provider,
+            base_url=own.base_url,
+            api_key=own.api_key,
+            model=own.model,
+            max_tokens=own.max_tokens,
+            system=system,
+        )
+
     async def _ask(
         self, client: httpx.AsyncClient, instruction: str, text: str, deadline: float, **words: str
     ) -> tuple[str, Answer]:
@@ -86,9 +97,7 @@ class AssistantTranslator:
             if time.monotonic() >= deadline:
                 raise TranslatorBusy("no time was left")
             mark = f"text-{secrets.token_hex(8)}"
-            settings: Fallback = msgspec.structs.replace(
-                self._settings, system=instruction.format(mark=mark, **words), fallback=None
-            )
+            settings = self._bare(instruction.format(mark=mark, **words))
             question = Question(lines=(Line("user", f"<{mark}>\n{text}\n</{mark}>"),))
             try:
                 answer = await self._assistant.ask(

@@ -29,6 +29,7 @@ from app.sandbox.simulation import Sandbox
 from app.store.turns import Asked, Opening
 from app.vault import Secret
 from workers import questions as module
+from workers.breakers import Breakers
 from workers.questions import Questions, Reading, apology, newest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
@@ -58,7 +59,8 @@ class Room:
         directory: Any = SimpleNamespace(current=SimpleNamespace(endpoint_of=lambda _: SimpleNamespace(kind="cloud")))
         self.kept = Kept()
         commits: Any = self.kept
-        self.questions = Questions(commits, directory, client, outside)
+        self.breakers = Breakers()
+        self.questions = Questions(commits, directory, client, outside, self.breakers)
         self.tenant = Tenant(
             id=UUID(int=1),
             slug="noor",
@@ -302,6 +304,20 @@ async def test_a_voice_message_without_words_is_told_so(room: Room, fault: str) 
     assert await room.read(room.asked("audio"), timeout=1.5) == Reading(lines=(), unread=("audio",))
     assert room.kept.transcripts == []
     assert alerts("transcription_failed") - before == (fault != "empty")
+
+
+@pytest.mark.parametrize("fault", ["http_500", "no_answer"])
+async def test_while_nobody_can_write_down_voice_messages_nobody_waits(room: Room, fault: str) -> None:
+    """Three calls that failed or had no answer, then the person is told so at once; an operator is told once that it is away."""
+    before = alerts("transcriber_away")
+    room.sandbox.faults.queue("transcription", [Fault(kind=fault)] * 9)  # type: ignore[arg-type]
+    await asyncio.gather(*(room.read(room.asked("audio"), timeout=1.0) for _ in range(3)))
+    asked = len(room.sandbox.transcriptions.calls)
+    began = time.monotonic()
+    assert await room.read(room.asked("audio"), timeout=20.0) == Reading(lines=(), unread=("audio",))
+    assert time.monotonic() - began < 0.5
+    assert len(room.sandbox.transcriptions.calls) == asked == 3
+    assert alerts("transcriber_away") == before + 1
 
 
 async def test_without_a_service_nothing_is_fetched(room: Room) -> None:

@@ -126,6 +126,10 @@ def later(seconds: float = 5.0) -> float:
     return time.monotonic() + seconds
 
 
+def alerts(kind: str) -> float:
+    return REGISTRY.get_sample_value("qasid_alerts_total", {"kind": kind}) or 0.0
+
+
 def flushes(name: str) -> float:
     return REGISTRY.get_sample_value("qasid_flush_rows_count", {"batch": name}) or 0.0
 
@@ -413,6 +417,47 @@ async def test_the_tenants_assistant_translates_under_its_breaker(bench: Bench) 
     again = await worker.finish(tenant, "?", answer("نص 1", "نص 2"), Kept(), deadline=later())
     assert again.sources == first.sources and (again.input_tokens, again.output_tokens) == (0, 0)
     assert bench.sandbox.assistant.count == 2
+
+
+@pytest.mark.parametrize("fault", ["http_500", "no_answer"])
+async def test_while_an_engine_is_away_originals_stand_at_once(bench: Bench, fault: str) -> None:
+    """After three calls without a translation nobody waits for one, in no turn; what is remembered is there."""
+    worker, quoting = await bench.worker(), bench.tenant(deadline_seconds=0.5)
+    known = (await worker.finish(quoting, "?", answer(HADITH), Kept(), deadline=later())).sources
+    always = Chance(chance=1.0, fault=Fault(kind=fault))  # type: ignore[arg-type]
+    bench.sandbox.faults.chances("translator", [always])
+    before = alerts("translator_away")
+    await asyncio.gather(*(worker.finish(quoting, "?", answer(f"نص {n}"), Kept(), deadline=later()) for n in range(3)))
+    asked, began = bench.sandbox.translator.count, time.monotonic()
+    patient = bench.tenant(deadline_seconds=30.0, answers=("ur",))
+    for turn in range(3):
+        finished = await worker.finish(
+            patient, URDU, answer(HADITH, f"نص آخر {turn}", text="Here."), Kept(), deadline=later(60)
+        )
+        assert finished.text == "Here."
+        assert finished.sources[0] == known[0] and finished.sources[1].untranslated
+    assert time.monotonic() - began < 1.0
+    assert bench.sandbox.translator.count - asked <= 1  # the one that asks whether it is back
+    assert alerts("translator_away") == before + 1
+
+
+async def test_an_assistant_that_is_away_keeps_no_answer_waiting_for_its_translations(bench: Bench) -> None:
+    """Its fallback wrote this answer, say: the translations are not waited for until the first may be asked again."""
+    assistant = Assistant(provider="anthropic", base_url=bench.sandbox.assistant_url, api_key=Secret("k"), model="m")
+    breakers = Breakers()
+    breakers.heard({"assistant:noor": "open"})
+    worker = Translations(await bench.memory(), bench.client, breakers, Places())
+    began = time.monotonic()
+    finished = await worker.finish(
+        bench.tenant(assistant=assistant, provider="assistant", answers=("ur",)),
+        URDU,
+        answer(HADITH, text="Here."),
+        Kept(),
+        deadline=later(60),
+    )
+    assert time.monotonic() - began < 0.5
+    assert finished.text == "Here." and finished.sources[0].untranslated
+    assert bench.sandbox.assistant.count == 0
 
 
 # --- the whole answer ---

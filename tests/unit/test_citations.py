@@ -124,7 +124,13 @@ def test_titles_and_translations_are_isolated_too() -> None:
 def test_a_citation_without_a_text_is_its_title(text: str) -> None:
     """Nothing is quoted, so nothing is translated."""
     assert shown(Source(text=text, title="T", untranslated=True)).endswith(f"\n\n[1] {FSI}T{PDI}")
-    assert shown(Source(text=text)).endswith("\n\n[1]")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n", "\0", "\u200b"])
+def test_a_source_of_which_nothing_can_be_read_is_not_listed(text: str) -> None:
+    """Nor does it change the numbers of the others; without any there is no heading."""
+    assert shown(Source(text=text)) == "*Yes* [1]."
+    assert shown(Source(text=text), Source(text="x")).endswith(f"\n\n*Sources*\n\n[2]\n{FSI}x{PDI}")
 
 
 def test_a_translation_that_says_the_same_is_not_said_twice() -> None:
