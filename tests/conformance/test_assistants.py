@@ -15,7 +15,7 @@ import stamina
 
 from app import http
 from app.assistants import Answer, Image, Line, assistant
-from app.assistants.parts import LONGEST, Cut
+from app.assistants.parts import LONGEST, MOST_TOKENS, Cut
 from app.errors import AssistantBusy, AssistantError, AssistantRefused
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
@@ -392,6 +392,14 @@ async def test_an_answer_of_a_megabyte_is_cut_and_says_so(room: Room, size: int)
     assert isinstance(answer, Answer) and (answer.partial, answer.stopped) == (True, "too_long")
     assert LONGEST - 10 < len(answer.text) <= LONGEST and answer.text.endswith("word")
     assert room.served == 1
+
+
+@pytest.mark.parametrize(("told", "counted"), [(7, 7), (10**30, MOST_TOKENS), (-(10**12), 0), (-(10**30), 0)])
+async def test_what_an_answer_cost_can_be_counted(room: Room, told: int, counted: int) -> None:
+    """Whatever the provider says: no figure is too large for a column, and none makes up for others."""
+    wire = room.wire
+    answer = await room.fate_of(wire.begin + hello(room) + wire.cost % (told, told) + wire.end)
+    assert isinstance(answer, Answer) and (answer.input_tokens, answer.output_tokens) == (counted, counted)
 
 
 @pytest.mark.parametrize("status", [400, 402, 403, 404, 413, 422])
