@@ -14,7 +14,7 @@ import structlog
 
 from app import metrics
 from app.assistants import Answer, Call, Citation, Notes, Question, assistant
-from app.assistants.parts import LONGEST
+from app.assistants.parts import LONGEST, MOST_CITATIONS
 from app.configuration import Assistant
 from app.configuration import Fallback as AssistantSettings
 from app.directory import Tenant
@@ -24,8 +24,6 @@ from workers.places import Places
 
 log = structlog.get_logger(__name__)
 
-# Of an answer so many citations are kept: more than anybody reads, and each may be a call to a translator.
-MOST_CITATIONS = 100
 LONGEST_TITLE = 200
 # Reasons to stop that are about its length alone.
 ENOUGH = ("max_tokens", "too_long")

@@ -15,7 +15,7 @@ import stamina
 
 from app import http
 from app.assistants import Answer, Image, Line, assistant
-from app.assistants.parts import LONGEST, Cut
+from app.assistants.parts import LONGEST, MOST_TOKENS, Cut
 from app.errors import AssistantBusy, AssistantError, AssistantRefused
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
@@ -343,6 +343,7 @@ async def test_what_says_nothing_is_read_over(room: Room) -> None:
         b"data: " + b"x" * 3_000_000,
         b"data: " + b"x" * 700_000 + b"\n" + b"data: " + b"x" * 700_000 + b"\n\n",
         b"data: " + b"9" * 5_000 + b"\n\n",
+        b"data:\n" * 350_000,
         None,
     ],
 )
@@ -350,7 +351,7 @@ async def test_nonsense_is_no_answer(room: Room, without_pauses: None, middle: b
     """Busy after a few tries, never an exception of another kind; None: words of another type."""
     wire = room.wire
     wrong = hello(room).replace(b'"hello"', b'{"a": 5}')
-    fate = await room.fate_of(wire.begin + (wrong if middle is None else middle) + wire.end)
+    fate = await room.fate_of(wire.begin + (wrong if middle is None else middle) + hello(room) + wire.end)
     assert isinstance(fate, AssistantBusy) and room.served == TRIES
 
 
@@ -401,6 +402,14 @@ async def test_an_answer_of_a_megabyte_is_cut_and_says_so(room: Room, size: int)
     assert isinstance(answer, Answer) and (answer.partial, answer.stopped) == (True, "too_long")
     assert LONGEST - 10 < len(answer.text) <= LONGEST and answer.text.endswith("word")
     assert room.served == 1
+
+
+@pytest.mark.parametrize(("told", "counted"), [(7, 7), (10**30, MOST_TOKENS), (-(10**12), 0), (-(10**30), 0)])
+async def test_what_an_answer_cost_can_be_counted(room: Room, told: int, counted: int) -> None:
+    """Whatever the provider says: no figure is too large for a column, and none makes up for others."""
+    wire = room.wire
+    answer = await room.fate_of(wire.begin + hello(room) + wire.cost % (told, told) + wire.end)
+    assert isinstance(answer, Answer) and (answer.input_tokens, answer.output_tokens) == (counted, counted)
 
 
 @pytest.mark.parametrize("status", [400, 402, 403, 404, 413, 422])

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from app import db, http
 from app.assistants import Answer, Citation
 from app.assistants.intents import Intents
-from app.assistants.parts import LONGEST
+from app.assistants.parts import LONGEST, MOST_CITATIONS
 from app.configuration import Assistant, Limits, Texts, Translation
 from app.directory import Tenant
 from app.errors import DatabaseUnavailable, TranslatorBusy, TranslatorRefused
@@ -34,7 +34,7 @@ from app.vault import Secret
 from tests.conftest import Database
 from tests.ground import Ground, ground
 from workers import citations, formatting
-from workers.asking import MOST_CITATIONS, bounded
+from workers.asking import bounded
 from workers.breakers import Breakers
 from workers.citations import Round
 from workers.places import Places

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from app.assistants import Answer, Citation
-from app.assistants.parts import LONGEST
+from app.assistants.parts import LONGEST, MOST_CITATIONS
 from app.configuration import Texts
 from app.text.citations import Source, with_sources
 from tests.unit.test_breakers import tenant
 from workers import formatting
-from workers.asking import LONGEST_TITLE, MOST_CITATIONS, bounded
+from workers.asking import LONGEST_TITLE, bounded
 
 pytestmark = pytest.mark.anyio
 
