@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -61,10 +62,10 @@ class Room:
         self.kept = Kept()
         commits: Any = self.kept
         self.breakers = Breakers()
-        self._questions = lambda pictures=None: Questions(
-            commits, directory, client, outside, self.breakers, room=pictures
+        self._questions: Callable[..., Questions] = partial(
+            Questions, commits, directory, client, outside, self.breakers
         )
-        self.questions: Questions = self._questions()
+        self.questions = self._questions()
         self.tenant = Tenant(
             id=UUID(int=1),
             slug="noor",
@@ -114,7 +115,7 @@ class Room:
     def bounded(self, most: int, most_of_a_tenant: int) -> None:
         """From here on there is room for so many of the largest pictures."""
         size = module.MOST_OF_A_PICTURE
-        self.questions = self._questions(PictureRoom(most * size, most_of_a_tenant * size))
+        self.questions = self._questions(room=PictureRoom(most * size, most_of_a_tenant * size))
 
     async def read(self, *asked: Asked, timeout: float = 10.0) -> Reading:
         async with self.questions.read(

@@ -135,7 +135,7 @@ def test_operations_tells_of_every_alert() -> None:
             named = [k.value for k in call.keywords if k.arg == "alert"]
             if isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "metrics.alert":
                 named += call.args
-            kinds |= {value.value for value in named if isinstance(value, ast.Constant)}
+            kinds |= {str(value.value) for value in named if isinstance(value, ast.Constant)}
     assert len(kinds) > 5
     assert set(rows(section(text("docs/operations.md"), "## Alerts"))) == kinds
 
