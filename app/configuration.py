@@ -251,9 +251,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Configuration:
         raise ConfigurationError(f"{path}: names no endpoint and no tenant.")
     reader.mistakes.stop(path)
     assert found is not None
-    return Configuration(
-        path=path, endpoints=found.endpoints, tenants=found.tenants, warnings=tuple(_warnings(found))
-    )
+    return Configuration(path=path, endpoints=found.endpoints, tenants=found.tenants, warnings=tuple(_warnings(found)))
 
 
 def _check(tables: Tables, mistakes: Mistakes) -> None:

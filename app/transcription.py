@@ -7,6 +7,7 @@ Format: OpenAI's API reference, "Create transcription"; docs/wire-assistants.md 
 import asyncio
 import re
 import time
+from contextlib import AbstractAsyncContextManager, nullcontext
 from uuid import uuid4
 
 import httpx
@@ -15,6 +16,7 @@ import stamina
 from msgspec import Struct
 
 from app import http
+from app.assistants import Asking, Call
 from app.channels import Media
 from app.configuration import Transcription
 from app.errors import AssistantBusy, AssistantRefused, InDoubt, NeverLeft
@@ -37,21 +39,33 @@ class _Written(Struct):
 _written = msgspec.json.Decoder(_Written)
 
 
-async def transcribe(client: httpx.AsyncClient, settings: Transcription, sound: Media, *, deadline: float) -> str:
+async def transcribe(
+    client: httpx.AsyncClient,
+    settings: Transcription,
+    sound: Media,
+    *,
+    deadline: float,
+    asking: Asking | None = None,
+) -> str:
     """What is said in it, before `deadline` (by the monotonic clock) and within the settings' own; "" where nothing is.
 
-    Asking twice doubles nothing but the cost, so what may pass is tried again.
+    Asking twice doubles nothing but the cost, so what may pass is tried again. `asking`: under whose watch each request is
+    made.
 
     Raises:
         AssistantBusy: no words within the deadline.
         AssistantRefused: another try would end the same way.
     """
     patience = min(settings.deadline_seconds, deadline - time.monotonic())
+    until = time.monotonic() + patience
 
     def again(error: Exception) -> bool | float:
         if not isinstance(error, AssistantBusy):
             return False
-        return True if error.retry_after is None else error.retry_after
+        wait = error.retry_after
+        if wait is None:
+            return True
+        return wait if time.monotonic() + wait < until else False
 
     try:
         async with asyncio.timeout(patience):
@@ -59,7 +73,10 @@ async def transcribe(client: httpx.AsyncClient, settings: Transcription, sound: 
                 on=again, attempts=TRIES, timeout=patience, wait_initial=0.25, wait_max=5.0
             ):
                 with attempt:
-                    return await _once(client, settings, sound, patience)
+                    watched: AbstractAsyncContextManager[Call | None] = asking() if asking else nullcontext()
+                    async with watched:
+                        left = max(0.0, until - http.EARLY - time.monotonic())
+                        return await _once(client, settings, sound, left)
     except TimeoutError:
         raise AssistantBusy(f"no words within {patience:.3g} s") from None
     raise AssertionError("stamina either returns or raises")

@@ -18,7 +18,7 @@ from app.errors import DatabaseUnavailable, Unknown
 from app.log import fingerprint
 from app.store.lanes import MOST_CLAIMS, Claim, Release
 from app.store.turns import Chunk, Opening, Settlement, Turn
-from app.text.chunks import split
+from workers import formatting
 from workers.answering import Due, Reply
 from workers.commits import Commits
 from workers.deliver import Delivery, Lane
@@ -173,7 +173,7 @@ class Turns:
         self, lane: Lane, found: Opened, turn: Turn, version: int | None, reply: Reply, before: Chunk | None
     ) -> Release | None:
         """Commit the answer, send its first chunk, and go on as far as the gates allow. None: what was asked has changed."""
-        pieces = [(uuid4(), piece) for piece in split(reply.text)]
+        pieces = [(uuid4(), piece) for piece in await formatting.pieces(reply.text)]
         # A gate may have opened while the assistant wrote: whoever opened it has made the lane due again.
         gate_open = before is None or before.opens_in <= 0
         wanted = bool(pieces) and gate_open

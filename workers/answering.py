@@ -19,10 +19,10 @@ from app.directory import Channel, Tenant
 from app.errors import AssistantError
 from app.store.lanes import Claim
 from app.store.turns import NOTHING, Asked, Ending, Marks, Memo, Opening, Turn
-from app.text.citations import with_sources
+from app.text.whole import VISIBLE
+from workers import formatting
 from workers.asking import Asking
 from workers.commits import Commits
-from workers.formatting import whatsapp
 from workers.notes import TurnNotes
 from workers.questions import Questions, Reading, apology, sees, spoken
 from workers.spending import Spending
@@ -127,18 +127,12 @@ class Answering:
             input_tokens=reply.input_tokens + finished.input_tokens,
             output_tokens=reply.output_tokens + finished.output_tokens,
         )
-        text = await whatsapp(finished.text)
-        if not text.strip():
-            return _failed(due, reply, AssistantError("an answer of nothing but markup"))
+        text = await formatting.whatsapp(finished.text)
+        if VISIBLE.search(text) is None:
+            return _failed(due, reply, AssistantError("an answer of which nothing can be seen"))
         if reply.partial:
             text = f"{text}\n\n{texts.partial}"
-        text = with_sources(
-            text,
-            finished.sources,
-            heading=texts.sources,
-            translation=texts.translated,
-            untranslated=texts.untranslated,
-        )
+        text = await formatting.sourced(text, finished.sources, texts)
         crashpoint("answer.finished")
         return msgspec.structs.replace(reply, text=text)
 

@@ -4,8 +4,8 @@ What comes back is fit for the database and for people: bounded, without charact
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import httpx
@@ -14,18 +14,16 @@ import structlog
 
 from app import metrics
 from app.assistants import Answer, Call, Citation, Notes, Question, assistant
+from app.assistants.parts import LONGEST, MOST_CITATIONS
 from app.configuration import Assistant
 from app.configuration import Fallback as AssistantSettings
 from app.directory import Tenant
 from app.errors import AssistantError, AssistantRefused
-from app.policies import AssistantOpen
 from workers.breakers import Breakers
 from workers.places import Places
 
 log = structlog.get_logger(__name__)
 
-# A longer answer (characters of Markdown) is cut there and counts as partial: some thirty texts, which nobody reads.
-LONGEST = 100_000
 LONGEST_TITLE = 200
 # Reasons to stop that are about its length alone.
 ENOUGH = ("max_tokens", "too_long")
@@ -35,10 +33,6 @@ _NEAR = 200
 # What is asked of an assistant with these settings, and what it may note under the name of its stage.
 Asked = Callable[[AssistantSettings], Question]
 Noted = Callable[[str], Notes]
-
-
-class Skipped(AssistantRefused):
-    """Its breaker is open, and another assistant can be asked: nobody waits for it."""
 
 
 class Asking:
@@ -66,14 +60,14 @@ class Asking:
     async def _any(self, tenant: Tenant, settings: Assistant, asked: Asked, notes: Noted, deadline: float) -> Answer:
         other = settings.fallback
         if other is None:
-            return await self._one(tenant, settings, asked, notes(""), deadline, self._waiting(tenant))
+            return await self._one(tenant, settings, asked, notes(""), deadline, self._calls(tenant))
         share = min(other.deadline_seconds, (deadline - time.monotonic()) / 2)
         cut: Answer | None = None
         reason = "its answer was cut short"
         try:
-            if not self._breakers.lets_ask(tenant):
-                raise Skipped("its breaker is open")
-            answer = await self._one(tenant, settings, asked, notes(""), deadline - share, self._skipping(tenant))
+            answer = await self._one(
+                tenant, settings, asked, notes(""), deadline - share, self._calls(tenant, waits=False)
+            )
             if not answer.partial or answer.stopped in ENOUGH:  # the other one has no more room than this one
                 return answer
             cut = answer
@@ -82,9 +76,7 @@ class Asking:
         log.warning("the fallback is asked", tenant=tenant.slug, reason=reason)
         try:
             until = min(deadline, time.monotonic() + other.deadline_seconds)
-            answer = await self._one(
-                tenant, other, asked, notes("fallback"), until, self._waiting(tenant, fallback=True)
-            )
+            answer = await self._one(tenant, other, asked, notes("fallback"), until, self._calls(tenant, fallback=True))
         except AssistantError:
             metrics.fallback("failed")
             if cut is None:
@@ -106,33 +98,21 @@ class Asking:
             self._client, settings, asked(settings), deadline=deadline, notes=notes, asking=asking
         )
 
-    def _waiting(self, tenant: Tenant, *, fallback: bool = False) -> Callable[[], AbstractAsyncContextManager[Call]]:
-        """Each call waits for its breaker and its place, within the deadline of the answer: see `Assistant.ask`."""
+    def _calls(
+        self, tenant: Tenant, *, fallback: bool = False, waits: bool = True
+    ) -> Callable[[], AbstractAsyncContextManager[Call]]:
+        """Each call waits for its place, and where it `waits` for its breaker, within the deadline: see `Assistant.ask`."""
         place = partial(self._places.of, tenant)
-        return lambda: self._breakers.assistant(tenant, fallback=fallback, place=place)
-
-    def _skipping(self, tenant: Tenant) -> Callable[[], AbstractAsyncContextManager[Call]]:
-        """Likewise, but nobody waits for a breaker: that an assistant is not to be asked ends its tries."""
-
-        @asynccontextmanager
-        async def asking() -> AsyncIterator[Call]:
-            entered = False
-            try:
-                place = partial(self._places.of, tenant)
-                async with self._breakers.assistant(tenant, waits=False, place=place) as call:
-                    entered = True
-                    yield call
-            except AssistantOpen as refusal:
-                if entered:
-                    raise
-                raise Skipped(str(refusal)) from refusal
-
-        return asking
+        return lambda: self._breakers.assistant(tenant, fallback=fallback, waits=waits, place=place)
 
 
 def bounded(tenant: Tenant, answer: Answer) -> Answer:
     """The answer as it may be stored and sent: without U+0000 and halves of characters, and of a length that people read."""
     text, cut = _storable(answer.text), answer.partial or answer.stopped == "max_tokens"
+    if len(answer.citations) > MOST_CITATIONS:
+        log.warning(
+            "an answer has too many citations, and is left the first", tenant=tenant.slug, count=len(answer.citations)
+        )
     if len(text) > LONGEST:
         log.warning("an answer is too long, and cut", tenant=tenant.slug, size=len(text))
         kept = text[:LONGEST]
@@ -144,15 +124,15 @@ def bounded(tenant: Tenant, answer: Answer) -> Answer:
 
 
 def _bounded(citations: Sequence[Citation]) -> tuple[Citation, ...]:
-    """As many as together are as long as an answer may be; behind these, places without a quotation, for the numbers' sake.
+    """The first so many, and of these the quotations that together are as long as an answer may be; of the rest the titles.
 
-    A quotation is never cut: half of one is another.
+    A quotation is never cut: half of one is another. None changes its place, for the numbers in the text.
     """
     room, kept = LONGEST, list[Citation]()
-    for citation in citations:
-        whole = Citation(text=_storable(citation.text), title=_storable(citation.title)[:LONGEST_TITLE])
-        room -= len(whole.text) + len(whole.title)
-        kept.append(whole if room >= 0 else Citation(text=""))
+    for citation in citations[:MOST_CITATIONS]:
+        text = _storable(citation.text) if len(citation.text) <= room else ""
+        room -= len(text)
+        kept.append(Citation(text=text, title=_storable(citation.title[:LONGEST_TITLE])))
     return tuple(kept)
 
 

@@ -1,4 +1,4 @@
-"""The breakers of this worker: one for each channel, for each tenant's assistant and for its fallback.
+"""The breakers of this worker: one for each channel, each tenant's assistant, its fallback, its translator, its transcriber.
 
 It says who may ask now, and when who was turned away comes again. What is asked, and of whom, is not its business.
 """
@@ -15,7 +15,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from typing import Literal, cast
+from typing import Literal
 from uuid import UUID
 
 import structlog
@@ -23,9 +23,9 @@ import structlog
 from app import metrics
 from app.breaker import STANDS_OPEN, Breaker, Call, Forced, Policy, State
 from app.directory import Channel, Directory, Tenant, Watch
-from app.errors import Unknown
-from app.policies import ASSISTANT, CHANNEL, AssistantOpen, ChannelOpen
-from app.store.breakers import assistant_of, channel_of
+from app.errors import AssistantBusy, TranslatorBusy, Unknown
+from app.policies import ASSISTANT, CHANNEL, TRANSCRIBER, TRANSLATOR, AssistantOpen, AssistantSkipped, ChannelOpen
+from app.store.breakers import Kind, name_of
 from workers.budget import jittered
 
 log = structlog.get_logger(__name__)
@@ -36,9 +36,16 @@ STEP = 0.25
 # A turn that waits for its assistant looks so often whether it may ask (seconds): in memory, at no cost.
 LOOK = 1.0
 
-Kind = Literal["channel", "assistant", "fallback"]
+POLICIES: Mapping[Kind, Policy] = {
+    "channel": CHANNEL,
+    "assistant": ASSISTANT,
+    "translator": TRANSLATOR,
+    "transcriber": TRANSCRIBER,
+}
 Place = Callable[[], AbstractAsyncContextManager[None]]
-Key = tuple[Kind, UUID, UUID | None]
+# Of a tenant: one of its channels, its assistant's fallback, or whoever it has only one of.
+Part = UUID | Literal["fallback"] | None
+Key = tuple[Kind, UUID, Part]
 
 
 class _Kept:
@@ -49,6 +56,8 @@ class _Kept:
         self.leads_to = leads_to
         self.next_turn = 0.0
         """When the next lane that is turned away comes again (by the breakers' clock)."""
+        self.answers = 0
+        """How many of the calls that nobody waits for were answered."""
 
 
 class Breakers:
@@ -70,7 +79,7 @@ class Breakers:
         self.reopened: Callable[[UUID, UUID], None] = lambda tenant, channel: None
 
     def __len__(self) -> int:
-        """Channels and assistants that have one."""
+        """How many there are."""
         return len(self._kept)
 
     def heard(self, forced: Mapping[str, Forced]) -> None:
@@ -118,11 +127,9 @@ class Breakers:
         return self._of_channel(tenant, channel).breaker.state == "closed"
 
     def _of_channel(self, tenant: Tenant, channel: Channel) -> _Kept:
+        leads_to = (channel.endpoint_id, channel.base_url, channel.address, channel.token)
         return self._get(
-            ("channel", channel.tenant_id, channel.id),
-            channel_of(tenant.slug, channel.slug),
-            CHANNEL,
-            (channel.endpoint_id, channel.base_url, channel.address, channel.token),
+            ("channel", channel.tenant_id, channel.id), name_of("channel", tenant.slug, channel.slug), leads_to
         )
 
     # --- assistants ---
@@ -133,66 +140,85 @@ class Breakers:
     ) -> AsyncIterator[Call]:
         """One call to the tenant's assistant or its fallback, as soon as it may be made: the caller's deadline bounds the wait.
 
-        It is made in a `place()`, which nobody holds while the breaker lets nobody in.
+        It is made in a `place()`, which nobody holds while the breaker lets nobody in. Who does not wait for the breaker
+        waits for no place either while it is open.
 
         Raises:
-            AssistantOpen: it may not be made now, and the caller does not wait for that.
+            AssistantSkipped: it may not be made now, and the caller does not wait for that.
         """
+        part: Literal["fallback"] | None = "fallback" if fallback else None
         while True:
+            breaker = self._of_tenant(tenant, "assistant", part).breaker
+            if not waits and not breaker.allows_writes:
+                raise AssistantSkipped(breaker.name, retry_after=breaker.retry_in)
             async with place():
                 with ExitStack() as stack:
                     try:
-                        call = stack.enter_context(self._of_assistant(tenant, fallback).breaker.watching())
+                        call = stack.enter_context(breaker.watching())
                     except AssistantOpen as refusal:
                         if not waits:
-                            raise
+                            continue
                         wait = LOOK if refusal.retry_after is None else min(refusal.retry_after, LOOK)
                     else:
                         yield call
                         return
             await asyncio.sleep(jittered(max(wait, 0.05), self._draw))
 
-    def lets_ask(self, tenant: Tenant) -> bool:
-        """Whether a call to the tenant's assistant that began now would be let in; asking takes nobody's place."""
-        return self._of_assistant(tenant, False).breaker.allows_writes
+    # --- those who help it ---
 
-    def _of_assistant(self, tenant: Tenant, fallback: bool) -> _Kept:
-        settings = tenant.assistant and (tenant.assistant.fallback if fallback else tenant.assistant)
-        leads_to = settings and (settings.provider, settings.base_url, settings.model, settings.api_key)
-        key: Key = ("fallback" if fallback else "assistant", tenant.id, None)
-        return self._get(key, assistant_of(tenant.slug, fallback=fallback), ASSISTANT, leads_to)
+    @asynccontextmanager
+    async def now(self, tenant: Tenant, kind: Literal["translator", "transcriber"]) -> AsyncIterator[Call]:
+        """One call to the tenant's translator or transcriber, now or not at all: people can do without what it brings.
 
-    # --- both ---
+        One that fails after another was answered meanwhile counts nowhere: who is slow is not away.
 
-    def _get(self, key: Key, name: str, policy: Policy, leads_to: object) -> _Kept:
+        Raises:
+            TranslatorOpen, TranscriberOpen: it may not be made now.
+        """
+        kept = self._of_tenant(tenant, kind, None)
+        answers = kept.answers
+        with kept.breaker.watching() as call:
+            try:
+                yield call
+            except (TranslatorBusy, AssistantBusy):
+                if kept.answers != answers:
+                    call.ended(asyncio.CancelledError())
+                raise
+            kept.answers += 1
+
+    # --- all ---
+
+    def _of_tenant(self, tenant: Tenant, kind: Kind, part: Literal["fallback"] | None) -> _Kept:
+        return self._get((kind, tenant.id, part), name_of(kind, tenant.slug, part or ""), _asked(tenant, kind, part))
+
+    def _get(self, key: Key, name: str, leads_to: object) -> _Kept:
         kept = self._kept.get(key)
         if kept is None or kept.leads_to != leads_to:  # whoever mended it has it asked at once
             self._forget(key)
-            breaker = Breaker(name, policy, clock=self._clock, draw=self._draw)
+            breaker = Breaker(name, POLICIES[key[0]], clock=self._clock, draw=self._draw)
             new = kept = self._kept[key] = _Kept(breaker, leads_to)
             breaker.on_change = lambda _, before: self._changed(key, new, before)
             breaker.forced = self._forced.get(name)
         return kept
 
     def _changed(self, key: Key, kept: _Kept, before: State) -> None:
-        kind, tenant, channel = key
+        kind, tenant, part = key
         breaker = kept.breaker
-        metrics.breaker(breaker, before, kind="channel" if kind == "channel" else "assistant")
+        metrics.breaker(breaker, before, kind=kind)
         if breaker.state in STANDS_OPEN and before not in STANDS_OPEN:
-            if kind == "channel":
-                metrics.alert("channel_away")
-                log.error("a channel is away", alert="channel_away", breaker=breaker.name, reason=breaker.reason)
-            else:
-                metrics.alert("assistant_away")
-                log.error("an assistant is away", alert="assistant_away", breaker=breaker.name, reason=breaker.reason)
+            alert = f"{kind}_away"
+            metrics.alert(alert)
+            log.error("a provider is away", alert=alert, breaker=breaker.name, reason=breaker.reason)
         elif breaker.state == "closed" and before in STANDS_OPEN:
             kept.next_turn = 0.0
-            told = {"breaker": breaker.name, "seconds": round(breaker.stood_open, 1), "reason": breaker.reason}
-            if kind == "channel":
-                log.warning("a channel is back", **told)
-                self.reopened(tenant, cast(UUID, channel))
-            else:
-                log.warning("an assistant is back", **told)
+            log.warning(
+                "a provider is back",
+                breaker=breaker.name,
+                seconds=round(breaker.stood_open, 1),
+                reason=breaker.reason,
+            )
+            if isinstance(part, UUID):
+                self.reopened(tenant, part)
 
     def _drop_what_left(self, directory: Directory) -> None:
         for key in [key for key in self._kept if not _configured(key, directory)]:
@@ -206,12 +232,27 @@ class Breakers:
 
 
 def _configured(key: Key, directory: Directory) -> bool:
-    kind, tenant_id, channel_id = key
+    kind, tenant_id, part = key
     try:
         tenant = directory.tenant(tenant_id)
-        if channel_id is None:
-            asked = tenant.assistant
-            return tenant.enabled and asked is not None and (kind == "assistant" or asked.fallback is not None)
-        return tenant.enabled and directory.channel(tenant_id, channel_id).enabled
+        if isinstance(part, UUID):
+            return tenant.enabled and directory.channel(tenant_id, part).enabled
+        return tenant.enabled and _asked(tenant, kind, part) is not None
     except Unknown:
         return False
+
+
+def _asked(tenant: Tenant, kind: Kind, part: Literal["fallback"] | None) -> object:
+    """Who is asked, and with what: whatever mends that asks somebody else. None: the tenant has nobody of this kind."""
+    match kind:
+        case "translator":
+            engine = tenant.translation
+            if engine is None or engine.provider != "libretranslate":  # or it is the assistant, who has its own breaker
+                return None
+            return engine.base_url, engine.api_key
+        case "transcriber":
+            writer = tenant.transcription
+            return writer and (writer.base_url, writer.model, writer.api_key)
+        case _:
+            settings = tenant.assistant and (tenant.assistant.fallback if part else tenant.assistant)
+            return settings and (settings.provider, settings.base_url, settings.model, settings.api_key)

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from app import metrics
 from app.assistants import Citation, Notes
+from app.assistants.parts import LONGEST
 from app.configuration import Translation
 from app.crashpoints import crashpoint
 from app.directory import Tenant
@@ -78,16 +79,18 @@ async def translated(memory: Memory, round: Round, citations: Sequence[Citation]
         pass
     wanted = dict.fromkeys(each.text for each in citations if _foreign(each.text, round))
     made = await _all(memory, round, list(wanted))
-    fates = []
+    fates, room = [], LONGEST
     for each in citations:
         came = made.get(each.text)
-        fates.append(Fate(came.text if came else None, each.text in wanted and came is None))
+        fits = came is not None and len(came.text) <= room
+        room -= len(came.text) if came and fits else 0
+        fates.append(Fate(came.text if came and fits else None, each.text in wanted and not fits))
     sourced = Sourced(
         fates=tuple(fates),
         input_tokens=sum(each.input_tokens for each in made.values()),
         output_tokens=sum(each.output_tokens for each in made.values()),
     )
-    if failed := len(wanted) - len(made):
+    if failed := sum(fate.untranslated for fate in fates):
         metrics.alert("untranslated")
         log.warning("citations stand untranslated", alert="untranslated", tenant=round.tenant.slug, failed=failed)
     if wanted:

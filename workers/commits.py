@@ -16,6 +16,9 @@ from app.errors import DatabaseUnavailable, LaneLost
 from app.store import chunks, lanes, transcripts, turns
 from app.store.lanes import Claim
 
+# Of one flush. Its parameters are made and its rows read in the event loop, at 0.1 to 0.2 ms each.
+MOST_ROWS = 128
+
 Row = TypeVar("Row")
 Verdict = TypeVar("Verdict")
 
@@ -50,7 +53,7 @@ class Commits:
                 async with db.connection(pool) as conn:
                     return await write(conn, rows)
 
-            return Batches(name, flush, patience=patience, late=late)
+            return Batches(name, flush, patience=patience, late=late, most_rows=MOST_ROWS)
 
         async def opened(conn: Connection, rows: Sequence[turns.Open]) -> list[str]:
             return await turns.open_lanes(conn, rows, order_wait, silence)
@@ -127,7 +130,9 @@ class Commits:
         try:
             async with db.connection(self.pool) as conn:
                 await transcripts.keep(conn, tenant, message, words)
-        except psycopg.OperationalError as error:
+        except db.BAD_DATA:  # it would be refused at every try
+            raise
+        except psycopg.Error as error:
             raise DatabaseUnavailable(f"transcript: {type(error).__name__}") from error
 
     async def park_head(self, claim: Claim, reason: str) -> int | None:

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from app import metrics
-from app.assistants import Answer, Notes
+from app.assistants import Answer, Asking, Notes
+from app.configuration import Translation
 from app.directory import Tenant
 from app.errors import DatabaseUnavailable
 from app.text.citations import Source
@@ -62,11 +63,7 @@ class Translations:
         round = Round(
             tenant=tenant,
             settings=settings,
-            translator=translator(
-                settings,
-                tenant.assistant,
-                lambda: self._breakers.assistant(tenant, place=partial(self._places.of, tenant)),
-            ),
+            translator=translator(settings, tenant.assistant, self._calls(tenant, settings)),
             target=settings.target,
             deadline=min(began + settings.deadline_seconds, deadline),
         )
@@ -74,6 +71,13 @@ class Translations:
             return await self._finish(round, words, answer, notes)
         finally:
             metrics.stage("translate", time.monotonic() - began)
+
+    def _calls(self, tenant: Tenant, settings: Translation) -> Asking:
+        """Each call is made now or not at all: nobody waits for an engine that is away, the original is there."""
+        if settings.provider == "assistant":
+            place = partial(self._places.of, tenant)
+            return lambda: self._breakers.assistant(tenant, waits=False, place=place)
+        return lambda: self._breakers.now(tenant, "translator")
 
     async def _finish(self, round: Round, words: str, answer: Answer, notes: Notes) -> Finished:
         spoken = Language()

@@ -44,7 +44,7 @@ def turns(
 ) -> Turns:
     """What works claimed lanes. `breakers`: those that `delivery` has. `hosts`: where files may lie."""
     spending = Spending(commits.pool)
-    questions = Questions(commits, directory, clients.files, clients.outside, hosts=hosts)
+    questions = Questions(commits, directory, clients.files, clients.outside, breakers, hosts=hosts)
     places = Places()  # one for all that ask a tenant's assistants
     asking = Asking(clients.assistants, breakers, places)
     translations = Translations(memory, clients.assistants, breakers, places)

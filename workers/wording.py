@@ -17,6 +17,7 @@ from app.crashpoints import crashpoint
 from app.errors import TranslationError
 from app.text.passages import masked, unmasked
 from workers.citations import Round
+from workers.formatting import apart
 
 log = structlog.get_logger(__name__)
 
@@ -104,12 +105,12 @@ async def worded(client: httpx.AsyncClient, round: Round, answer: Answer, notes:
         return msgspec.convert(notes[ANSWER], Worded)
     except KeyError:
         pass
-    original = masked(answer.text, [citation.text for citation in answer.citations])
+    original = await apart(len(answer.text), masked, answer.text, [citation.text for citation in answer.citations])
     try:
         made = await round.translator.translate(
             client, original.text, source="auto", target=round.target, deadline=round.deadline
         )
-        text = unmasked(made.text, original)
+        text = await apart(len(made.text), unmasked, made.text, original)
         said = Worded(text=text, input_tokens=made.input_tokens, output_tokens=made.output_tokens)
         reason = "a quotation, a link or the number of a source was lost" if text is None else None
     except TranslationError as error:

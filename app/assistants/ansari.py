@@ -9,11 +9,13 @@ import codecs
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from hashlib import sha256
 
 import httpx
 import msgspec
 import stamina
 
+from app import http
 from app.assistants import Answer, Asking, Call, Line, Notes, Question
 from app.assistants.ansari_thread import Place, Seen, bare, begin, look
 from app.assistants.ansari_wire import Backend, NotTaken
@@ -21,8 +23,6 @@ from app.configuration import Fallback as AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt
 
 TRIES = 4
-# The last call ends so much before the deadline (seconds): to be told from one that the caller gave up.
-EARLY = 0.05
 # So much of the time, and at most so much (seconds), is kept for a look at the thread after a stream that stalled.
 RESERVE, LONGEST_RESERVE = 0.1, 1.0
 # Looks for a turn that is not in its thread, so far apart (seconds): a call whose fate we do not know may still arrive.
@@ -77,11 +77,14 @@ class _Turn:
             raise AssistantRefused("the backend answers a person's words, and here are none, or nobody's")
         self._fresh = question.fresh
         self._model = settings.model or "ansari"
-        self._until = deadline - EARLY
+        self._until = deadline - http.EARLY
         self._deadline = deadline
         self._backend = Backend(client, settings, question.person, until=self._until)
         self._notes = notes
-        self._note = f"ansari {settings.base_url}"
+        # It lasts: in the thread the turn stays, whatever is said beside it meanwhile. Other words are another turn there.
+        self._note = (
+            f"ansari {settings.base_url} {sha256(self._words.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+        )
         self._place: Place | None = None
         self._asked = False
         """Whether this turn may be in its thread already."""
@@ -134,7 +137,7 @@ class _Turn:
                 kept = self._notes[self._note]
             except KeyError:
                 place = await begin(self._backend, self._words, fresh=self._fresh)
-                await self._notes.keep(self._note, msgspec.to_builtins(place))
+                await self._notes.keep(self._note, msgspec.to_builtins(place), lasting=True)
                 self._place = place
             else:
                 self._place = msgspec.convert(kept, Place)

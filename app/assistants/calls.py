@@ -24,8 +24,6 @@ FINAL = frozenset(
     "context_length_exceeded insufficient_quota invalid_api_key model_not_found content_filter "
     "content_policy_violation".split()
 )
-# A call ends so much before the deadline (seconds): to be told from one that the caller gave up.
-EARLY = 0.05
 # The words of an error are waited for so long (seconds), and read so far (bytes).
 PATIENCE, LONGEST = 2.0, 64 * 1024
 
@@ -54,7 +52,7 @@ class Refusal(Struct, frozen=True, kw_only=True):
 async def streamed(
     client: httpx.AsyncClient, url: str, *, headers: Mapping[str, str], body: object, deadline: float
 ) -> AsyncIterator[http.Stream | Refusal]:
-    """POST `body` as JSON; the stream of events, or why there is none. The answer must be here EARLY before `deadline`.
+    """POST `body` as JSON; the stream of events, or why there is none. The answer must be here `http.EARLY` before `deadline`.
 
     Raises:
         AssistantBusy: no connection, no answer, or one that is no stream.
@@ -66,7 +64,7 @@ async def streamed(
             url,
             headers={"content-type": "application/json", "accept": "text/event-stream", **headers},
             content=_encode(body),
-            timeout=max(0.0, deadline - EARLY - time.monotonic()),
+            timeout=max(0.0, deadline - http.EARLY - time.monotonic()),
         ) as response:
             kind = response.headers.get("content-type", "text/event-stream").partition(";")[0].strip().lower()
             if response.status == 200 and kind == "text/event-stream":

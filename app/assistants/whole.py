@@ -88,7 +88,8 @@ class _Asked:
                 try:
                     async with watched as call:
                         part = await self._once(parts, call)
-                        if not parts:
+                        # Who paused may have nothing to add; who was cut has, whatever it says now.
+                        if not parts or parts[-1].ending != "paused":
                             _check(part)
                         return part
                 except Cut as cut:
@@ -111,7 +112,7 @@ class _Asked:
 
 
 def _check(part: Part) -> None:
-    """A first part has words, unless it pauses before them."""
+    """A part has words, unless it pauses before them."""
     if part.length or part.ending == "paused":
         return
     if part.ending == "whole":

@@ -57,6 +57,7 @@ class ProcessFace:
             Call(
                 t=now(),
                 user=(asked.message,),
+                question=(asked.message,),
                 stream=True,
                 outcome=fault.kind,
                 input_tokens=0,

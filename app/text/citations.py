@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import regex
 from msgspec import Struct
 
+from app.text.whole import VISIBLE
+
 FSI, PDI = "\u2068", "\u2069"
 _ISOLATES = regex.compile("[\u2066-\u2069]")
 _LINE = regex.compile("[\n\r\x1c-\x1e\x85\u2029]")  # Unicode's paragraph separators
@@ -27,12 +29,18 @@ class Source(Struct, frozen=True, kw_only=True):
 def with_sources(answer: str, sources: Sequence[Source], *, heading: str, translation: str, untranslated: str) -> str:
     """`answer`, formatted for WhatsApp already, with its numbered sources below; as it is where there are none.
 
+    A source without a title and a quotation is not among them: there is nothing of it to read.
+
     `heading`, `translation`, `untranslated`: a tenant's words above them, before a translation, and in its place. Never
     raises. Of a quotation nothing is changed but what neither PostgreSQL nor JSON takes: U+0000 and lone surrogates.
     """
-    if not sources:
+    blocks = [
+        _block(n, source, translation, untranslated)
+        for n, source in enumerate(sources, 1)
+        if VISIBLE.search(source.title) or VISIBLE.search(source.text)
+    ]
+    if not blocks:
         return answer
-    blocks = [_block(n, source, translation, untranslated) for n, source in enumerate(sources, 1)]
     title = heading if "*" in heading or heading != heading.strip() or "\n" in heading else f"*{heading}*"
     return "\n\n".join([answer, title, *blocks])
 
@@ -40,7 +48,7 @@ def with_sources(answer: str, sources: Sequence[Source], *, heading: str, transl
 def _block(n: int, source: Source, label: str, untranslated: str) -> str:
     text, title = _storable(source.text), _SPACE.sub(" ", _storable(source.title)).strip()
     lines = [f"[{n}] {isolated(title)}" if title else f"[{n}]"]
-    if text.strip():
+    if VISIBLE.search(text):
         lines.append(isolated(text))
         said = _storable(source.translation or "").strip()
         if said and said != text.strip():

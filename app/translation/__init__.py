@@ -8,20 +8,23 @@ import regex
 from msgspec import Struct
 
 from app.assistants import Asking
+from app.assistants.parts import LONGEST
 from app.configuration import Assistant, Translation
 from app.errors import AssistantRefused, TranslatorRefused
+from app.text.whole import VISIBLE
 
 # What a translation has no use for and PostgreSQL or a reader may stumble over: control characters, and those that turn
 # the direction of whatever follows.
 _UNWANTED = regex.compile(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# A translation that is so much longer is something else: an essay that the text asked for, or a loop.
+# A translation that is so much longer is something else: an essay that the text asked for, or a loop. None is longer than an
+# answer may be.
 TIMES_LONGER, CHARACTERS_LONGER = 8, 400
 
 _NOBODY = "this tenant has nobody who could translate"
 
 
 class Translated(Struct, frozen=True, kw_only=True):
-    """A translation; `text` is never blank. Tokens as the engine counts them (0: it counts none, or nobody was asked)."""
+    """A translation; of `text` something can be seen. Tokens as the engine counts them (0: it counts none, or nobody was asked)."""
 
     text: str
     input_tokens: int = 0
@@ -81,14 +84,14 @@ class Nobody:
 
 
 def translator(settings: Translation, assistant: Assistant | None, asking: Asking | None = None) -> Translator:
-    """The translator of a tenant, by its `[translation]`. `asking`: under whose watch its assistant is asked, if that is who
-    translates (`app.assistants.Assistant.ask`).
+    """The translator of a tenant, by its `[translation]`. `asking`: under whose watch each call is made. Whom nobody may ask
+    for now it refuses, or all that is to be translated waits: `Asking` of `app.assistants`.
     """
     from app.translation.assistant import AssistantTranslator
     from app.translation.libretranslate import LibreTranslate
 
     if settings.provider == "libretranslate" and settings.base_url is not None:
-        return LibreTranslate(settings.base_url, settings.api_key)
+        return LibreTranslate(settings.base_url, settings.api_key, asking)
     if settings.provider == "assistant" and assistant is not None and assistant.provider != "ansari":
         try:
             return AssistantTranslator(assistant, asking)
@@ -101,11 +104,11 @@ def checked(said: str, text: str) -> str:
     """What an engine said of `text`, fit to be kept and shown.
 
     Raises:
-        TranslatorRefused: it is blank, or too long to be a translation.
+        TranslatorRefused: nothing of it can be seen, or it is too long to be a translation.
     """
-    translation = str(_UNWANTED.sub("", said)).strip()
-    if not translation:
-        raise TranslatorRefused("an empty translation")
-    if len(translation) > TIMES_LONGER * len(text) + CHARACTERS_LONGER:
+    if len(said) > min(TIMES_LONGER * len(text) + CHARACTERS_LONGER, LONGEST):
         raise TranslatorRefused("what came back is far longer than what was to be translated")
+    translation = str(_UNWANTED.sub("", said)).strip()
+    if VISIBLE.search(translation) is None:
+        raise TranslatorRefused("an empty translation")
     return translation

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
-import msgspec
 
 from app import assistants
 from app.assistants import Answer, Asking, Line, Question
@@ -38,7 +37,7 @@ Answer with <{mark}>, then the code or none, then </{mark}>, and with nothing el
 class _Forgetful(dict[str, Any]):
     """`app.assistants.Notes` for calls that may be repeated."""
 
-    async def keep(self, name: str, value: Any) -> None:
+    async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
         self[name] = value
 
 
@@ -79,6 +78,18 @@ class AssistantTranslator:
         code = next((code for code in among if code == said.strip()), None)
         return Recognised(language=code, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
 
+    def _bare(self, system: str) -> Fallback:
+        """The assistant with this instruction, and with nothing of its own: no documents, which would be paid for each time."""
+        own = self._settings
+        return Fallback(
+            provider=own.provider,
+            base_url=own.base_url,
+            api_key=own.api_key,
+            model=own.model,
+            max_tokens=own.max_tokens,
+            system=system,
+        )
+
     async def _ask(
         self, client: httpx.AsyncClient, instruction: str, text: str, deadline: float, **words: str
     ) -> tuple[str, Answer]:
@@ -86,9 +97,7 @@ class AssistantTranslator:
             if time.monotonic() >= deadline:
                 raise TranslatorBusy("no time was left")
             mark = f"text-{secrets.token_hex(8)}"
-            settings: Fallback = msgspec.structs.replace(
-                self._settings, system=instruction.format(mark=mark, **words), fallback=None
-            )
+            settings = self._bare(instruction.format(mark=mark, **words))
             question = Question(lines=(Line("user", f"<{mark}>\n{text}\n</{mark}>"),))
             try:
                 answer = await self._assistant.ask(
@@ -98,7 +107,7 @@ class AssistantTranslator:
                 raise TranslatorBusy(str(error), retry_after=error.retry_after) from error
             except AssistantError as error:
                 raise TranslatorRefused(str(error)) from error
-            if answer.partial or answer.stopped == "max_tokens":
+            if answer.partial:
                 raise TranslatorRefused("a translation that was cut by the assistant's own limit")
             parts = re.findall(rf"<{mark}>(.*?)</{mark}>", answer.text, re.DOTALL)
             if len(parts) == 1:

@@ -7,6 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import stamina
 from msgspec import Struct
 
 from app import http
+from app.assistants import Asking, Call
 from app.errors import InDoubt, NeverLeft, TranslatorBusy, TranslatorRefused
 from app.translation import Recognised, Translated, checked
 from app.vault import Secret
@@ -46,8 +48,10 @@ class LibreTranslate:
 
     engine = "libretranslate"
 
-    def __init__(self, base_url: str, api_key: Secret | None) -> None:
+    def __init__(self, base_url: str, api_key: Secret | None, asking: Asking | None = None) -> None:
+        """`asking`: under whose watch each request is made."""
         self._url = base_url
+        self._asking = asking
         self._key = {} if api_key is None else {"api_key": api_key}
 
     async def translate(
@@ -94,7 +98,11 @@ class LibreTranslate:
                     on=again, attempts=TRIES, timeout=patience, wait_initial=0.25, wait_max=5.0
                 ):
                     with attempt:
-                        return await self._once(client, path, content, decoder, deadline)
+                        watched: AbstractAsyncContextManager[Call | None] = (
+                            self._asking() if self._asking else nullcontext()
+                        )
+                        async with watched:
+                            return await self._once(client, path, content, decoder, deadline)
         except TimeoutError:
             raise TranslatorBusy(f"no translation within {patience:.3g} s") from None
         raise AssertionError("stamina either returns or raises")
@@ -108,7 +116,7 @@ class LibreTranslate:
                 f"{self._url}/{path}",
                 headers={"content-type": "application/json", "accept": "application/json"},
                 content=content,
-                timeout=max(0.0, deadline - time.monotonic()),
+                timeout=max(0.0, deadline - http.EARLY - time.monotonic()),
             )
         except (NeverLeft, InDoubt) as error:
             raise TranslatorBusy(str(error)) from error

@@ -320,7 +320,8 @@ async def test_a_replay_that_would_reach_nobody_is_refused(here: Ground, pool: d
     await here.act("UPDATE lanes SET paused_until = NULL, stopped_at = now() WHERE tenant_id = %s", here.tenant)
     assert await why(it.turn.id) == "", "no word takes the stop back, so it does not count"
     await here.act(
-        """UPDATE tenants SET settings = '{"intents": [{"then": "stop"}, {"then": "start"}]}' WHERE id = %s""", here.tenant
+        """UPDATE tenants SET settings = '{"intents": [{"then": "stop"}, {"then": "start"}]}' WHERE id = %s""",
+        here.tenant,
     )
     assert "wants no answers" in await why(it.turn.id)
     assert await why(lost.ids[1]) == ""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 import httpx
@@ -10,9 +11,11 @@ import msgspec
 import pytest
 
 import workers.asking
+import workers.formatting
 from app import db, dead
 from app.apply import apply
-from app.assistants import Answer, Question
+from app.assistants import Answer, Citation, Question
+from app.assistants.parts import LONGEST
 from app.configuration import Fallback
 from app.errors import AssistantBusy, AssistantError
 from app.replay import Replays
@@ -20,10 +23,10 @@ from app.sandbox.faults import Fault
 from app.sandbox.numbers import Number
 from app.sandbox.numbers import now as sandbox_now
 from app.sandbox.people import Spoken
+from app.text.chunks import split
 from app.vault import Vault
 from tests import world as shared
 from tests.world import ENVIRON, FAILURE, FAST, KEY, NUMBER, OTHER, PERSON, World, alerts, ladder
-from workers.asking import LONGEST
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -511,10 +514,13 @@ async def test_a_cut_answer_is_completed_by_the_fallback_or_marked(world: World,
 # --- bad answers, and other people's ---
 
 
-@pytest.mark.parametrize("text", [" \n ", "\0", "# \n\n> \n"])
-async def test_nothing_to_read_is_a_failure_and_no_silence(world: World, script: Script, text: str) -> None:
-    """Blank, or nothing but markup: the person reads the failure text, once."""
-    script(says(text))
+@pytest.mark.parametrize("text", [" \n ", "\0", "# \n\n> \n", "\u200b\u2060", "*\u202e\u00ad*", "\u2068 \u2069"])
+@pytest.mark.parametrize("more", [{}, {"partial": True, "citations": (Citation(text="A source."),)}])
+async def test_nothing_to_read_is_a_failure_and_no_silence(
+    world: World, script: Script, text: str, more: dict[str, Any]
+) -> None:
+    """Blank, unseen, or nothing but markup: the person reads the failure text, once, and no sources of no answer."""
+    script(says(text, **more))
     await world.worker()
     await world.say("question")
     assert await world.got(1) == [FAILURE]
@@ -530,8 +536,15 @@ async def test_what_postgresql_cannot_store_is_taken_out(world: World, script: S
     assert await world.rows("SELECT model FROM usage") == [("m",)]
 
 
-async def test_an_answer_of_a_megabyte_is_cut_and_marked(world: World) -> None:
-    """People read the beginning, in order, and that it was cut; what is kept is no larger."""
+async def test_an_answer_of_a_megabyte_is_cut_and_marked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People read the beginning, in order, and that it was cut; what is kept is no larger. The event loop cuts nothing of it."""
+    threads: set[int] = set()
+
+    def seen(text: str) -> list[str]:
+        threads.add(get_ident())
+        return split(text)
+
+    monkeypatch.setattr(workers.formatting, "split", seen)
     await world.worker()
     await world.say("tok#a/99 tok#b/99 tok#c/99")
     await world.until("SELECT count(*) = 1 FROM usage", timeout=20)
@@ -541,6 +554,7 @@ async def test_an_answer_of_a_megabyte_is_cut_and_marked(world: World) -> None:
     assert size <= LONGEST + 100 and end == "(This answer was cut short.)"
     [(memo,)] = await world.rows("SELECT length(result::text) FROM steps")
     assert memo < 3 * LONGEST
+    assert threads and get_ident() not in threads
 
 
 async def test_no_words_bring_another_tenants_conversation(world: World, script: Script) -> None:
