@@ -12,7 +12,7 @@ import psycopg
 from app import db
 from app.batches import Batches
 from app.db import Connection, Pool
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, LaneLost
 from app.store import chunks, lanes, transcripts, turns
 from app.store.lanes import Claim
 
@@ -58,6 +58,9 @@ class Commits:
         async def opened(conn: Connection, rows: Sequence[turns.Open]) -> list[str]:
             return await turns.open_lanes(conn, rows, order_wait, silence)
 
+        async def noted(conn: Connection, rows: Sequence[turns.Memo]) -> list[bool]:
+            return await turns.memo(conn, self.worker, rows)
+
         async def settled(conn: Connection, rows: Sequence[turns.Settlement]) -> list[turns.Settled]:
             return await turns.settle(conn, self.worker, rows)
 
@@ -68,7 +71,7 @@ class Commits:
             return await lanes.release(conn, self.worker, rows)
 
         self._open = batched("open", opened)
-        self._memo = batched("memo", turns.memo)
+        self._memo = batched("memo", noted)
         self._settle = batched("settle", settled)
         self._intent = batched("intent", intended)
         self._fact = batched("fact", chunks.record)
@@ -79,8 +82,9 @@ class Commits:
         return turns.opening(await self._open.submit(turns.Open(claim, history, brake, daily)))
 
     async def memo(self, memo: turns.Memo) -> None:
-        """See `turns.memo`."""
-        await self._memo.submit(memo)
+        """See `turns.memo`. Raises LaneLost where the lane is another's: whatever would follow from the step is not ours to do."""
+        if not await self._memo.submit(memo):
+            raise LaneLost("memo: the lane is another worker's")
 
     async def settle(self, settlement: turns.Settlement) -> turns.Settled:
         """See `turns.settle`."""

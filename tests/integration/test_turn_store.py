@@ -8,10 +8,13 @@ from uuid import UUID
 
 import pytest
 
+from app import db
+from app.errors import LaneLost
 from app.store import lanes, spending, turns
-from app.store.lanes import Release
-from app.store.turns import Marks, Opening
+from app.store.lanes import Claim, Release
+from app.store.turns import Marks, Memo, Opening
 from tests.ground import NOW, Ground, ground
+from workers.commits import Commits
 
 pytestmark = pytest.mark.anyio
 
@@ -125,6 +128,31 @@ async def test_whoever_lost_the_lane_marks_nothing(here: Ground) -> None:
     fence, _ = await here.settle(worker, claim, found.turn, "Bye.", marks=Marks(stops=True, pauses=1.0))
     row = await here.row(lane)
     assert (fence, row["stopped_at"], row["paused_until"]) == ("lost", None, None)
+
+
+async def test_whoever_lost_the_lane_remembers_nothing(here: Ground, database: Any) -> None:
+    """A step that was finished under another's token would stand before what its heir goes on with; who made it stops."""
+    lane = await here.lane()
+    worker, heir = await here.worker(), await here.worker()
+    await here.ingest(here.placed(lane))
+    [lost] = await here.claim(worker)
+    found = await here.open(lost)
+    assert found.turn
+    await lanes.release(here.conn, worker, [Release(claim=lost, done_seq=None, again_in=0.0)])
+    [held] = await here.claim(heir)
+
+    def memo(claim: Claim, result: str) -> Memo:
+        assert found.turn
+        return Memo(claim, found.turn.id, "answer", found.version, result)
+
+    async with db.pool(database.url, "qasid_courier", name="test", max_size=1) as pool:
+        times = {"order_wait": 1.0, "silence": 1.0, "patience": 5.0}
+        with pytest.raises(LaneLost):
+            await Commits(pool, worker, **times).memo(memo(lost, '"late"'))
+        await Commits(pool, heir, **times).memo(memo(held, '"ours"'))
+        with pytest.raises(LaneLost):
+            await Commits(pool, heir, **times).memo(memo(lost, '"an older token"'))
+    assert (await here.open(held)).memo == {"answer": "ours"}
 
 
 async def test_a_persons_pause_holds_up_what_a_hand_over_still_says(here: Ground) -> None:
