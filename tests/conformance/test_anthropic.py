@@ -147,7 +147,9 @@ async def test_marks_stand_where_a_reader_expects_them(
 async def test_beyond_the_citations_that_are_kept_there_are_no_marks(room: Room) -> None:
     """No number in the text is without its source; one that was cited before is marked as ever."""
     many = [block(f"{n}", {**CITED, "cited_text": f"c{n}"}) for n in range(1, MOST_CITATIONS + 50)]
-    answer = await room.fate_of(b"".join((room.wire.begin, *many, block("z", {**CITED, "cited_text": "c1"}), room.wire.end)))
+    answer = await room.fate_of(
+        b"".join((room.wire.begin, *many, block("z", {**CITED, "cited_text": "c1"}), room.wire.end))
+    )
     assert isinstance(answer, Answer)
     marks = re.findall(r"\[(\d+)\]", answer.text)
     assert marks == [*(str(n) for n in range(1, MOST_CITATIONS + 1)), "1"]
