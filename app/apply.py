@@ -16,6 +16,7 @@ import psycopg
 from msgspec import Struct
 
 from app import configuration, db
+from app.assistants.intents import Intents
 from app.configuration import Answering, Channel, Configuration, Endpoint, Tenant
 from app.db import Connection
 from app.differences import differences
@@ -186,6 +187,11 @@ class _Plan:
             lines = differences(place, before, after) or self._renewed(place, secrets_in(stored))
             if before.enabled != after.enabled or before.assistant != after.assistant:
                 self._waking.add(tenant_id)
+            if _can_start(before) and not _can_start(after):
+                self.warnings.append(
+                    f'{place}.intents: none of them has then = "start" any more, so no stop of before counts: whoever had '
+                    "stopped is answered again."
+                )
         if after.assistant is None:
             self.warnings.append(f"{place}: has no assistant: what no intent answers is answered with texts.failure.")
         if lines:
@@ -246,6 +252,10 @@ class _Plan:
 
     def _renewed(self, place: str, sealed: Sequence[str]) -> list[str]:
         return [] if all(self._vault.is_current(each) for each in sealed) else [f"~ {place}: {ANEW}"]
+
+
+def _can_start(tenant: Tenant) -> bool:
+    return Intents(tenant.intents or ()).can_start
 
 
 def _no_endpoint(name: str, known: list[str]) -> str:

@@ -52,6 +52,9 @@ Late = Literal["answer", "apologise", "notice", "store"]
 Then = Literal["reply", "confirm", "hand_over", "stop", "start"]
 YesThen = Literal["reply", "hand_over", "stop"]
 
+# So long after a person's last message WhatsApp takes a text for them; then it is refused as 131047 (docs/wire-cloud.md).
+WINDOW_HOURS = 24
+
 # Patterns of a tenant, and stars in one of them: each message is compared with all.
 MOST_PATTERNS, MOST_STARS = 500, 10
 # Letters that a pattern must have besides its stars: with fewer it would take most of what people write.
@@ -215,7 +218,7 @@ class Tables(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
-    """A file that was read and found right in itself. Warnings name keys that do nothing yet."""
+    """A file that was read and found right in itself. Warnings name keys that do not do what one would think."""
 
     path: Path
     endpoints: dict[str, Endpoint]
@@ -248,9 +251,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Configuration:
         raise ConfigurationError(f"{path}: names no endpoint and no tenant.")
     reader.mistakes.stop(path)
     assert found is not None
-    return Configuration(
-        path=path, endpoints=found.endpoints, tenants=found.tenants, warnings=tuple(_without_effect(found))
-    )
+    return Configuration(path=path, endpoints=found.endpoints, tenants=found.tenants, warnings=tuple(_warnings(found)))
 
 
 def _check(tables: Tables, mistakes: Mistakes) -> None:
@@ -387,8 +388,8 @@ def _check_then(intent: Intent, place: str, mistakes: Mistakes) -> None:
         mistakes.add(f"{place}.then", 'must be "confirm", or there is nothing to say yes or no to.')
 
 
-def _without_effect(tables: Tables) -> Iterator[str]:
-    """A warning for each key that is kept and does nothing yet."""
+def _warnings(tables: Tables) -> Iterator[str]:
+    """One for each key that is kept, and does nothing or too little."""
     for slug, endpoint in tables.endpoints.items():
         if endpoint.kind == "evolution":
             yield f'endpoints.{slug}.kind: "evolution" does nothing yet: webhooks of this endpoint are not read.'
@@ -398,3 +399,10 @@ def _without_effect(tables: Tables) -> Iterator[str]:
             for asked, name in ((assistant, "assistant"), (assistant.fallback, "assistant.fallback")):
                 if asked is not None and asked.provider == "ansari" and asked.documents:
                     yield f"{place}.{name}.documents: does nothing with ansari: it has sources of its own."
+        for name, channel in tenant.channels.items():
+            if channel.late in ("apologise", "notice") and channel.answer_within_hours >= WINDOW_HOURS:
+                yield (
+                    f"{place}.channels.{name}.answer_within_hours: should be below {WINDOW_HOURS} with late = "
+                    f'"{channel.late}": WhatsApp takes no text so long after a person\'s last message, so whoever did not '
+                    "write again gets none."
+                )

@@ -49,6 +49,10 @@ class Overloaded(DatabaseUnavailable):
     """A queue of our own is full: of what was asked last nothing has happened, and it says nothing of the database."""
 
 
+class LaneLost(DatabaseUnavailable):
+    """The lane is another worker's by now: of what was asked last nothing has happened, and the database is well."""
+
+
 class SpoolError(QasidError):
     """The spool did not take a webhook. It may lie there all the same; replaying it then does no harm."""
 

@@ -155,6 +155,9 @@ async def stream(
         yield Stream(response)
     finally:
         await response.aclose()
+        # httpx's answer and its body hold each other, with all of aiohttp's beneath them: thousands at once would wait for
+        # the garbage collector, which stops the event loop meanwhile.
+        del response.stream
 
 
 class _HeldBack(Exception):

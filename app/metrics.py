@@ -30,6 +30,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1, 2.5, 5, 10, 30, 60)
+_LAGS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 _OUTAGES = (1, 2, 5, 10, 20, 45, 90, 300, 900, 3600)
 
@@ -77,7 +78,7 @@ _spool_unreadable = Gauge(
     "qasid_spool_unreadable", "Files of the spool that the disk refuses", multiprocess_mode="livemax"
 )
 _spool_refuses = Gauge("qasid_spool_refuses", "1: the spool takes no webhooks", multiprocess_mode="livemax")
-_loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
+_loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_LAGS)
 _loop_blocked = Counter("qasid_loop_blocked", "Times that the event loop was held up, and where is known")
 
 

@@ -59,6 +59,8 @@ def refusal(letter: DeadLetter, *, again: bool) -> str | None:
         return "its tenant or channel is disabled: nothing would be sent"
     if letter.kind == "turn" and letter.row.paused:
         return "its conversation is left to a person for now: nobody would be answered"
+    if letter.kind == "turn" and letter.row.stopped:
+        return "its person wants no answers since they wrote a stop word: they would not be answered"
     if letter.row.late_after is not None:
         return (
             f"its messages are older than the channel's answer_within_hours ({letter.row.late_after:g}), so nobody would "

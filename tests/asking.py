@@ -24,12 +24,15 @@ PERSON = "15550002222"
 
 
 class Wire(Struct, frozen=True, kw_only=True):
-    """A stream's bytes. `delta` has %s where the words stand, in JSON with its quotation marks."""
+    """A stream's bytes. `delta` has %s where the words stand, in JSON with its quotation marks; `cost` has each of the two
+    figures once as %d, what was read first.
+    """
 
     begin: bytes
     delta: bytes
     end: bytes
     tomorrow: bytes
+    cost: bytes
 
     def say(self, text: str) -> bytes:
         return self.delta % msgspec.json.encode(text)
@@ -45,12 +48,14 @@ WIRES = {
         delta=b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":%s}}\n\n',
         end=b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\ndata: {"type":"message_stop"}\n\n',
         tomorrow=b'data: {"type":"of_tomorrow","delta":{"type":"dream_delta","dream":"x"}}\n\n',
+        cost=b'data: {"type":"message_delta","delta":{},"usage":{"input_tokens":%d,"output_tokens":%d}}\n\n',
     ),
     "openai": Wire(
         begin=b'data: {"model":"m","choices":[{"index":0,"delta":{"role":"assistant"}}]}\n\n',
         delta=b'data: {"choices":[{"index":0,"delta":{"content":%s},"finish_reason":null}]}\n\n',
         end=b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
         tomorrow=b'data: {"object":"of.tomorrow","choices":[],"x":{"error":1}}\n\n',
+        cost=b'data: {"choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":%d}}\n\n',
     ),
 }
 

@@ -14,7 +14,7 @@ import structlog
 
 from app import assistants, metrics
 from app.assistants import Answer, Call, Citation, Notes, Question
-from app.assistants.parts import LONGEST
+from app.assistants.parts import LONGEST, MOST_CITATIONS
 from app.configuration import Fallback as AssistantSettings
 from app.directory import Tenant
 from app.errors import AssistantError, AssistantRefused
@@ -23,8 +23,6 @@ from workers.places import Places
 
 log = structlog.get_logger(__name__)
 
-# Of an answer so many citations are kept: more than anybody reads, and each may be a call to a translator.
-MOST_CITATIONS = 100
 LONGEST_TITLE = 200
 # Where an answer that is too long is cut at a space, it is one of its last so many characters.
 _NEAR = 200

@@ -13,7 +13,7 @@ import structlog
 from app import metrics
 from app.assistants.intents import Fixed
 from app.directory import Channel
-from app.store.turns import NOTHING, Marks, Opening
+from app.store.turns import Marks, Opening
 from workers.answering import Answering, Due, Reply
 from workers.questions import WORDED, newest
 from workers.spending import Spending
@@ -37,33 +37,40 @@ class Replies:
         Raises:
             DatabaseUnavailable: nobody knows whether a finished step is kept.
         """
-        opening, tenant, standing = due.opening, due.tenant, due.standing
+        standing = due.standing
         if not standing:
-            return Reply(outcome="revoked", marks=Marks(asks=opening.asking))
+            return Reply(outcome="revoked", marks=Marks(asks=due.opening.asking))
         worded = [message.body for message in standing if message.kind in WORDED and message.body.strip()]
-        whole = len(worded) == len(standing)
-        fixed = tenant.intents.answer(worded, opening.asking) if whole else None
+        fixed = due.tenant.intents.answer(worded, due.opening.asking, beside=len(worded) < len(standing))
+        reply = await self._first(due, fixed)
+        if fixed is None or fixed.stops is None:
+            return reply
         # That a person wants no answers, or wants them again, is kept whether or not anybody answers now.
-        heard = Marks(stops=fixed.stops) if fixed else NOTHING
+        return msgspec.structs.replace(reply, marks=msgspec.structs.replace(reply.marks, stops=fixed.stops))
+
+    async def _first(self, due: Due, fixed: Fixed | None) -> Reply:
+        opening, tenant, standing = due.opening, due.tenant, due.standing
         if opening.paused or not (tenant.enabled and due.channel.enabled):
-            return Reply(outcome="left", marks=heard)
-        if opening.stopped and not (fixed and fixed.stops is False):
+            return Reply(outcome="left")
+        if opening.stopped and tenant.intents.can_start and not (fixed and fixed.stops is False):
             return Reply(outcome="stopped")
         late = too_late(due.channel, opening)
         if late and due.channel.late in ("store", "notice"):
-            return _noticed(due, heard)
-        if _looping(due):
-            return Reply(outcome="left", marks=heard)
-        daily = tenant.limits.messages_per_contact_per_day
-        if daily and opening.written >= daily and not (fixed and (fixed.stops is not None or fixed.pauses)):
-            return _limited(due, "messages_per_contact_per_day")
-        if fixed:
-            return self._late(due, late, _fixed(due, fixed))
+            return _noticed(due)
+        by_hand = any(message.replayed for message in standing)  # whoever did so is told that it will be answered
+        if not by_hand and _looping(due):
+            return Reply(outcome="left")
         asked = "answer" in opening.memo  # and paid for
+        free = by_hand or asked
+        daily = tenant.limits.messages_per_contact_per_day
+        if daily and not free and opening.written >= daily and not (fixed and _always(fixed)):
+            return _limited(due, "messages_per_contact_per_day")
+        if fixed and fixed.reply:
+            return self._late(due, late, _fixed(due, fixed))
         if tenant.assistant is None and all(message.kind == "location" for message in standing) and not asked:
             return self._late(due, late, Reply(outcome="told", text=tenant.texts.location))
         budget = tenant.limits.tokens_per_day
-        if budget and not asked and await self._spending.today(tenant.id) >= budget:
+        if budget and not free and await self._spending.today(tenant.id) >= budget:
             return _limited(due, "tokens_per_day")
         shown = self._typing.shown(tenant, due.channel, newest(opening)) if self._typing else nullcontext()
         with shown:
@@ -88,12 +95,12 @@ def _newest(opening: Opening) -> datetime:
     return max((message.sent_at for message in opening.asked if not message.revoked), default=opening.now)
 
 
-def _noticed(due: Due, heard: Marks) -> Reply:
+def _noticed(due: Due) -> Reply:
     """What comes too late is not answered; with `notice` the person is told so, once for all that they wrote before it."""
     told = due.opening.noticed_at
     if due.channel.late != "notice" or (told is not None and _newest(due.opening) <= told):
-        return Reply(outcome="late", marks=heard)
-    return Reply(outcome="late", text=due.tenant.texts.notice, marks=msgspec.structs.replace(heard, notices=True))
+        return Reply(outcome="late")
+    return Reply(outcome="late", text=due.tenant.texts.notice, marks=Marks(notices=True))
 
 
 def _looping(due: Due) -> bool:
@@ -128,6 +135,11 @@ def _limited(due: Due, limit: str) -> Reply:
     return Reply(outcome="limited", text=due.tenant.texts.limit, marks=Marks(limits=True))
 
 
+def _always(fixed: Fixed) -> bool:
+    """Whether it is answered whatever the day's limit is. An assistant's answer is not, whatever word stands before it."""
+    return bool(fixed.reply) and (fixed.stops is not None or fixed.pauses is not None)
+
+
 def _fixed(due: Due, fixed: Fixed) -> Reply:
     if fixed.pauses is not None:
         metrics.alert("handed_over")
@@ -141,5 +153,5 @@ def _fixed(due: Due, fixed: Fixed) -> Reply:
     return Reply(
         outcome="intent",
         text=fixed.reply,
-        marks=Marks(stops=fixed.stops, asks=fixed.asks, pauses=fixed.pauses),
+        marks=Marks(asks=fixed.asks, pauses=fixed.pauses),
     )

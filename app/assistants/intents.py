@@ -13,7 +13,7 @@ LONGEST = 4_096
 
 
 class Fixed(Struct, frozen=True, kw_only=True):
-    """What a turn is answered with by intents, and what follows."""
+    """What a turn is answered with by intents, and what follows. `reply`: empty where something is left for the assistant."""
 
     reply: str
     stops: bool | None = None
@@ -31,10 +31,13 @@ class Intents:
         self._whole: dict[str, Intent] = {}
         self._patterns: list[tuple[Pattern, Intent]] = []
         self._asking: dict[str, Intent] = {}
+        self.can_start = False
+        """Whether a word takes a stop back: only then one counts."""
         for intent in intents:
             for text in intent.match:
                 self._whole.setdefault(normalise(text), intent)
             self._patterns += [(Pattern(text), intent) for text in intent.patterns]
+            self.can_start |= intent.then == "start"
             if intent.then == "confirm":
                 self._asking.setdefault(_name(intent), intent)
 
@@ -50,28 +53,34 @@ class Intents:
             return intent
         return next((intent for pattern, intent in self._patterns if pattern.matches(bare)), None)
 
-    def answer(self, texts: Sequence[str], asking: str | None = None) -> Fixed | None:
-        """What answers a turn of these messages; None if any of them is for the assistant.
+    def answer(self, texts: Sequence[str], asking: str | None = None, *, beside: bool = False) -> Fixed | None:
+        """What answers a turn of these messages; None if it is the assistant's alone.
 
         `asking`: the intent whose question the person was asked last. Whole texts that say yes or no in its language are
         the answer to it; anything else is taken as if nothing had been asked. Different replies come in the order of the
         messages, each once, with an empty line between.
+
+        Where a message is no intent, or `beside` these there are some that cannot be, the turn is for the assistant. But
+        the last word on stopping is heard whatever stands beside it: whoever wants no answers gets its reply alone, and
+        behind one that wants them again the assistant answers.
         """
         if not texts or not len(self):
             return None
-        if asking is not None and (asked := self._asking.get(asking)) and (said := _assent(asked, texts)) is not None:
-            return _confirmed(asked, said)
-        found: list[Intent] = []
-        for text in texts:
-            if (intent := self.of(text)) is None:
-                return None
-            found.append(intent)
-        stops = [intent.then == "stop" for intent in found if intent.then in ("stop", "start")]
+        if not beside and asking is not None and (asked := self._asking.get(asking)) is not None:
+            said = _assent(asked, texts)
+            if said is not None:
+                return _confirmed(asked, said)
+        matched = [self.of(text) for text in texts]
+        found = [intent for intent in matched if intent is not None]
+        last = next((intent for intent in reversed(found) if intent.then in ("stop", "start")), None)
+        stops = None if last is None else last.then == "stop"
+        if beside or len(found) < len(texts):
+            return None if last is None else Fixed(reply=last.reply if stops else "", stops=stops)
         asks = [_name(intent) for intent in found if intent.then == "confirm"]
         return Fixed(
             reply="\n\n".join(dict.fromkeys(intent.reply for intent in found)),
-            stops=stops[-1] if stops else None,
-            asks=asks[-1] if asks and True not in stops[-1:] else None,
+            stops=stops,
+            asks=asks[-1] if asks and not stops else None,
             pauses=max((intent.pause_hours for intent in found if intent.then == "hand_over"), default=None),
         )
 

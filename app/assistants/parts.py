@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from app.assistants import Answer, Call, Citation
 from app.errors import AssistantBusy, AssistantRefused
@@ -15,6 +16,10 @@ from app.errors import AssistantBusy, AssistantRefused
 # An answer is read no further than so many characters (of Markdown): 25 messages of WhatsApp's, more than anybody reads. Its
 # quotations together are no longer, nor are their translations.
 LONGEST = 100_000
+# Of an answer so many citations are kept: more than anybody reads, and each may be a call to a translator.
+MOST_CITATIONS = 100
+# Nobody has used so many tokens for an answer: what a provider counts beyond it, or below 0, is no count.
+MOST_TOKENS = 1_000_000_000
 # The last word of a text that was cut is looked for so far from its end (characters); some scripts have no spaces.
 LONGEST_WORD = 100
 
@@ -29,11 +34,17 @@ class Block(Struct, frozen=True, kw_only=True):
 
 
 class Tokens(Struct, frozen=True, kw_only=True):
-    """What a call cost, as the provider counts. `read`: all that the model read, `cached` of it from the cache."""
+    """What a call cost, as the provider counts, each 0 to `MOST_TOKENS`. `read`: all that the model read, `cached` of it from
+    the cache.
+    """
 
     read: int = 0
     written: int = 0
     cached: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            force_setattr(self, name, min(max(getattr(self, name), 0), MOST_TOKENS))
 
 
 class Part(Struct, frozen=True, kw_only=True):
@@ -193,7 +204,9 @@ def answer(parts: Sequence[Part]) -> Answer:
 
 
 def composed(blocks: Sequence[Block]) -> tuple[str, tuple[Citation, ...]]:
-    """The text with ` [n]` behind each stretch that rests on something, and what it rests on: each once, in order."""
+    """The text with ` [n]` behind each stretch that rests on something, and what it rests on: each once, in order. Of those
+    that will not be kept there is no mark.
+    """
     numbers: dict[Citation, int] = {}
     texts: list[str] = []
     open_mark = False
@@ -201,9 +214,8 @@ def composed(blocks: Sequence[Block]) -> tuple[str, tuple[Citation, ...]]:
         text = block.text
         if open_mark and text.startswith(("(", ":")):  # `[1](` would be a link, `[1]:` the definition of one
             text = f" {text}"
-        marks = "".join(
-            f" [{n}]" for n in dict.fromkeys(numbers.setdefault(each, len(numbers) + 1) for each in block.citations)
-        )
+        rests_on = dict.fromkeys(numbers.setdefault(each, len(numbers) + 1) for each in block.citations)
+        marks = "".join(f" [{n}]" for n in rests_on if n <= MOST_CITATIONS)
         texts.append(_marked(text, marks) if marks else text)
         if text or marks:
             open_mark = bool(marks) and texts[-1].endswith("]")

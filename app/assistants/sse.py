@@ -37,6 +37,7 @@ async def events(response: http.Stream) -> AsyncGenerator[bytes]:
     """
     buffer, scanned = bytearray(), 0
     data: list[bytes] = []
+    size = 0  # of the event, with its line ends: empty lines are bytes too
     async for piece in response:
         buffer += piece
         begin = 0
@@ -45,13 +46,14 @@ async def events(response: http.Stream) -> AsyncGenerator[bytes]:
             begin = scanned = end + 1
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
+                size += len(line) + 1
             elif not line and data:
                 yield b"\n".join(data)
-                data = []
+                data, size = [], 0
         del buffer[:begin]
         scanned = len(buffer)
-        if len(buffer) > LONGEST or sum(map(len, data)) > LONGEST:
-            raise Nonsense("a line without an end")
+        if len(buffer) > LONGEST or size > LONGEST:
+            raise Nonsense("a line or an event without an end")
     # By the letter an event without the empty line behind it is none. Some servers hang up instead of writing it.
     if buffer.startswith(b"data:"):
         data.append(bytes(buffer[5:]).strip())

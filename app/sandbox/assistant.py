@@ -23,6 +23,8 @@ from app.sandbox.simulation import Sandbox
 HALVED = frozenset({"error_event", "cut", "truncated", "stall", "max_tokens", "pause_turn"})
 # Of these, the stream does not come to its end.
 UNENDED = frozenset({"error_event", "cut", "truncated", "stall"})
+# Nothing is said at all.
+UNSAID = frozenset({"no_answer", "rst", "http_429", "http_529", "http_500", "http_401", "redirect", "html"})
 # A last message that begins so asks for what is left of the answer before.
 GO_ON = "Continue"
 _HTML = b"<html><body>We are down for maintenance.</body></html>"
@@ -47,6 +49,17 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
 
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call is about: `user`, its last user turn; the `question`, and the `blocks` that answer it, behind what was
+    said `before` (characters).
+    """
+
+    user: tuple[str, ...]
+    question: tuple[str, ...]
+    before: int = 0
+    blocks: tuple[Block, ...]
+
+
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """What is said and what it costs: `fresh` tokens read, `created` in the cache, `cached` read from it, `written`."""
 
@@ -61,31 +74,37 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 def answered(sandbox: Sandbox, asked: Asked, *, pauses: bool) -> tuple[Fault, Reply]:
     """The next outcome and what is said in it; it is noted. `pauses`: the face knows how a turn is paused."""
-    user, whole = _said(asked)
-    assistant = sandbox.assistant
+    wanted = _wanted(asked)
+    user, assistant = wanted.user, sandbox.assistant
+    # Not by the words that ask to go on: they are everybody's.
+    drawn = (*wanted.question, f"behind {wanted.before}") if wanted.before else wanted.question
     fault = sandbox.faults.draw(
-        "assistant", lambda only: any(only in text for text in user), *user, str(assistant.occurrence(user))
+        "assistant", lambda only: any(only in text for text in user), *drawn, str(assistant.occurrence(drawn))
     )
     if fault.kind == "pause_turn" and not pauses:
         fault = msgspec.structs.replace(fault, kind="ok")
     wordless: dict[str, tuple[Block, ...]] = {"empty": (), "blank": (Block(text=" \n \t"),)}
-    blocks = wordless.get(fault.kind, whole)
+    whole = wordless.get(fault.kind, wanted.blocks)
+    blocks = _half(whole) if fault.kind in HALVED else whole
     read = sum(len(text) for turn in asked.turns for text in turn.texts) + len(asked.system)
     marked = len(asked.prefix) // 4
     known = bool(marked) and assistant.knows(asked.prefix)
     reply = Reply(
         model=asked.model,
-        blocks=_half(blocks) if fault.kind in HALVED else blocks,
+        blocks=blocks,
         ending=fault.kind if fault.kind in ("max_tokens", "pause_turn", "refusal") else "whole",
         fresh=max(1, (read + sum(len(each.text) for each in asked.documents)) // 4 - marked),
         created=0 if known else marked,
         cached=marked if known else 0,
-        written=sum(len(block.text) for block in blocks) // 4,
+        written=sum(len(block.text) for block in whole) // 4,
     )
     assistant.record(
         Call(
             t=now(),
             user=user,
+            question=wanted.question,
+            before=wanted.before,
+            said=0 if fault.kind in UNSAID else sum(len(block.text) for block in blocks),
             stream=asked.stream,
             outcome=fault.kind,
             input_tokens=reply.fresh + reply.created + reply.cached,
@@ -184,8 +203,8 @@ async def _paced(events: list[bytes], pace: Pace) -> AsyncIterator[bytes]:
         await asyncio.sleep(pace.between)
 
 
-def _said(asked: Asked) -> tuple[tuple[str, ...], tuple[Block, ...]]:
-    """The last user turn's texts, and the answer to it; or the rest of an answer that was cut or paused."""
+def _wanted(asked: Asked) -> Wanted:
+    """An answer to the last user turn, or the rest of one that was cut or paused."""
     texts, before = _last(asked.turns, "user")
     if before and (not texts or texts[0].startswith(GO_ON)):
         own, earlier = _last(before, "assistant")
@@ -193,8 +212,10 @@ def _said(asked: Asked) -> tuple[tuple[str, ...], tuple[Block, ...]]:
         whole = answer(question, system=asked.system, documents=asked.documents)
         all_of_it, done = "".join(block.text for block in whole), "".join(own)
         if all_of_it.startswith(done) and len(done) < len(all_of_it):
-            return texts or question, _without(whole, len(done))
-    return texts, answer(texts, system=asked.system, documents=asked.documents)
+            rest = _without(whole, len(done))
+            return Wanted(user=texts or question, question=question, before=len(done), blocks=rest)
+    blocks = answer(texts, system=asked.system, documents=asked.documents)
+    return Wanted(user=texts, question=texts, blocks=blocks)
 
 
 def _last(turns: Sequence[Turn], role: str) -> tuple[tuple[str, ...], Sequence[Turn]]:

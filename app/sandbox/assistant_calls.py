@@ -18,10 +18,17 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One call: `user` is the last user turn's texts, `body` the request as sent, `outcome` the fault's name."""
+    """One call: `user` is the last user turn's texts, `body` the request as sent, `outcome` the fault's name.
+
+    `question`: what the answer answers, asked before where only the rest of one is wanted. `said` characters of that answer
+    are in this call's, behind those `before` that it was shown; no more is there, whatever breaks off on the way.
+    """
 
     t: float
     user: tuple[str, ...]
+    question: tuple[str, ...]
+    before: int = 0
+    said: int = 0
     stream: bool
     outcome: str
     input_tokens: int

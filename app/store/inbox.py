@@ -10,9 +10,6 @@ from app.db import Connection
 from app.messages import Message
 from app.store.lanes import LIVE
 
-# A message that is older when it comes has come late (seconds): redelivered, or out of the spool.
-LATE = 60.0
-
 
 class Placed(Struct, frozen=True):
     """A message whose conversation is known. `digest` and `refers_to`: HMACs of provider ids. `ack_ms`: since it came."""
@@ -44,8 +41,8 @@ class Outcome(Struct, frozen=True):
 # A lane that somebody holds at this instant is not waited for: its items come back as 'later', and as 'gone' if there
 # is no such lane any more. `seen` is the only conflict target. The outbox is gapless per lane: seqs are given out here,
 # under the lock of the lane row (which returns the row's newest version), and nowhere else.
-# A message that was late when it came is due since it was sent, so that its lane is backlog (lanes.CLAIM); one that is not
-# takes its lane out of the backlog. A lane that waits for something keeps waiting.
+# A message that was no longer live when it came (redelivered, or out of the spool) is due since it was sent, so that its lane
+# is backlog (lanes.CLAIM); one that is live takes its lane out of the backlog. A lane that waits for something keeps waiting.
 INGEST = """
 WITH input AS MATERIALIZED (
   SELECT *, uuidv7() AS id
@@ -74,7 +71,7 @@ lane AS (
   UPDATE lanes l
   SET head_seq = l.head_seq + c.n, version = l.version + c.changes,
       run_at = CASE WHEN c.n = 0 THEN l.run_at
-                    WHEN c.newest < qasid_now() - %(late)s * interval '1 second' THEN coalesce(l.run_at, c.newest)
+                    WHEN c.newest < qasid_now() - %(live)s * interval '1 second' THEN coalesce(l.run_at, c.newest)
                     WHEN l.run_at < qasid_now() - %(live)s * interval '1 second' THEN qasid_now()
                     ELSE coalesce(l.run_at, qasid_now()) END
   FROM (SELECT tenant_id, conversation_id, max(sent_at) FILTER (WHERE answered) AS newest,
@@ -126,7 +123,6 @@ async def ingest(conn: Connection, rows: Sequence[Placed]) -> list[Outcome]:
             "changes": [r.message.changes_history for r in rows],
             "correlation": [r.correlation for r in rows],
             "ack_ms": [r.ack_ms for r in rows],
-            "late": LATE,
             "live": LIVE,
         },
     )

@@ -51,8 +51,9 @@ Fence = Literal["ok", "lost", "changed", "paused"]
 # A lane that has failed so often by errors of its own, or been at work so often when its worker died, has something in it
 # that we cannot do. Errors are certain; deaths are not: where workers die of something else, a bystander may meet several.
 MOST_ERRORS, MOST_CLAIMS = 5, 8
-# A lane that has been due for longer is backlog (seconds); so is one whose message was late when it came (inbox.INGEST).
-LIVE = 10.0
+# A lane that has been due for longer is backlog (seconds), and so is one whose message was older when it came (inbox.INGEST):
+# as long as a person still looks at what they have written. Whoever waits in a short rush is answered in the order of coming.
+LIVE = 60.0
 
 REGISTER = """
 INSERT INTO workers (id, alive_until) VALUES (%(worker)s, qasid_now() + %(lease)s * interval '1 second')
@@ -84,7 +85,9 @@ WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id) AND l.
 # themselves (TRIED): who only waited for a database that was away, while its workers died, is no poison.
 # run_at is cleared: whatever sets it while the lane is owned (a new message, a status, an operator) is seen at release.
 # Live before backlog: those due for no longer than `live` seconds first, but for a share of the others' oldest, `behind` of
-# them; what is left goes to the others. Each is a stretch of the one index lanes_due, read no further than its LIMIT.
+# them. What is left goes to the others, the youngest first: who has just missed being live comes next, not behind hours of
+# backlog; and whoever is passed over for it becomes the oldest. Each is a stretch of the one index lanes_due, from one end of
+# it or the other, read no further than its LIMIT.
 CLAIM = """
 WITH me AS MATERIALIZED (SELECT FROM workers WHERE id = %(worker)s AND alive_until > qasid_now()),
 oldest AS MATERIALIZED (
@@ -104,7 +107,8 @@ older AS MATERIALIZED (
     AND (SELECT count(*) FROM oldest) >= %(behind)s
     AND NOT EXISTS (SELECT FROM oldest o
                     WHERE (o.tenant_id, o.conversation_id) = (lanes.tenant_id, lanes.conversation_id))
-  ORDER BY run_at LIMIT %(n)s - (SELECT count(*) FROM oldest) - (SELECT count(*) FROM fresh) FOR NO KEY UPDATE SKIP LOCKED),
+  ORDER BY run_at DESC
+  LIMIT %(n)s - (SELECT count(*) FROM oldest) - (SELECT count(*) FROM fresh) FOR NO KEY UPDATE SKIP LOCKED),
 alone AS MATERIALIZED (
   SELECT tenant_id, conversation_id FROM lanes
   WHERE owner IS NULL AND run_at <= qasid_now() AND attempts > 3 AND %(suspects)s AND EXISTS (SELECT FROM me)
@@ -236,8 +240,9 @@ async def claim(
 ) -> list[Claim]:
     """Take up to `most` lanes that are due, none of the tenants in `full`: those that are live before the backlog.
 
-    `behind`: how many of the backlog are taken all the same, those due longest first, as within each of the two. With
-    `suspects` besides them one, or a few, of those that were claimed three times or more without progress.
+    `behind`: how many of the backlog are taken all the same, those due longest first, as among the live. Where places are
+    left, more of it, those that have just become backlog first. With `suspects` besides them one, or a few, of those that
+    were claimed three times or more without progress.
     """
     async with conn.cursor(row_factory=class_row(Claim)) as cursor:
         await cursor.execute(

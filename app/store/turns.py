@@ -104,7 +104,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     written: int = 0
     """Messages of this person, of other turns that began within the last day, as far as `daily` wants to know."""
     stopped: bool = False
-    """The person wants no answers, until they write a start word."""
+    """The person wants no answers, until they write a start word. It counts while their tenant has one."""
     asking: str | None = None
     """The intent whose question waits for a yes or a no (`Intents.asked`)."""
     noticed_at: datetime | None = None
@@ -326,10 +326,21 @@ ORDER BY ord
 # below 0.
 ANY_VERSION = -1
 
+# Under the fence: what a worker that was thought dead has made meanwhile must not stand before what its heir works with.
 MEMO = """
-INSERT INTO steps (tenant_id, turn_id, step, version, result)
-SELECT * FROM unnest(%(tenant_id)b::uuid[], %(turn_id)b::uuid[], %(step)b::text[], %(version)b::bigint[], %(result)b::jsonb[])
-ON CONFLICT DO NOTHING
+WITH input AS MATERIALIZED (
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(token)b::bigint[], %(turn_id)b::uuid[],
+                       %(step)b::text[], %(version)b::bigint[], %(result)b::jsonb[])
+         WITH ORDINALITY AS t(tenant_id, conversation_id, token, turn_id, step, version, result, ord)),
+held AS MATERIALIZED (
+  SELECT i.ord, l.owner IS NOT DISTINCT FROM %(worker)s AND l.token = i.token AS ours
+  FROM lanes l JOIN input i USING (tenant_id, conversation_id)
+  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l),
+kept AS (
+  INSERT INTO steps (tenant_id, turn_id, step, version, result)
+  SELECT i.tenant_id, i.turn_id, i.step, i.version, i.result FROM input i JOIN held h USING (ord) WHERE h.ours
+  ON CONFLICT DO NOTHING)
+SELECT coalesce(h.ours, false) FROM input i LEFT JOIN held h USING (ord) ORDER BY i.ord
 """
 
 # The fence: the lane row is locked, and what is tested is its newest version. 'changed' where an edit or revoke raised the
@@ -526,19 +537,22 @@ def opening(text: str) -> Opening:
     return _opening.decode(text)
 
 
-async def memo(conn: Connection, rows: Sequence[Memo]) -> list[None]:
-    """Remember finished steps."""
-    await conn.execute(
+async def memo(conn: Connection, worker: UUID, rows: Sequence[Memo]) -> list[bool]:
+    """Remember finished steps; whether the lane of each is still this worker's, else it is not."""
+    result = await conn.execute(
         MEMO,
         {
+            "worker": worker,
             "tenant_id": [r.claim.tenant_id for r in rows],
+            "conversation_id": [r.claim.conversation_id for r in rows],
+            "token": [r.claim.token for r in rows],
             "turn_id": [r.turn_id for r in rows],
             "step": [r.step for r in rows],
             "version": [r.version for r in rows],
             "result": [r.result for r in rows],
         },
     )
-    return [None] * len(rows)
+    return [ours for (ours,) in await result.fetchall()]
 
 
 async def settle(conn: Connection, worker: UUID, rows: Sequence[Settlement]) -> list[Settled]:

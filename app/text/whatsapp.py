@@ -12,17 +12,18 @@ from markdown_it.token import Token
 from app.text.commonmark import parsed
 from app.text.direction import closed
 from app.text.inline import FENCE, code, inline
+from app.text.whole import VISIBLE
 
 _RULE = "———"
 _LANGUAGE = regex.compile(r"[!-~]+")
-_SAYS = regex.compile(r"[^-\s*_~`>#|\\]")
+_SAYS = regex.compile(r"[^-\s*_~`>#|\\\p{Cc}\p{Default_Ignorable_Code_Point}]")  # seen (as in VISIBLE), and no markup
 # A header stands again in each row, a list's indent before each line: 20 kB could become gigabytes.
 _MOST_LABELS = 20_000
 _MOST_TIMES = 8
 
 
 def from_markdown(text: str) -> str:
-    """WhatsApp markup for `text`, which is CommonMark with tables and ~~strikethrough~~; "" if it is blank or only markup.
+    """WhatsApp markup for `text`, which is CommonMark with tables and ~~strikethrough~~; "" if all that is seen of it is markup.
 
     Never raises. U+0000 is removed and a lone surrogate becomes U+FFFD: PostgreSQL and JSON take neither. At most a second
     or so, whatever the text; at most eight times as long as it, and 20,000 characters.
@@ -40,10 +41,10 @@ def from_markdown(text: str) -> str:
 def _says(token: Token) -> bool:
     """Whether a block has anything but markup: a word, a sign, code, a number ("5." is a list), somewhere to go."""
     if token.type in ("fence", "ordered_list_open"):
-        return token.type != "fence" or bool((token.info + token.content).strip())
+        return token.type != "fence" or VISIBLE.search(token.info + token.content) is not None
     return any(
         _SAYS.search(child.content)
-        or (child.type == "code_inline" and child.content.strip())
+        or (child.type == "code_inline" and VISIBLE.search(child.content))
         or child.attrs.get("href")
         or child.attrs.get("src")
         for child in token.children or ()

@@ -75,7 +75,9 @@ def answer(idle: int, messages: int, conversations: int, in_flight: int, file: P
 
 
 @main.command()
-@click.option("--conversations", type=click.IntRange(1, 2000), default=2000, show_default=True, help="They ask at once.")
+@click.option(
+    "--conversations", type=click.IntRange(1, 2000), default=2000, show_default=True, help="They ask at once."
+)
 @click.option("--ai-seconds", type=click.FloatRange(0, 30), default=3.0, show_default=True, help="What the AI takes.")
 @_common
 def waiting(conversations: int, ai_seconds: float, file: Path | None, no_bounds: bool) -> None:

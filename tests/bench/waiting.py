@@ -6,6 +6,7 @@ import uvloop
 
 from app.sandbox.assistant_calls import Pace
 from tests.bench import meters
+from tests.bench.elsewhere import elsewhere
 from tests.bench.figures import BenchFailed, Report, machine, percentiles
 from tests.bench.installation import Installation, say
 from tests.bench.people import people
@@ -16,7 +17,11 @@ CONVERSATIONS, AI_SECONDS = 2000, 3.0
 
 def measure(conversations: int, ai_seconds: float) -> Report:
     """All ask at once; the figures when the last has been answered."""
-    with Installation() as installation, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with (
+        elsewhere(),
+        Installation() as installation,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         report = Report(bench="waiting", machine=machine(installation.postgres_version))
         try:
             runner.run(_measure(installation, report, conversations, ai_seconds))

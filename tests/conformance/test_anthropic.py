@@ -1,6 +1,7 @@
 """What only Anthropic's assistant does: documents and what is cited of them, the prompt cache, turns that pause."""
 
 import base64
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import stamina
 
 from app import http
 from app.assistants import Answer, Citation, Image, Line
+from app.assistants.parts import MOST_CITATIONS
 from app.configuration import Document
 from app.errors import AssistantBusy, AssistantRefused
 from app.sandbox.server import running
@@ -140,6 +142,18 @@ async def test_marks_stand_where_a_reader_expects_them(
     answer = await room.fate_of(room.wire.begin + b"".join(blocks) + room.wire.end, documents=DOCUMENTS)
     assert isinstance(answer, Answer) and answer.text == text
     assert answer.citations == tuple(Citation(text=text, title=title) for text, title in citations)
+
+
+async def test_beyond_the_citations_that_are_kept_there_are_no_marks(room: Room) -> None:
+    """No number in the text is without its source; one that was cited before is marked as ever."""
+    many = [block(f"{n}", {**CITED, "cited_text": f"c{n}"}) for n in range(1, MOST_CITATIONS + 50)]
+    answer = await room.fate_of(
+        b"".join((room.wire.begin, *many, block("z", {**CITED, "cited_text": "c1"}), room.wire.end))
+    )
+    assert isinstance(answer, Answer)
+    marks = re.findall(r"\[(\d+)\]", answer.text)
+    assert marks == [*(str(n) for n in range(1, MOST_CITATIONS + 1)), "1"]
+    assert [each.text for each in answer.citations[:MOST_CITATIONS]] == [f"c{n}" for n in range(1, MOST_CITATIONS + 1)]
 
 
 @pytest.mark.parametrize("wrong", [{**CITED, "cited_text": 5}, {**CITED, "document_title": []}])

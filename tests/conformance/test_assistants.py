@@ -15,7 +15,7 @@ import stamina
 
 from app import http
 from app.assistants import Answer, Image, Line, assistant
-from app.assistants.parts import LONGEST, Cut
+from app.assistants.parts import LONGEST, MOST_TOKENS, Cut
 from app.errors import AssistantBusy, AssistantError, AssistantRefused
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
@@ -221,11 +221,20 @@ async def test_an_answer_that_never_comes_to_its_end_is_partial(room: Room) -> N
 
 @pytest.mark.parametrize("kind", ["http_401", "http_500", "empty", "cut", "no_answer"])
 async def test_what_was_said_stands_when_the_rest_cannot_be_had(room: Room, without_pauses: None, kind: str) -> None:
-    """Refused, busy, broken or late: half an answer, marked. A continuation without words ends it."""
+    """Refused, busy, broken, late or without words: half an answer, marked."""
     room.fails("max_tokens", *[kind] * 10)
     answer = await room.ask(LONG, deadline_seconds=1.5)
     assert f"You said: {LONG}".startswith(answer.text) and len(answer.text) > 50
-    assert answer.partial == (kind != "empty")
+    assert answer.partial
+
+
+async def test_who_has_nothing_to_say_is_asked_to_go_on_again(room: Room, without_pauses: None) -> None:
+    """The answer was cut: that nothing comes does not make it whole."""
+    whole = (await room.ask(LONG)).text
+    room.fails("max_tokens", "empty", "blank")
+    answer = await room.ask(LONG)
+    assert (answer.text, answer.partial) == (whole, False)
+    assert room.calls == 5
 
 
 async def test_a_refusal_to_go_on_withdraws_what_was_said(room: Room) -> None:
@@ -334,6 +343,7 @@ async def test_what_says_nothing_is_read_over(room: Room) -> None:
         b"data: " + b"x" * 3_000_000,
         b"data: " + b"x" * 700_000 + b"\n" + b"data: " + b"x" * 700_000 + b"\n\n",
         b"data: " + b"9" * 5_000 + b"\n\n",
+        b"data:\n" * 350_000,
         None,
     ],
 )
@@ -341,7 +351,7 @@ async def test_nonsense_is_no_answer(room: Room, without_pauses: None, middle: b
     """Busy after a few tries, never an exception of another kind; None: words of another type."""
     wire = room.wire
     wrong = hello(room).replace(b'"hello"', b'{"a": 5}')
-    fate = await room.fate_of(wire.begin + (wrong if middle is None else middle) + wire.end)
+    fate = await room.fate_of(wire.begin + (wrong if middle is None else middle) + hello(room) + wire.end)
     assert isinstance(fate, AssistantBusy) and room.served == TRIES
 
 
@@ -392,6 +402,14 @@ async def test_an_answer_of_a_megabyte_is_cut_and_says_so(room: Room, size: int)
     assert isinstance(answer, Answer) and (answer.partial, answer.stopped) == (True, "too_long")
     assert LONGEST - 10 < len(answer.text) <= LONGEST and answer.text.endswith("word")
     assert room.served == 1
+
+
+@pytest.mark.parametrize(("told", "counted"), [(7, 7), (10**30, MOST_TOKENS), (-(10**12), 0), (-(10**30), 0)])
+async def test_what_an_answer_cost_can_be_counted(room: Room, told: int, counted: int) -> None:
+    """Whatever the provider says: no figure is too large for a column, and none makes up for others."""
+    wire = room.wire
+    answer = await room.fate_of(wire.begin + hello(room) + wire.cost % (told, told) + wire.end)
+    assert isinstance(answer, Answer) and (answer.input_tokens, answer.output_tokens) == (counted, counted)
 
 
 @pytest.mark.parametrize("status", [400, 402, 403, 404, 413, 422])

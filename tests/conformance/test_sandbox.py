@@ -581,6 +581,44 @@ async def test_a_burst_is_answered_as_one_turn(world: World) -> None:
     assert world.sandbox.assistant.calls[0].user == ("one", "two", "3")
 
 
+async def goes_on(world: World, *asked: str) -> str:
+    """Each answer is cut in half by its limit, and gone on with; the last rest."""
+    rest = ""
+    for text in asked:
+        world.sandbox.faults.queue("assistant", ["max_tokens"], only=text)
+        half = text_of(await ask(world, question(text)))
+        body = question(text)
+        body["messages"] += [{"role": "assistant", "content": half}, {"role": "user", "content": "Continue, please"}]
+        rest = text_of(await ask(world, body))
+    return rest
+
+
+async def test_a_call_that_goes_on_is_noted_with_its_question(world: World) -> None:
+    """Whose answer it goes on with, how much of that was shown, and how much it says itself; what breaks off says less."""
+    rest = await goes_on(world, "one, and long enough")
+    first, second = world.sandbox.assistant.calls
+    assert (first.question, first.before) == (("one, and long enough",), 0) and first.said == second.before > 0
+    assert (second.user, second.question, second.said) == (("Continue, please",), first.question, len(rest))
+    world.sandbox.faults.queue("assistant", ["http_529"])
+    async with world.client.post(
+        f"{world.sandbox.assistant_url}/v1/messages", json=question("hi"), headers=KEYS
+    ) as answer:
+        assert answer.status == 529
+    assert world.sandbox.assistant.calls[-1].said == 0
+
+
+async def test_what_happens_to_a_call_that_goes_on_is_no_matter_of_others(world: World) -> None:
+    """All say the same words then: its fault is drawn for its question, in whatever order they come."""
+    asked = [f"question {n}, and long enough" for n in range(20)]
+    world.sandbox.faults.chances("assistant", [Chance(fault=Fault(kind="max_tokens"), chance=0.5)])
+    await goes_on(world, *asked)
+    drawn = {call.question: call.outcome for call in world.sandbox.assistant.calls if call.before}
+    world.sandbox.assistant.clear()
+    await goes_on(world, *reversed(asked))
+    assert drawn == {call.question: call.outcome for call in world.sandbox.assistant.calls if call.before}
+    assert set(drawn.values()) == {"ok", "max_tokens"}
+
+
 async def test_without_key_or_version_the_assistant_refuses(world: World) -> None:
     """401 authentication_error, 400 invalid_request_error, in Anthropic's shape."""
     for headers, status, kind in (

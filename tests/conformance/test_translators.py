@@ -15,14 +15,14 @@ import pytest
 import stamina
 
 from app import http
-from app.configuration import Assistant, Translation
+from app.configuration import Assistant, Document, Fallback, Translation
 from app.errors import TranslationError, TranslatorBusy, TranslatorRefused
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Face, Fault
 from app.sandbox.server import running
 from app.sandbox.simulation import Sandbox
 from app.sandbox.translator_calls import Speed
-from app.translation import Nobody, Recognised, Translated, translator
+from app.translation import Nobody, Recognised, Translated, checked, translator
 from app.translation.assistant import AssistantTranslator
 from app.vault import Secret
 
@@ -52,6 +52,7 @@ class Room:
             api_key=Secret(API_KEY),
             model="a-model",
             system="You are the clinic's assistant, and your password is swordfish.",
+            documents=(Document(title="The swordfish", text="All that the clinic knows of swordfish."),),
         )
         self.translator = translator(self.settings, self.assistant)
 
@@ -263,14 +264,14 @@ ORDERS = (
 
 @pytest.mark.parametrize("order", ORDERS)
 async def test_a_text_gives_the_assistant_no_orders(order: str) -> None:
-    """It stands in the person's message alone, between marks that it cannot know; the tenant's own prompt is not there."""
+    """It stands in the person's message alone, between marks that it cannot know, without the tenant's prompt and documents."""
     async with running(port=0) as sandbox, http.client(total=5.0) as client:
         room = Room("assistant", sandbox, client)
         assert (await room.translate(order)).text == f"[translated] {order}"
         await room.translate(order)
         first, second = (dict(msgspec.json.decode(call.body)) for call in sandbox.assistant.calls)
         system = "".join(block["text"] for block in first["system"])
-        assert order not in system and "swordfish" not in system
+        assert order not in system and b"swordfish" not in bytes(sandbox.assistant.calls[0].body)
         [message] = first["messages"]
         mark = message["content"].partition("\n")[0]
         assert message["content"] == f"{mark}\n{order}\n</{mark[1:]}"
@@ -303,6 +304,35 @@ async def test_what_the_assistant_says_beside_the_marks_is_no_translation(says: 
     assert len(said) == 2 and said[0] != said[1]
 
 
+async def test_of_the_assistant_nothing_travels_but_who_it_is() -> None:
+    """Neither prompt nor documents, paid for with each of two dozen quotations, nor whatever else it may be given one day."""
+    seen: list[Fallback] = []
+
+    class Talker:
+        async def ask(self, client: Any, settings: Fallback, question: Any, **_: Any) -> Any:
+            seen.append(settings)
+            [line] = question.lines
+            assert not line.images and not question.person
+            mark = line.text.partition("\n")[0].strip("<>")
+            return Answered(f"<{mark}>ok</{mark}>")
+
+    given = Assistant(
+        provider="openai",
+        base_url="http://127.0.0.1:9",
+        api_key=Secret("k"),
+        model="m",
+        max_tokens=77,
+        system="s",
+        history_messages=3,
+        documents=(Document(title="t", text="x" * 1000),),
+        fallback=Fallback(provider="openai", base_url="http://127.0.0.1:8", api_key=Secret("other"), model="n"),
+    )
+    await asking(Talker(), given)
+    [settings] = seen
+    bare = Fallback(provider="openai", base_url="http://127.0.0.1:9", api_key=Secret("k"), model="m", max_tokens=77)
+    assert type(settings) is Fallback and msgspec.structs.replace(settings, system="") == bare
+
+
 async def test_remarks_around_the_marks_are_dropped() -> None:
     """What stands between them counts."""
 
@@ -321,9 +351,11 @@ class Answered:
         self.text = text
 
 
-async def asking(talker: Any) -> Translated:
+MODEL = Assistant(provider="anthropic", base_url="http://127.0.0.1:9", api_key=Secret("k"), model="m")
+
+
+async def asking(talker: Any, settings: Assistant = MODEL) -> Translated:
     """Translate by an assistant that says what a test wants."""
-    settings = Assistant(provider="anthropic", base_url="http://127.0.0.1:9", api_key=Secret("k"), model="m")
     by = AssistantTranslator(settings, None, assistant=lambda provider: talker)
     async with http.client(total=5.0) as client:
         return await by.translate(client, HADITH, source="ar", target="en", deadline=time.monotonic() + 5)
@@ -332,6 +364,13 @@ async def asking(talker: Any) -> Translated:
 async def test_direction_and_control_characters_do_not_come_back(room: Room) -> None:
     """An engine cannot turn the text around it, nor hand on what PostgreSQL refuses."""
     assert (await room.translate("a\u202eb\u2066c\u0001d")).text == f"{room.mark} abcd"
+
+
+@pytest.mark.parametrize("said", ["", " \n", "\u200b\u2060", "\u202e\u0001", "x" * 100_001])
+def test_what_cannot_be_read_is_no_translation(said: str) -> None:
+    """Of which nothing can be seen, or which is longer than an answer may be: the original stands."""
+    with pytest.raises(TranslatorRefused):
+        checked(said, HADITH * 4_000)
 
 
 def test_who_has_nobody_gets_nobody() -> None:

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 from app import db, http
 from app.assistants import Answer, Citation
 from app.assistants.intents import Intents
+from app.assistants.parts import LONGEST, MOST_CITATIONS
 from app.configuration import Assistant, Limits, Texts, Translation
 from app.directory import Tenant
 from app.errors import DatabaseUnavailable, TranslatorBusy, TranslatorRefused
@@ -24,14 +25,18 @@ from app.sandbox.server import running
 from app.sandbox.simulation import Sandbox
 from app.sandbox.translator_calls import Speed
 from app.store import translations as store
+from app.text.chunks import utf16_units
 from app.text.citations import Source
-from app.translation import translator
+from app.translation import Recognised, Translated, translator
 from app.translation.libretranslate import LibreTranslate
 from app.translation.memory import Memory, Wanted
 from app.vault import Secret
 from tests.conftest import Database
 from tests.ground import Ground, ground
+from workers import citations, formatting
+from workers.asking import bounded
 from workers.breakers import Breakers
+from workers.citations import Round
 from workers.places import Places
 from workers.translations import Finished, Translations
 
@@ -458,6 +463,69 @@ async def test_an_assistant_that_is_away_keeps_no_answer_waiting_for_its_transla
     assert time.monotonic() - began < 0.5
     assert finished.text == "Here." and finished.sources[0].untranslated
     assert bench.sandbox.assistant.count == 0
+
+
+HOSTILE = {
+    "too many": [Citation(text=f"نص {n}") for n in range(5_000)],
+    "too long": [Citation(text=HADITH * 7_000, title="Long"), Citation(text="نص")],
+    "empty": [Citation(text=text, title="T") for text in ("", " ", "\n", "\0", "\u200b")],
+    "halves of characters": [Citation(text="نص \ud800\udfff\ud83d")],
+    "turned": [Citation(text=f"{HADITH}\u202e\u2067\u2069\u2069\u202a", title="\u202eT")] * 3,
+    "nothing but marks": [Citation(text="\u2068" * 90_000), Citation(text="نص")],
+}
+
+
+@pytest.mark.parametrize("citations", HOSTILE.values(), ids=HOSTILE)
+async def test_whatever_is_cited_the_work_is_bounded_and_the_answer_goes_out(
+    bench: Bench, citations: list[Citation]
+) -> None:
+    """As many calls as citations may be kept, no text larger than thrice an answer's, each piece one that WhatsApp takes."""
+    answered = msgspec.structs.replace(answer(), citations=tuple(citations))
+    kept = bounded(bench.tenant(), answered)
+    began = time.process_time()
+    finished = await (await bench.worker()).finish(bench.tenant(), "?", kept, Kept(), deadline=later(30))
+    whole = await formatting.sourced(await formatting.whatsapp(finished.text), finished.sources, Texts())
+    pieces = await formatting.pieces(whole)
+    assert time.process_time() - began < 5.0
+    assert len(bench.calls) <= MOST_CITATIONS
+    assert len(whole) < 3 * LONGEST + 100 * MOST_CITATIONS
+    assert pieces[0].startswith(answered.text)
+    assert all(0 < utf16_units(piece.encode().decode()) <= 4_000 for piece in pieces)
+
+
+async def test_translations_are_together_no_longer_than_an_answer(bench: Bench) -> None:
+    """An engine that makes five times as much of each: what no longer fits stands in the original, with the note."""
+
+    class Wordy:
+        engine = "wordy"
+
+        async def translate(self, client: Any, text: str, **_: Any) -> Translated:
+            return Translated(text=text * 5)
+
+        async def recognise(self, client: Any, text: str, among: Any, **_: Any) -> Recognised:
+            return Recognised(language=None)
+
+    tenant = bench.tenant()
+    assert tenant.translation
+    turn = Round(
+        tenant=tenant, settings=tenant.translation, translator=Wordy(), target="en", deadline=time.monotonic() + 10
+    )
+    quoted = [Citation(text=f"{n} " + "ن" * 900) for n in range(100)]
+    notes = Kept()
+    for _ in range(2):  # the second time from the memo
+        fates = (await citations.translated(await bench.memory(), turn, quoted, notes)).fates
+        assert LONGEST - 5_000 < sum(len(fate.translation or "") for fate in fates) <= LONGEST
+        assert all((fate.translation is None) == fate.untranslated for fate in fates)
+
+
+async def test_a_language_that_the_engine_does_not_know_is_refused_and_nobody_is_away(bench: Bench) -> None:
+    """Each original stands, with the note; an answer, however often, so what it does know is translated as ever."""
+    worker = await bench.worker()
+    for _ in range(5):
+        finished = await worker.finish(bench.tenant(source="xx"), "?", answer(HADITH), Kept(), deadline=later())
+        assert finished.sources == (Source(text=HADITH, title="Book 1", untranslated=True),)
+    known = await worker.finish(bench.tenant(), "?", answer(HADITH), Kept(), deadline=later())
+    assert known.sources[0].translation == f"[en] {HADITH}"
 
 
 # --- the whole answer ---

@@ -8,10 +8,13 @@ from uuid import UUID
 
 import pytest
 
+from app import db
+from app.errors import LaneLost
 from app.store import lanes, spending, turns
-from app.store.lanes import Release
-from app.store.turns import Marks, Opening
+from app.store.lanes import Claim, Release
+from app.store.turns import Marks, Memo, Opening
 from tests.ground import NOW, Ground, ground
+from workers.commits import Commits
 
 pytestmark = pytest.mark.anyio
 
@@ -127,6 +130,34 @@ async def test_whoever_lost_the_lane_marks_nothing(here: Ground) -> None:
     assert (fence, row["stopped_at"], row["paused_until"]) == ("lost", None, None)
 
 
+async def test_whoever_lost_the_lane_remembers_nothing(here: Ground, database: Any) -> None:
+    """A step that was finished under another's token would stand before what its heir goes on with; who made it stops."""
+    lane = await here.lane()
+    worker, heir = await here.worker(), await here.worker()
+    await here.ingest(here.placed(lane))
+    [lost] = await here.claim(worker)
+    found = await here.open(lost)
+    assert found.turn
+    await lanes.release(here.conn, worker, [Release(claim=lost, done_seq=None, again_in=0.0)])
+    [held] = await here.claim(heir)
+
+    def memo(claim: Claim, result: str) -> Memo:
+        assert found.turn
+        return Memo(claim, found.turn.id, "answer", found.version, result)
+
+    async with db.pool(database.url, "qasid_courier", name="test", max_size=1) as pool:
+
+        def commits(worker: UUID) -> Commits:
+            return Commits(pool, worker, order_wait=1.0, silence=1.0, patience=5.0)
+
+        with pytest.raises(LaneLost):
+            await commits(worker).memo(memo(lost, '"late"'))
+        await commits(heir).memo(memo(held, '"ours"'))
+        with pytest.raises(LaneLost):
+            await commits(heir).memo(memo(lost, '"an older token"'))
+    assert (await here.open(held)).memo == {"answer": "ours"}
+
+
 async def test_a_persons_pause_holds_up_what_a_hand_over_still_says(here: Ground) -> None:
     """The pause that an intent begins binds what comes behind its reply; one that a person begins binds that, too."""
     lane = await here.lane()
@@ -189,14 +220,16 @@ async def due(here: Ground, lane: UUID, ago: float) -> None:
 
 
 async def test_live_lanes_go_before_a_backlog_and_starve_it_not(here: Ground) -> None:
-    """Those due for seconds first, but for the share of the backlog's oldest; what is left goes to the backlog."""
+    """Those of the last minute first, in order, but for the share of the backlog's oldest; what is left is the youngest's."""
     worker = await here.worker()
     old = [await here.lane() for _ in range(6)]
     live = [await here.lane() for _ in range(4)]
     for n, lane in enumerate(old):
         await due(here, lane, 600 - n)
     for n, lane in enumerate(live):
-        await due(here, lane, 5 - n)
+        await due(here, lane, 50 - n)
+    missed = await here.lane()
+    await due(here, missed, 70)
 
     async def claimed(most: int, behind: int) -> set[UUID]:
         return {claim.conversation_id for claim in await lanes.claim(here.conn, worker, most, behind=behind)}
@@ -204,8 +237,19 @@ async def test_live_lanes_go_before_a_backlog_and_starve_it_not(here: Ground) ->
     assert await claimed(1, 0) == {live[0]}
     assert await claimed(1, 1) == {old[0]}
     assert await claimed(3, 1) == {old[1], live[1], live[2]}
-    assert await claimed(4, 1) == {old[2], live[3], old[3], old[4]}
-    assert await claimed(4, 0) == {old[5]}
+    assert await claimed(4, 1) == {old[2], live[3], missed, old[5]}
+    assert await claimed(1, 1) == {old[3]}
+    assert await claimed(4, 0) == {old[4]}
+
+
+async def test_whoever_has_just_missed_being_live_is_not_behind_the_whole_backlog(here: Ground) -> None:
+    """In a rush that nobody keeps up with: as soon as a place is left, theirs, though hundreds have waited for hours."""
+    worker = await here.worker()
+    for n in range(20):
+        await due(here, await here.lane(), 7200 - n)
+    missed = await here.lane()
+    await due(here, missed, lanes.LIVE + 5)
+    assert missed in {claim.conversation_id for claim in await lanes.claim(here.conn, worker, 8, behind=2)}
 
 
 async def test_a_message_that_comes_late_makes_backlog_and_a_live_one_ends_it(here: Ground) -> None:
@@ -246,7 +290,7 @@ async def test_a_claim_reads_no_more_than_it_takes_however_long_the_backlog(here
     read = [
         float(rows[1])
         for line in lines
-        if "Scan using lanes_due" in line and (rows := re.search(r"actual rows=([\d.]+)", line))
+        if re.search(r"Scan (Backward )?using lanes_due", line) and (rows := re.search(r"actual rows=([\d.]+)", line))
     ]
     removed = [int(line.rpartition(" ")[2]) for line in lines if "Rows Removed by Filter" in line]
     assert read and sum(read) + sum(removed) <= 64 + 16

@@ -3,20 +3,25 @@
 import asyncio
 import time
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
+import workers.formatting
+from app import db, dead
 from app.apply import apply
-from app.assistants import Answer
+from app.assistants import Answer, Citation
 from app.assistants.parts import LONGEST
 from app.errors import AssistantBusy, AssistantError
+from app.replay import Replays
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import Number
 from app.sandbox.numbers import now as sandbox_now
 from app.sandbox.people import Spoken
+from app.text.chunks import split
 from app.vault import Vault
 from tests import world as shared
 from tests.scripted import Scripted, says
@@ -204,6 +209,60 @@ async def test_a_stop_counts_where_nobody_answers_it(world: World) -> None:
     assert len(world.lines()) == 1
 
 
+async def test_a_word_on_stopping_is_heard_in_a_turn_with_a_question(world: World) -> None:
+    """Stopped with a remark beside it, nobody is asked; started with a question beside it, that is answered."""
+    await configure(world, INTENTS)
+    await world.say("stop")
+    await world.say("leave me alone")
+    end = await world.worker()
+    assert await world.got(1) == ["No more answers."]
+    assert world.asked == [] and await outcomes(world) == ["intent"]
+    await end()
+    await world.say("start")
+    await world.say("where are you?")
+    await world.worker()
+    [_, answer] = await world.got(2)
+    assert answer.startswith("You said: ") and "where are you?" in answer
+    assert await world.rows("SELECT stopped_at FROM lanes") == [(None,)]
+
+
+async def test_nobody_is_stuck_where_no_word_takes_a_stop_back(world: World) -> None:
+    """A tenant whose intents are gone answers those who had stopped, and apply says so; with a start word the stop counts."""
+    await configure(world, INTENTS)
+    end = await world.worker()
+    await world.say("stop")
+    await world.got(1)
+    await end()
+    path = world.folder / "none.toml"
+    path.write_text('[tenants.noor]\nname = "Noor"\nintents = []')
+    applied = await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
+    assert [warning for warning in applied.warnings if "whoever had stopped is answered again" in warning]
+    end = await world.worker()
+    await world.say("where are you?")
+    assert await world.got(2) == ["No more answers.", "You said: where are you?"]
+    await end()
+    await configure(world, INTENTS)
+    await world.worker()
+    await world.say("hi")
+    await world.until("SELECT count(*) = 3 FROM usage")
+    assert await outcomes(world) == ["intent", "answered", "stopped"]
+
+
+async def test_a_start_word_opens_no_door_past_the_days_limit(world: World) -> None:
+    """It is heard, and the question beside it is too much for the day like any other."""
+    await configure(world, INTENTS + "[tenants.noor.limits]\nmessages_per_contact_per_day = 1\n")
+    end = await world.worker()
+    await world.say("stop")
+    await world.got(1)
+    await end()
+    await world.say("start")
+    await world.say("where are you?")
+    await world.worker()
+    assert (await world.got(2))[1].startswith("Sorry, I cannot answer any more")
+    assert world.asked == []
+    assert await world.rows("SELECT stopped_at FROM lanes") == [(None,)]
+
+
 # --- late ---
 
 
@@ -289,6 +348,42 @@ async def test_beyond_the_days_messages_a_person_is_told_once(world: World) -> N
     await world.act("UPDATE turns SET begun_at = begun_at - interval '25 hours'")
     await world.say("five")
     assert (await world.got(6))[5] == "You said: five"
+
+
+@pytest.mark.parametrize(
+    "limit", ["messages_per_contact_per_day = 1", "tokens_per_day = 1", "replies_per_conversation_per_minute = 1"]
+)
+async def test_no_limit_takes_a_replay(world: World, limit: str) -> None:
+    """Who replays a dead letter is told that it is asked again: it was counted when it came, and would be listed no more."""
+    await configure(world, f"[tenants.noor.limits]\n{limit}\n")
+    world.sandbox.faults.queue("assistant", [Fault(kind="http_401")])
+    end = await world.worker()
+    await world.say("a question")
+    assert await world.got(1) == [FAILURE]
+    await end()
+    await world.act("UPDATE usage SET input_tokens = 20")
+    async with db.pool(world.url, "qasid_app", name="test", max_size=1) as pool:
+        [letter] = await dead.every(pool)
+        async with Replays(pool, world.url, world.settings()) as replays:
+            assert (await replays.replay(letter)).done
+    await world.worker()
+    assert (await world.got(2))[1] == "You said: a question"
+
+
+async def test_what_is_paid_for_is_sent_whatever_the_day_allows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the memo of its answer a turn is not refused any more, however much was written meanwhile."""
+    await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 2\n")
+    monkeypatch.setenv("CRASHPOINT", "answer.remembered:2")
+    child = await world.process()
+    monkeypatch.delenv("CRASHPOINT")
+    await world.say("one")
+    await world.got(1)
+    await world.say("two")
+    assert await child.wait() == -9
+    await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 1\n")
+    await world.process()
+    assert await world.got(2, timeout=20) == ["You said: one", "You said: two"]
+    assert len(world.asked) == 2
 
 
 async def test_beyond_the_days_tokens_nobody_is_asked(world: World) -> None:
@@ -399,10 +494,13 @@ async def test_a_cut_answer_is_completed_by_the_fallback_or_marked(world: World,
 # --- bad answers, and other people's ---
 
 
-@pytest.mark.parametrize("text", [" \n ", "\0", "# \n\n> \n"])
-async def test_nothing_to_read_is_a_failure_and_no_silence(world: World, script: Script, text: str) -> None:
-    """Blank, or nothing but markup: the person reads the failure text, once."""
-    script(says(text))
+@pytest.mark.parametrize("text", [" \n ", "\0", "# \n\n> \n", "\u200b\u2060", "*\u202e\u00ad*", "\u2068 \u2069"])
+@pytest.mark.parametrize("more", [{}, {"partial": True, "citations": (Citation(text="A source."),)}])
+async def test_nothing_to_read_is_a_failure_and_no_silence(
+    world: World, script: Script, text: str, more: dict[str, Any]
+) -> None:
+    """Blank, unseen, or nothing but markup: the person reads the failure text, once, and no sources of no answer."""
+    script(says(text, **more))
     await world.worker()
     await world.say("question")
     assert await world.got(1) == [FAILURE]
@@ -418,8 +516,15 @@ async def test_what_postgresql_cannot_store_is_taken_out(world: World, script: S
     assert await world.rows("SELECT model FROM usage") == [("m",)]
 
 
-async def test_an_answer_of_a_megabyte_is_cut_and_marked(world: World) -> None:
-    """People read the beginning, in order, and that it was cut; what is kept is no larger."""
+async def test_an_answer_of_a_megabyte_is_cut_and_marked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People read the beginning, in order, and that it was cut; what is kept is no larger. The event loop cuts nothing of it."""
+    threads: set[int] = set()
+
+    def seen(text: str) -> list[str]:
+        threads.add(get_ident())
+        return split(text)
+
+    monkeypatch.setattr(workers.formatting, "split", seen)
     await world.worker()
     await world.say("tok#a/99 tok#b/99 tok#c/99")
     await world.until("SELECT count(*) = 1 FROM usage", timeout=20)
@@ -429,6 +534,7 @@ async def test_an_answer_of_a_megabyte_is_cut_and_marked(world: World) -> None:
     assert size <= LONGEST + 100 and end == "(This answer was cut short.)"
     [(memo,)] = await world.rows("SELECT length(result::text) FROM steps")
     assert memo < 3 * LONGEST
+    assert threads and get_ident() not in threads
 
 
 async def test_no_words_bring_another_tenants_conversation(world: World, script: Script) -> None:

@@ -137,7 +137,7 @@ def test_every_key_of_the_contract_is_read(write: Write) -> None:
             + '[tenants.noor.texts]\nlocation = "Thanks."\n'
             + "[tenants.noor.limits]\nmessages_per_contact_per_day = 200\nreplies_per_conversation_per_minute = 0\n"
             + CHANNEL
-            + 'enabled = false\nlate = "notice"\nsession_gap_hours = 1\n'
+            + 'enabled = false\nlate = "notice"\nsession_gap_hours = 1\nanswer_within_hours = 12\n'
         ),
         ENVIRON,
     )
@@ -542,6 +542,23 @@ def test_documents_that_do_nothing_are_told(write: Write, tmp_path: Path) -> Non
     assert load(write(ansari), ENVIRON).warnings == (
         "tenants.noor.assistant.documents: does nothing with ansari: it has sources of its own.",
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ('late = "apologise"', True),
+        ('late = "notice"\nanswer_within_hours = 24', True),
+        ('late = "notice"\nanswer_within_hours = 23.5', False),
+        ('late = "store"', False),
+        ('late = "answer"', False),
+        ("answer_within_hours = 100", False),
+    ],
+)
+def test_words_for_late_messages_that_would_be_refused_are_told(write: Write, keys: str, told: bool) -> None:
+    """What counts as late only outside of WhatsApp's window would be answered, paid for, and refused."""
+    warnings = load(write(f"{WHOLE}{keys}\n"), ENVIRON).warnings
+    assert [warning.split(":")[0] for warning in warnings] == ["tenants.noor.channels.main.answer_within_hours"] * told
 
 
 def test_a_file_that_is_no_toml_is_refused_with_its_line(write: Write, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ CODE = st.text(
 
 
 @given(
-    CODE.filter(lambda text: text.strip() and "```" not in text and "~~~" not in text),
+    CODE.filter(lambda text: VISIBLE.search(text) is not None and "```" not in text and "~~~" not in text),
     st.sampled_from(["", "- ", "1. "]),
 )
 @settings(max_examples=300, deadline=None)

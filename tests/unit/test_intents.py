@@ -184,6 +184,40 @@ def test_of_several_messages_the_last_word_on_stopping_counts() -> None:
     assert end and (end.stops, end.asks) == (True, None)
 
 
+@pytest.mark.parametrize(
+    ("texts", "beside", "heard"),
+    [
+        (["stop", "leave me alone"], False, ("No more answers.", True)),
+        (["where are you?", "Stop!"], False, ("No more answers.", True)),
+        (["stop"], True, ("No more answers.", True)),
+        (["start", "where are you?"], False, ("", False)),
+        (["start"], True, ("", False)),
+        (["stop", "no, start", "start", "where are you?"], False, ("", False)),
+        (["start", "what?", "stop", "hi"], False, ("No more answers.", True)),
+        (["agent", "where are you?"], False, None),
+        (["hi"], True, None),
+    ],
+)
+def test_a_word_on_stopping_is_heard_whatever_stands_beside_it(
+    texts: list[str], beside: bool, heard: tuple[str, bool] | None
+) -> None:
+    """A question, a picture: who stops reads the word's reply alone, who starts is left to the assistant with the rest."""
+    fixed = INTENTS.answer(texts, beside=beside)
+    assert (fixed and (fixed.reply, fixed.stops)) == heard
+    assert fixed is None or (fixed.asks, fixed.pauses) == (None, None)
+
+
+def test_a_stop_can_be_taken_back_where_an_intent_does_so() -> None:
+    """Whatever stands before or behind it."""
+    assert INTENTS.can_start
+    assert not Intents().can_start and not Intents([Intent(match=("hi",), reply="Hello!")]).can_start
+
+
+def test_a_yes_beside_a_picture_answers_no_question() -> None:
+    """What the picture says nobody knows."""
+    assert INTENTS.answer(["yes"], "cancel", beside=True) is None
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_language_says_yes_with_its_no(language: str) -> None:
     """Each has words for both, as `normalise` leaves them, and thumbs besides."""
