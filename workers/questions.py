@@ -12,7 +12,7 @@ from msgspec import Struct
 from app import media, metrics
 from app.assistants import Image, Line
 from app.channels import Attachment, Media
-from app.configuration import Fallback, Texts
+from app.configuration import AssistantSettings, Texts
 from app.directory import Channel, Tenant
 from app.store.turns import Asked, Opening
 from workers.files import File, Files
@@ -59,7 +59,7 @@ class _Read(Struct, frozen=True, kw_only=True):
     readable: bool
 
 
-def sees(assistant: Fallback | None) -> bool:
+def sees(assistant: AssistantSettings | None) -> bool:
     """Whether an assistant is shown pictures."""
     return assistant is not None and assistant.images and assistant.provider != "ansari"
 
