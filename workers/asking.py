@@ -64,36 +64,37 @@ class Asking:
             AssistantError: nobody has a usable answer.
             DatabaseUnavailable: nobody knows whether something is kept.
         """
+        first, second = notes(""), notes("fallback")
         while True:
             try:
-                return await self._ask(tenant, asked, notes, deadline)
+                return await self._ask(tenant, asked, first, second, deadline)
             except Outdated as change:
                 tenant = change.tenant
 
-    async def _ask(self, tenant: Tenant, asked: Asked, notes: Noted, deadline: float) -> Answer:
+    async def _ask(self, tenant: Tenant, asked: Asked, first: Notes, second: Notes, deadline: float) -> Answer:
         if tenant.assistant is None:
             raise AssistantRefused("this tenant has no assistant")
         other = tenant.assistant.fallback
         if other is None:
-            return await self._one(tenant, tenant.assistant, asked, notes(""), deadline, self._calls(tenant))
-        cut, reason = _kept(notes("")), "its answer was cut short"
+            return await self._one(tenant, tenant.assistant, asked, first, deadline, self._calls(tenant))
+        cut, reason = _kept(first), "its answer was cut short"
         if cut is None:
             share = min(other.deadline_seconds, (deadline - time.monotonic()) / 2)
             try:
                 answer = await self._one(
-                    tenant, tenant.assistant, asked, notes(""), deadline - share, self._calls(tenant, waits=False)
+                    tenant, tenant.assistant, asked, first, deadline - share, self._calls(tenant, waits=False)
                 )
             except AssistantError as error:
                 reason = str(error)
             else:
                 if not answer.partial or answer.long:
                     return answer
-                await notes("").keep(CUT, msgspec.to_builtins(answer))
+                await first.keep(CUT, msgspec.to_builtins(answer))
                 cut = answer
         log.warning("the fallback is asked", tenant=tenant.slug, reason=reason)
         try:
             until = min(deadline, time.monotonic() + other.deadline_seconds)
-            answer = await self._one(tenant, other, asked, notes("fallback"), until, self._calls(tenant, fallback=True))
+            answer = await self._one(tenant, other, asked, second, until, self._calls(tenant, fallback=True))
         except Outdated:
             raise
         except AssistantError:

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from app.assistants import Answer, Notes, Question
+from app.assistants import Answer, Question
 from app.assistants.intents import Intents
 from app.configuration import Assistant, AssistantSettings, Limits, Texts
 from app.directory import Directory, Tenant
@@ -28,13 +28,25 @@ OURS: Any = {"provider": "anthropic", "base_url": "http://x", "api_key": Secret(
 HALF = says("Half of the", partial=True)
 
 
+class Opened(Kept):
+    """A turn's notes as one try has them: those that there were when it began, and its own."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__(kept)
+        self._kept = kept
+
+    async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
+        await self._kept.keep(name, value, lasting=lasting)
+        await super().keep(name, value, lasting=lasting)
+
+
 class Turn:
     """One turn, asked by any number of workers, one after the other; `notes` are what they leave each other."""
 
     def __init__(self, scripted: Scripted) -> None:
         self.scripted = scripted
         self.breakers = Breakers()
-        self.notes: dict[str, Notes] = {"": Kept(), "fallback": Kept()}
+        self.notes: dict[str, Kept] = {"": Kept(), "fallback": Kept()}
         fallback = AssistantSettings(model="second", **OURS)
         self.tenant = Tenant(
             id=UUID(int=1),
@@ -52,7 +64,9 @@ class Turn:
         client = cast(httpx.AsyncClient, None)
         asking = Asking(client, self.breakers, Places(), assistant=lambda provider: self.scripted)
         deadline = time.monotonic() + 5
-        return await asking.ask(self.tenant, lambda _: Question(lines=()), self.notes.__getitem__, deadline)
+        return await asking.ask(
+            self.tenant, lambda _: Question(lines=()), lambda under: Opened(self.notes[under]), deadline
+        )
 
     @property
     def models(self) -> list[str | None]:
@@ -138,3 +152,21 @@ async def test_who_waits_while_the_settings_change_goes_on_with_the_new_ones() -
     turn.breakers.heard({})
     assert (await asking).text == "Fine."
     assert turn.models[-1] == "new"
+
+
+async def test_no_answer_is_asked_for_again_because_the_settings_have_changed() -> None:
+    """The first's was cut, and the fallback's key is mended while its breaker is open: the fallback alone is asked, with it."""
+    turn = Turn(Scripted(HALF, says("The whole.")))
+    old = turn.tenant
+    assert old.assistant and old.assistant.fallback
+    watch: Any = SimpleNamespace(current=directory(old, version=1))
+    turn.breakers.directory = watch
+    turn.breakers.heard({"assistant:noor/fallback": "open"})
+    asking = asyncio.create_task(turn.ask())
+    await asyncio.sleep(0.1)
+    mended = msgspec.structs.replace(old.assistant.fallback, api_key=Secret("new"), model="mended")
+    new = msgspec.structs.replace(old, assistant=msgspec.structs.replace(old.assistant, fallback=mended))
+    watch.current = directory(new, version=2)
+    turn.breakers.heard({})
+    assert (await asking).text == "The whole."
+    assert turn.models == ["first", "second", "mended"]
