@@ -17,11 +17,12 @@ from app.directory import Channel, Tenant, Watch
 from app.errors import DatabaseUnavailable, Unknown
 from app.log import fingerprint
 from app.store.lanes import MOST_CLAIMS, Claim, Release
-from app.store.turns import Chunk, Opening, Settlement, Turn
+from app.store.turns import Chunk, Open, Opening, Settlement, Turn
 from workers import formatting
 from workers.answering import Due, Reply
 from workers.commits import Commits
 from workers.deliver import Delivery, Lane
+from workers.notes import noted
 from workers.opening import Opened, Openings
 from workers.questions import newest
 from workers.replies import Replies, too_late
@@ -63,9 +64,13 @@ class Turns:
         """
         watch = Stopwatch()
         tenant, channel = await self._whose(claim)
-        history = tenant.assistant.history_messages if tenant.assistant else 0
-        brake = tenant.limits.replies_per_conversation_per_minute
-        daily = tenant.limits.messages_per_contact_per_day or 0
+        wanted = Open(
+            claim,
+            history=tenant.assistant.history_messages if tenant.assistant else 0,
+            brake=tenant.limits.replies_per_conversation_per_minute,
+            daily=tenant.limits.messages_per_contact_per_day or 0,
+            noted=noted(tenant),
+        )
         # Counted before its rows are read: reading them may be what kills us. After too many tries its head is parked.
         # People are told so where that can be done; where even that fails, its end is written without reading it.
         attempts = await watch.db(self._commits.tried(claim)) if claim.suspect else claim.attempts
@@ -75,7 +80,7 @@ class Turns:
             return await self._give_up(claim, tenant)
         for restart in range(MOST_RESTARTS + 2):
             try:
-                found = await watch.db(self._openings.open(claim, history, brake, daily))
+                found = await watch.db(self._openings.open(wanted))
             except msgspec.DecodeError:  # rows of another build, or damaged ones
                 if attempts <= MOST_CLAIMS:
                     raise

@@ -77,9 +77,9 @@ class Commits:
         self._fact = batched("fact", chunks.record)
         self._release = batched("release", released)
 
-    async def open(self, claim: Claim, history: int, brake: int, daily: int = 0) -> turns.Opening:
+    async def open(self, wanted: turns.Open) -> turns.Opening:
         """See `turns.open_lanes` and, for what it raises, `turns.opening`."""
-        return turns.opening(await self._open.submit(turns.Open(claim, history, brake, daily)))
+        return turns.opening(await self._open.submit(wanted))
 
     async def memo(self, memo: turns.Memo) -> None:
         """See `turns.memo`. Raises LaneLost where the lane is another's: whatever would follow from the step is not ours to do."""

@@ -114,7 +114,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     session_at: datetime | None = None
     """When the session of `turn` began, as it was decided when the turn was made."""
     fresh: bool = True
-    """No turn of this session before this one was answered by the assistant."""
+    """No turn of this session before this one was answered by the assistant whose notes begin as was asked."""
     chunks: list[Chunk]
     """Those of the entry at the head, and the last one before them that a person may have got."""
     turn: Turn | None
@@ -135,10 +135,10 @@ MOST_MEMBERS = 100
 OPEN = """
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[], %(brake)b::integer[],
-                       %(daily)b::integer[])
-         WITH ORDINALITY AS t(tenant_id, conversation_id, history, brake, daily, ord)),
+                       %(daily)b::integer[], %(noted)b::text[])
+         WITH ORDINALITY AS t(tenant_id, conversation_id, history, brake, daily, noted, ord)),
 lane AS MATERIALIZED (
-  SELECT i.ord, i.history, i.brake, i.daily, l.*, c.endpoint_id, d.at AS disturbed_at, o.kind, o.replays, m.correlation,
+  SELECT i.ord, i.history, i.brake, i.daily, i.noted, l.*, c.endpoint_id, d.at AS disturbed_at, o.kind, o.replays, m.correlation,
          m.id AS message_id, m.sent_at, m.sent_at - c.session_gap_hours * interval '1 hour' AS silent_since
   FROM input i JOIN lanes l USING (tenant_id, conversation_id)
   JOIN channels c ON (c.tenant_id, c.id) = (l.tenant_id, l.channel_id)
@@ -215,12 +215,15 @@ SELECT json_build_object(
      ORDER BY p.first_seq DESC LIMIT 1) THEN l.asking END,
   'limited', coalesce(l.limited_at > qasid_now() - interval '1 day', false),
   'session_at', coalesce(t.session_at, least(l.silent_since, qasid_now())),
-  'fresh', t.id IS NULL OR NOT EXISTS (
-     SELECT FROM (SELECT p.tenant_id, p.id, p.session_at FROM turns p
-                  WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
-                  ORDER BY p.first_seq DESC LIMIT 20) p
-     JOIN usage u ON (u.tenant_id, u.turn_id) = (p.tenant_id, p.id)
-     WHERE p.session_at = t.session_at AND u.outcome = 'answered'),
+  -- Backwards to the first turn that tells: it is of another session, or that assistant has answered it.
+  'fresh', l.noted IS NULL OR coalesce((
+     SELECT p.session_at IS DISTINCT FROM t.session_at FROM turns p
+     WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
+       AND (p.session_at IS DISTINCT FROM t.session_at
+            OR EXISTS (SELECT FROM usage u JOIN steps s USING (tenant_id, turn_id)
+                       WHERE (u.tenant_id, u.turn_id) = (p.tenant_id, p.id) AND u.outcome = 'answered'
+                         AND starts_with(s.step, l.noted)))
+     ORDER BY p.first_seq DESC LIMIT 1), true),
   'written', CASE WHEN l.daily > 0 THEN (
      SELECT coalesce(sum(w.last_seq - w.first_seq + 1), 0)
      FROM conversations x
@@ -434,13 +437,15 @@ SELECT coalesce(t.last_seq, l.done_seq + 1) FROM held l LEFT JOIN turn t ON true
 class Open(Struct, frozen=True):
     """Asks for a claimed lane's opening, with the last `history` messages of before.
 
-    `brake`: replies a minute, `daily`: messages a day, that matter (0: neither does).
+    `brake`: replies a minute, `daily`: messages a day, that matter (0: neither does). `noted`: what notes begin with of the
+    assistant for whom it matters whether the session is fresh (None: for none).
     """
 
     claim: Claim
     history: int
     brake: int = 0
     daily: int = 0
+    noted: str | None = None
 
 
 class Memo(Struct, frozen=True):
@@ -519,6 +524,7 @@ async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float, 
             "history": [r.history for r in rows],
             "brake": [r.brake for r in rows],
             "daily": [r.daily for r in rows],
+            "noted": [r.noted for r in rows],
             "most_members": MOST_MEMBERS,
             "any_version": ANY_VERSION,
             "order_wait": order_wait,

@@ -586,4 +586,3 @@ async def test_no_words_bring_another_tenants_conversation(world: World, script:
         await world.got(n)
     assert [len(question.lines) for question in scripted.asked] == [1, 1, 3]
     assert not any("4711" in line.text for question in scripted.asked[1:] for line in question.lines)
-    assert [question.fresh for question in scripted.asked] == [True, True, False]
