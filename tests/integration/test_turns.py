@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -26,7 +27,9 @@ from app.sandbox.people import Spoken
 from app.text.chunks import split
 from app.vault import Vault
 from tests import world as shared
+from tests.conftest import Database
 from tests.world import ENVIRON, FAILURE, FAST, KEY, NUMBER, OTHER, PERSON, World, alerts, ladder
+from workers.spending import Spending
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -406,6 +409,49 @@ async def test_what_is_paid_for_is_sent_whatever_the_day_allows(world: World, mo
     await world.process()
     assert await world.got(2, timeout=20) == ["You said: one", "You said: two"]
     assert len(world.asked) == 2
+
+
+async def test_what_an_edit_makes_useless_is_paid_for_all_the_same(world: World, script: Script) -> None:
+    """Two answers were asked for, one is sent: the turn has cost both."""
+    scripted = script()
+    scripted.takes = 1.0
+    await world.worker()
+    said = await world.say("question")
+    await world.until("SELECT count(*) = 1 FROM turns")
+    await world.say("a better question", kind="edit", target=said.ids[0])
+    scripted.takes = 0.01
+    await world.got(1)
+    assert len(scripted.asked) == 2
+    assert await world.rows("SELECT input_tokens, output_tokens, outcome FROM usage") == [(6, 8, "answered")]
+
+
+async def test_an_answer_that_is_dropped_is_paid_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind its memo the worker dies, and then the channel is disabled: nobody reads it, and the tenant's day knows of it."""
+    monkeypatch.setenv("CRASHPOINT", "answer.remembered:1")
+    child = await world.process()
+    monkeypatch.delenv("CRASHPOINT")
+    await world.say("question")
+    assert await child.wait() == -9
+    await channel(world, "enabled = false")
+    await world.process()
+    await world.until("SELECT count(*) = 1 FROM usage")
+    [call] = world.sandbox.assistant.calls
+    assert await world.rows("SELECT outcome, input_tokens, output_tokens FROM usage") == [
+        ("left", call.input_tokens, call.output_tokens)
+    ]
+
+
+async def test_what_is_being_spent_counts_before_its_turn_is_settled(database: Database) -> None:
+    """A look at the table in between knows nothing of it, and takes nothing away; behind the turn it is not counted twice."""
+    tenant = uuid4()
+    async with db.pool(database.url, "qasid_courier", name="test", max_size=1) as pool:
+        spending = Spending(pool)
+        with spending.turn(tenant) as spent, spending.turn(tenant) as other:
+            spent.add(5, 2)
+            other.add(1, 0)
+            assert await spending.today(tenant) == 8
+            assert await spending.today(uuid4()) == 0
+        assert await spending.today(tenant) == 8
 
 
 async def test_beyond_the_days_tokens_nobody_is_asked(world: World) -> None:
