@@ -17,7 +17,8 @@ from app.directory import Channel, Tenant, Watch
 from app.errors import DatabaseUnavailable, Unknown
 from app.log import fingerprint
 from app.store.lanes import MOST_CLAIMS, Claim, Release
-from app.store.turns import Chunk, Open, Opening, Settlement, Turn
+from app.store.settlements import Settlement
+from app.store.turns import Chunk, Open, Opening, Turn
 from workers import formatting
 from workers.answering import Due, Reply, remembered
 from workers.commits import Commits

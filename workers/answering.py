@@ -18,7 +18,9 @@ from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant
 from app.errors import AssistantError
 from app.store.lanes import Claim
-from app.store.turns import NOTHING, Asked, Ending, Marks, Memo, Opening, Turn
+from app.store.settlements import NOTHING, Ending, Marks
+from app.store.steps import Memo
+from app.store.turns import Asked, Opening, Turn
 from app.text.whole import VISIBLE
 from workers import formatting
 from workers.asking import Asking

@@ -7,7 +7,8 @@ import msgspec
 from app.assistants import keeps
 from app.directory import Tenant
 from app.store.lanes import Claim
-from app.store.turns import ANY_VERSION, Memo, Opening, Turn
+from app.store.steps import ANY_VERSION, Memo
+from app.store.turns import Opening, Turn
 from workers.commits import Commits
 
 # Under whose name the fallback's notes stand; the first one's under none.

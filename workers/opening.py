@@ -6,7 +6,8 @@ from msgspec import Struct
 from app import metrics
 from app.errors import DatabaseUnavailable
 from app.store.lanes import Claim
-from app.store.turns import Open, Opening, Settled, Turn
+from app.store.settlements import Settled
+from app.store.turns import Open, Opening, Turn
 from workers import sessions
 from workers.commits import Commits
 from workers.sessions import SOFT, Session, Sessions

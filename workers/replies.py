@@ -13,7 +13,8 @@ import structlog
 from app import metrics
 from app.assistants.intents import Fixed
 from app.directory import Channel
-from app.store.turns import Marks, Opening
+from app.store.settlements import Marks
+from app.store.turns import Opening
 from workers.answering import Answering, Due, Reply
 from workers.questions import WORDED, newest
 from workers.spending import Spending

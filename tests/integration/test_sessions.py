@@ -24,7 +24,8 @@ from app.errors import DatabaseUnavailable
 from app.policies import DATABASE
 from app.store import dead, histories, lanes, turns
 from app.store.lanes import Claim, Release
-from app.store.turns import Open, Opening, Settlement
+from app.store.settlements import Settlement
+from app.store.turns import Open, Opening
 from tests import world as shared
 from tests.conftest import Database
 from tests.ground import NOW, Ground, ground

@@ -10,9 +10,11 @@ import pytest
 
 from app import db
 from app.errors import LaneLost
-from app.store import lanes, spending, turns
+from app.store import lanes, spending, steps, turns
 from app.store.lanes import Claim, Release
-from app.store.turns import Marks, Memo, Opening
+from app.store.settlements import Marks
+from app.store.steps import Memo
+from app.store.turns import Opening
 from tests.ground import NOW, Ground, ground
 from workers.commits import Commits
 
@@ -85,7 +87,7 @@ async def test_a_session_is_fresh_until_the_assistant_has_answered_in_it(here: G
         found = turns.opening(text)
         assert found.turn
         if step:
-            assert await turns.memo(here.conn, worker, [Memo(claim, found.turn.id, step, 0, "1")]) == [True]
+            assert await steps.memo(here.conn, worker, [Memo(claim, found.turn.id, step, 0, "1")]) == [True]
         await here.settle(worker, claim, found.turn, outcome=outcome)
         await lanes.release(here.conn, worker, [Release(claim=claim, done_seq=found.turn.last_seq)])
         return found.fresh
