@@ -4,31 +4,26 @@ It knows one sound and one answer; whose words they are, and what becomes of the
 Format: OpenAI's API reference, "Create transcription"; docs/wire-assistants.md has what we use of it.
 """
 
-import asyncio
 import re
 import time
-from contextlib import AbstractAsyncContextManager, nullcontext
 from uuid import uuid4
 
 import httpx
 import msgspec
-import stamina
 from msgspec import Struct
 
 from app import http
-from app.assistants import Asking, Call
+from app.assistants import Asking
 from app.channels import Media
 from app.configuration import Transcription
 from app.errors import AssistantBusy, AssistantRefused, InDoubt, NeverLeft
 from app.media import ENDINGS
+from app.retrying import passes, retry_after, tried, watched
 
-# HTTP statuses that may pass: timeouts, rate limits, faults of the server.
-PASSING = frozenset({408, 409, 425, 429})
 TRIES = 3
 # A voice message of an hour has some 60,000 characters; nobody asks a question of that length.
 LONGEST = 20_000
 
-_SECONDS = re.compile(r"\d{1,4}(\.\d+)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -56,30 +51,13 @@ async def transcribe(
         AssistantBusy: no words within the deadline.
         AssistantRefused: another try would end the same way.
     """
-    patience = min(settings.deadline_seconds, deadline - time.monotonic())
-    until = time.monotonic() + patience
+    until = min(deadline, time.monotonic() + settings.deadline_seconds)
 
-    def again(error: Exception) -> bool | float:
-        if not isinstance(error, AssistantBusy):
-            return False
-        wait = error.retry_after
-        if wait is None:
-            return True
-        return wait if time.monotonic() + wait < until else False
+    async def once() -> str:
+        async with watched(asking):
+            return await _once(client, settings, sound, max(0.0, until - http.EARLY - time.monotonic()))
 
-    try:
-        async with asyncio.timeout(patience):
-            async for attempt in stamina.retry_context(
-                on=again, attempts=TRIES, timeout=patience, wait_initial=0.25, wait_max=5.0
-            ):
-                with attempt:
-                    watched: AbstractAsyncContextManager[Call | None] = asking() if asking else nullcontext()
-                    async with watched:
-                        left = max(0.0, until - http.EARLY - time.monotonic())
-                        return await _once(client, settings, sound, left)
-    except TimeoutError:
-        raise AssistantBusy(f"no words within {patience:.3g} s") from None
-    raise AssertionError("stamina either returns or raises")
+    return await tried(once, busy=AssistantBusy, deadline=until, tries=TRIES, what="words")
 
 
 async def _once(client: httpx.AsyncClient, settings: Transcription, sound: Media, timeout: float) -> str:
@@ -97,9 +75,8 @@ async def _once(client: httpx.AsyncClient, settings: Transcription, sound: Media
         )
     except (NeverLeft, InDoubt) as error:
         raise AssistantBusy(str(error)) from error
-    if answer.status >= 500 or answer.status in PASSING:
-        asked = answer.headers.get("retry-after", "")
-        raise AssistantBusy(f"HTTP {answer.status}", retry_after=float(asked) if _SECONDS.fullmatch(asked) else None)
+    if passes(answer.status):
+        raise AssistantBusy(f"HTTP {answer.status}", retry_after=retry_after(answer.headers))
     if answer.status != 200:
         raise AssistantRefused(f"HTTP {answer.status}")
     try:

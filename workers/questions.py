@@ -8,8 +8,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from uuid import UUID
-from weakref import WeakValueDictionary
 
 import httpx
 import msgspec
@@ -19,6 +17,7 @@ from msgspec import Struct
 from app import media, metrics
 from app.assistants import Image, Line
 from app.assistants.lines import LARGEST
+from app.at_once import AtOnce
 from app.channels import Attachment, Media, provider
 from app.configuration import Fallback, Texts
 from app.crashpoints import crashpoint
@@ -130,7 +129,7 @@ class Questions:
         self._breakers = breakers
         self._hosts = tuple(hosts)
         self._gate = asyncio.Semaphore(AT_ONCE)
-        self._gates: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
+        self._gates = AtOnce()
         self._room = room or Room()
 
     @asynccontextmanager
@@ -227,9 +226,7 @@ class Questions:
                     async with asyncio.timeout_at(_on_loop(until)):
                         if room:
                             await held.take(room)
-                        await stack.enter_async_context(
-                            self._gates.setdefault(tenant.id, asyncio.Semaphore(AT_ONCE_OF_A_TENANT))
-                        )
+                        await stack.enter_async_context(self._gates.of(tenant.id, AT_ONCE_OF_A_TENANT))
                         await stack.enter_async_context(self._gate)
                 except TimeoutError:
                     metrics.file("busy")

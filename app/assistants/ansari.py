@@ -8,12 +8,10 @@ import asyncio
 import codecs
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from hashlib import sha256
 
 import httpx
 import msgspec
-import stamina
 
 from app import http
 from app.assistants import Answer, Asking, Call, Line, Notes, Question, keeps
@@ -21,6 +19,7 @@ from app.assistants.ansari_thread import Place, Seen, bare, begin, look
 from app.assistants.ansari_wire import Backend, NotTaken
 from app.configuration import Fallback as AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt
+from app.retrying import FIRST_PAUSE, LONGEST_PAUSE, tried, watched
 
 TRIES = 4
 # So much of the time, and at most so much (seconds), is kept for a look at the thread after a stream that stalled.
@@ -30,7 +29,6 @@ GRACE = (0.5, 1.0)
 # How long the rest of a broken answer is waited for (seconds). The backend stops where its client is gone, but not while
 # it translates citations, which is what it does when a stream is silent for long.
 LINGER = 20.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
 
 
 class _Cut(AssistantBusy):
@@ -52,16 +50,12 @@ class Ansari:
     ) -> Answer:
         """See the Protocol. The person's turn stands in their thread once, however often it is tried."""
         turn = _Turn(client, settings, question, notes, deadline)
-        missed: AssistantBusy
         try:
             return await turn.answer(asking)
-        except TimeoutError:
-            missed = AssistantBusy(f"no whole answer within {turn.patience:.3g} s")
-        except AssistantBusy as error:
-            missed = error
-        if turn.heard.strip():
-            return turn.said(turn.heard, partial=True)
-        raise missed from None
+        except AssistantBusy:
+            if turn.heard.strip():
+                return turn.said(turn.heard, partial=True)
+            raise
 
 
 class _Turn:
@@ -92,30 +86,21 @@ class _Turn:
         return Answer(text=text, model=self._model, input_tokens=0, output_tokens=0, stopped="", partial=partial)
 
     async def answer(self, asking: Asking | None) -> Answer:
-        """Try until there is one. Raises as `Assistant.ask`, TimeoutError at the deadline, _Cut for one without an end."""
+        """Try until there is one. Raises as `Assistant.ask`, _Cut for one without an end."""
 
-        def again(error: Exception) -> bool | float:
-            if not isinstance(error, AssistantBusy) or isinstance(error, _Cut):
-                return False
-            wait = error.retry_after
-            if wait is None:
-                return True
-            return wait if time.monotonic() + wait < self._deadline else False
+        async def once() -> Answer:
+            async with watched(asking) as call:
+                return await self._try(call)
 
-        async with asyncio.timeout(self.patience):
-            async for attempt in stamina.retry_context(
-                on=again,
-                attempts=TRIES,
-                timeout=self.patience,
-                wait_initial=FIRST_PAUSE,
-                wait_max=LONGEST_PAUSE,
-                wait_jitter=FIRST_PAUSE,
-            ):
-                with attempt:
-                    watched: AbstractAsyncContextManager[Call | None] = asking() if asking else nullcontext()
-                    async with watched as call:
-                        return await self._try(call)
-        raise AssertionError("stamina either returns or raises")
+        return await tried(
+            once,
+            busy=AssistantBusy,
+            final=(_Cut,),
+            deadline=self._deadline,
+            tries=TRIES,
+            what="whole answer",
+            jitter=FIRST_PAUSE,
+        )
 
     async def _try(self, call: Call | None) -> Answer:
         place = await self._begun()

@@ -3,7 +3,6 @@
 Format: docs/wire-assistants.md, "Ansari's backend". Its words are never quoted in an error: they may hold a number or a text.
 """
 
-import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,11 +16,10 @@ from msgspec import Struct
 from app import http
 from app.configuration import Fallback as AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt, NeverLeft
+from app.retrying import passes, retry_after
 
 # A call other than `process` reads or writes a row or two: whoever needs longer is not well (seconds).
 CALL_SECONDS = 10.0
-# HTTP statuses that may pass. 400: the backend says it of whatever fails inside it, its database too.
-PASSING = frozenset({400, 408, 409, 425, 429, 500, 502, 503, 504})
 
 
 class Missing(AssistantBusy):
@@ -78,7 +76,6 @@ class _Detail(Struct):
 Shape = TypeVar("Shape")
 _encode = msgspec.json.Encoder().encode
 _detail = msgspec.json.Decoder(_Detail)
-_SECONDS = re.compile(r"\d{1,4}(\.\d+)?")
 
 
 class Backend:
@@ -189,8 +186,8 @@ def _refused(status: int, headers: httpx.Headers, body: bytes) -> AssistantError
         if unrouted:
             return AssistantRefused("HTTP 404: there is no /whatsapp/v2 under base_url")
         return Missing("HTTP 404: the backend does not know the person or the thread, or its database did not answer")
-    if status in PASSING:
-        asked = headers.get("retry-after", "")
-        wait = float(asked) if _SECONDS.fullmatch(asked) else None
-        return AssistantBusy(f"HTTP {status}: the backend failed or is overloaded; its log says why", retry_after=wait)
+    if status == 400 or passes(status):  # 400: the backend says it of whatever fails inside it, its database too
+        return AssistantBusy(
+            f"HTTP {status}: the backend failed or is overloaded; its log says why", retry_after=retry_after(headers)
+        )
     return AssistantRefused(f"HTTP {status}: is base_url that of the backend?")

@@ -15,9 +15,8 @@ from msgspec import Struct
 
 from app import http
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt, NeverLeft
+from app.retrying import passes, retry_after
 
-# HTTP statuses that may pass: timeouts, rate limits, server faults, and Anthropic's 529 "overloaded".
-PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 # Kinds of errors, of both APIs, that another try meets again, whatever the status says: no money left comes as a 429.
 FINAL = frozenset(
     "authentication_error billing_error invalid_request_error not_found_error permission_error request_too_large "
@@ -28,7 +27,6 @@ FINAL = frozenset(
 PATIENCE, LONGEST = 2.0, 64 * 1024
 
 _encode = msgspec.json.Encoder().encode
-_SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _KIND = re.compile(r"[A-Za-z0-9_.-]{1,50}")
 
 
@@ -43,7 +41,7 @@ class Refusal(Struct, frozen=True, kw_only=True):
     def error(self) -> AssistantError:
         """Busy, or refused where another try would end the same way."""
         told = " ".join((f"HTTP {self.status}", *self.kinds))
-        if self.status not in PASSING or FINAL.intersection(self.kinds):
+        if not passes(self.status) or FINAL.intersection(self.kinds):
             return AssistantRefused(told)
         return AssistantBusy(told, retry_after=self.retry_after)
 
@@ -110,7 +108,7 @@ async def _refusal(response: http.Stream) -> Refusal:
         status = told.code
     elif status == 200 and told is not None:
         status = 500
-    return Refusal(status=status, kinds=named, retry_after=_retry_after(response.headers), body=bytes(body))
+    return Refusal(status=status, kinds=named, retry_after=retry_after(response.headers), body=bytes(body))
 
 
 def kinds(told: _Told | str | None) -> tuple[str, ...]:
@@ -121,10 +119,3 @@ def kinds(told: _Told | str | None) -> tuple[str, ...]:
         return ("error",)
     named = [str(each) for each in (told.type, told.code) if isinstance(each, str | int) and _KIND.fullmatch(str(each))]
     return tuple(dict.fromkeys(named)) or ("error",)
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds; None where nothing, or a date, is said. OpenAI tells milliseconds besides."""
-    if _SECONDS.fullmatch(asked := headers.get("retry-after-ms", "")):
-        return float(asked) / 1000
-    return float(asked) if _SECONDS.fullmatch(asked := headers.get("retry-after", "")) else None

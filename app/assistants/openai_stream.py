@@ -11,9 +11,10 @@ from msgspec import Struct
 
 from app import http
 from app.assistants import Call, sse
-from app.assistants.calls import FINAL, PASSING
+from app.assistants.calls import FINAL
 from app.assistants.parts import Cut, Declined, Draft, Ending, Part, Tokens
 from app.errors import AssistantError, AssistantRefused, InDoubt
+from app.retrying import passes
 
 DONE = b"[DONE]"
 # What a reason to stop means for the text. Of one that is not listed we think the best: servers invent some.
@@ -130,6 +131,6 @@ def _fault(chunk: _Chunk, draft: Draft) -> AssistantError | Cut:
     told = chunk.error if isinstance(chunk.error, dict) else {"code": chunk.code}
     for each in (told.get("type"), told.get("code")):
         kind = str(each)
-        if kind in FINAL or (kind.isdecimal() and 400 <= int(kind[:3]) < 500 and int(kind[:3]) not in PASSING):
+        if kind in FINAL or (kind.isdecimal() and int(kind[:3]) >= 400 and not passes(int(kind[:3]))):
             return AssistantRefused(f"error {kind[:50]} in mid-stream")
     return draft.cut("error in mid-stream")

@@ -3,16 +3,13 @@
 It knows no provider; `once` makes one call. All calls share one deadline.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
-
-import stamina
 
 from app.assistants import Answer, Asking, Call
 from app.assistants.parts import Cut, Declined, Part, answer
 from app.errors import AssistantBusy, AssistantError, AssistantRefused
+from app.retrying import tried, watched
 
 # For each part of an answer.
 TRIES = 4
@@ -37,26 +34,22 @@ async def whole(once: Once, *, deadline: float, asking: Asking | None) -> Answer
 
     What was cut and could not be completed in time is `partial`.
     """
-    patience = deadline - time.monotonic()
     question = _Asked(once, deadline, asking)
     parts: list[Part] = []
     try:
-        async with asyncio.timeout(patience):
-            while True:
-                part = await question.next(parts)
-                parts.append(part)
-                if part.ending not in ("limit", "paused") or len(parts) == MOST_PARTS or question.left < LEAST:
-                    break
+        while True:
+            part = await question.next(parts)
+            parts.append(part)
+            if part.ending not in ("limit", "cut", "paused") or len(parts) == MOST_PARTS or question.left < LEAST:
+                break
     except Declined:
         raise
-    except (AssistantError, TimeoutError) as fault:
+    except AssistantError:
         half = question.half
         if half is not None and (half.length >= SHORTEST or (parts and half.length)):
             parts.append(half)
         if not parts:
-            if isinstance(fault, AssistantError):
-                raise
-            raise AssistantBusy(f"no whole answer within {patience:.3g} s") from None
+            raise
     if not any(part.length for part in parts):  # it paused, and had nothing to say then
         raise AssistantBusy("an empty answer")
     return answer(parts)
@@ -79,36 +72,26 @@ class _Asked:
     async def next(self, parts: Sequence[Part]) -> Part:
         """The next part; a call that failed is made again, from the start."""
         self.half = None
-        async for attempt in stamina.retry_context(
-            on=self._again, attempts=TRIES, timeout=max(0.0, self.left), wait_initial=0.25, wait_max=5.0
-        ):
-            with attempt:
-                began = time.monotonic()
-                watched: AbstractAsyncContextManager[Call | None] = self._asking() if self._asking else nullcontext()
-                try:
-                    async with watched as call:
-                        part = await self._once(parts, call)
-                        # Who paused may have nothing to add; who was cut has, whatever it says now.
-                        if not parts or parts[-1].ending != "paused":
-                            _check(part)
-                        return part
-                except Cut as cut:
-                    if self.half is None or cut.part.length > self.half.length:
-                        self.half = cut.part
-                    # The time that is left would not do for all of it again; to go on from here it may.
-                    if cut.part.length >= SHORTEST and LEAST < self.left < time.monotonic() - began:
-                        self.half = None
-                        return cut.part
-                    raise
-        raise AssertionError("stamina either returns or raises")
 
-    def _again(self, error: Exception) -> bool | float:
-        if not isinstance(error, AssistantBusy):
-            return False
-        wait = error.retry_after
-        if wait is None:
-            return True
-        return wait if wait < self.left else False
+        async def once() -> Part:
+            began = time.monotonic()
+            try:
+                async with watched(self._asking) as call:
+                    part = await self._once(parts, call)
+                    # Who paused may have nothing to add; who was cut has, whatever it says now.
+                    if not parts or parts[-1].ending != "paused":
+                        _check(part)
+                    return part
+            except Cut as cut:
+                if self.half is None or cut.part.length > self.half.length:
+                    self.half = cut.part
+                # The time that is left would not do for all of it again; to go on from here it may.
+                if cut.part.length >= SHORTEST and LEAST < self.left < time.monotonic() - began:
+                    self.half = None
+                    return cut.part
+                raise
+
+        return await tried(once, busy=AssistantBusy, deadline=self._deadline, tries=TRIES, what="whole answer")
 
 
 def _check(part: Part) -> None:

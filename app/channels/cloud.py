@@ -1,7 +1,7 @@
 """Meta's WhatsApp Cloud API: whose signature a webhook bears, handing a text over, read receipts and typing.
 
 `cloud_webhook.py` reads the bodies, `cloud_media.py` fetches files, `cloud_codes.py` says what error codes mean,
-`cloud_waits.py` how long a header asks to be left alone. Formats: docs/wire-cloud.md.
+`cloud_waits.py` how long Meta's own header asks to be left alone. Formats: docs/wire-cloud.md.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from msgspec import Meta, Struct
 from app import http
 from app.channels import PAIR_SECONDS, Accepted, Attachment, Media, cloud_media, cloud_webhook
 from app.channels.cloud_codes import refusal
-from app.channels.cloud_waits import retry_after
 from app.directory import Channel
 from app.errors import InDoubt
 from app.messages import Identity, Item, Key
+from app.retrying import retry_after
 
 
 class _SentId(Struct):
@@ -156,15 +156,15 @@ async def _post(
             may_leave=may_leave,
         )
     except InDoubt as broken:  # its headers may have come before it broke off
-        raise InDoubt(str(broken), after=retry_after(httpx.Headers(broken.headers))) from None
+        raise InDoubt(str(broken), after=retry_after(httpx.Headers(broken.headers)) or 0.0) from None
     if answer.status >= 500:
-        raise InDoubt(f"HTTP {answer.status}", after=retry_after(answer.headers))
+        raise InDoubt(f"HTTP {answer.status}", after=retry_after(answer.headers) or 0.0)
     if answer.status < 300:
         return answer
     try:
         error = _failure.decode(answer.body).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InDoubt(f"HTTP {answer.status} without a Graph error", after=retry_after(answer.headers)) from None
+        raise InDoubt(f"HTTP {answer.status} without a Graph error", after=retry_after(answer.headers) or 0.0) from None
     raise refusal(
         error.code,
         error.message,

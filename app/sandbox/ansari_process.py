@@ -78,11 +78,11 @@ class ProcessFace:
             case "queued":
                 self._threads.later(fault.wait(_LATE), lambda: self._both(thread, asked.message, said))
                 return sockets.reset(request)
-            case "killed" | "late" | "no_answer" | "http_502":
+            case "killed" | "late" | "no_answer" | "http_502" | "http_524":
                 self._threads.add(thread, "user", asked.message)
-                if fault.kind in ("late", "http_502"):
+                if fault.kind in ("late", "http_502", "http_524"):
                     self._threads.later(fault.wait(_LATE), lambda: self._answer(thread, said))
-                if fault.kind == "http_502":
+                if fault.kind in ("http_502", "http_524"):
                     return wire.refused(fault)
                 return await sockets.hold(request, fault.wait(60.0) if fault.kind == "no_answer" else 0.0)
             case kind if kind.startswith("http_"):

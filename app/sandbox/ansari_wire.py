@@ -19,6 +19,7 @@ DETAILS = {
     429: "Too many requests",
     500: "Message processing failed: the model is away",
     502: "Bad gateway",
+    524: "A timeout occurred",
 }
 
 Shape = TypeVar("Shape")

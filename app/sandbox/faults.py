@@ -73,6 +73,7 @@ AnsariKind = Literal[
     "http_429",  # with Retry-After: `seconds` (1)
     "http_500",  # nothing is stored
     "http_502",  # the turn is stored; the answer after `seconds` (0.3)
+    "http_524",  # likewise: Cloudflare's, which waits 100 s for an answer and no longer
     "html",  # a 200 with a page, of whatever stands before the backend; nothing is stored
     "cut",  # half the text, then a reset; no answer is stored
     "truncated",  # half the text, then a clean end; no answer is stored

@@ -3,31 +3,24 @@
 Format: LibreTranslate's own `libretranslate/app.py` and docs.libretranslate.com; docs/translation.md gathers what we use.
 """
 
-import asyncio
-import re
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import httpx
 import msgspec
-import stamina
 from msgspec import Struct
 
 from app import http
-from app.assistants import Asking, Call
+from app.assistants import Asking
 from app.errors import InDoubt, NeverLeft, TranslatorBusy, TranslatorRefused
+from app.retrying import passes, retry_after, tried, watched
 from app.translation import Recognised, Translated, checked
 from app.vault import Secret
 
-# HTTP statuses that may pass. 400 is a language or a length that it does not take, 403 a key.
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
 TRIES = 4
 # Below this confidence, of 100, its detector is guessing.
 SURE = 50.0
-
-_SECONDS = re.compile(r"\d{1,4}(\.\d+)?")
 
 
 class _Translated(Struct, rename="camel"):
@@ -79,33 +72,13 @@ class LibreTranslate:
         decoder: msgspec.json.Decoder[Any],
         deadline: float,
     ) -> Any:
-        patience = deadline - time.monotonic()
-        if patience <= 0:
-            raise TranslatorBusy("no time was left")
-
-        def again(error: Exception) -> bool | float:
-            if not isinstance(error, TranslatorBusy):
-                return False
-            wait = error.retry_after
-            if wait is None:
-                return True
-            return wait if time.monotonic() + wait < deadline else False
-
         content = msgspec.json.encode(body | self._key, enc_hook=str)  # their API wants the key in the body
-        try:
-            async with asyncio.timeout(patience):
-                async for attempt in stamina.retry_context(
-                    on=again, attempts=TRIES, timeout=patience, wait_initial=0.25, wait_max=5.0
-                ):
-                    with attempt:
-                        watched: AbstractAsyncContextManager[Call | None] = (
-                            self._asking() if self._asking else nullcontext()
-                        )
-                        async with watched:
-                            return await self._once(client, path, content, decoder, deadline)
-        except TimeoutError:
-            raise TranslatorBusy(f"no translation within {patience:.3g} s") from None
-        raise AssertionError("stamina either returns or raises")
+
+        async def once() -> Any:
+            async with watched(self._asking):
+                return await self._once(client, path, content, decoder, deadline)
+
+        return await tried(once, busy=TranslatorBusy, deadline=deadline, tries=TRIES, what="translation")
 
     async def _once(
         self, client: httpx.AsyncClient, path: str, content: bytes, decoder: msgspec.json.Decoder[Any], deadline: float
@@ -121,11 +94,9 @@ class LibreTranslate:
         except (NeverLeft, InDoubt) as error:
             raise TranslatorBusy(str(error)) from error
         if answer.status != 200:
-            if answer.status not in PASSING:
+            if not passes(answer.status):  # 400 is a language or a length that it does not take, 403 a key
                 raise TranslatorRefused(f"HTTP {answer.status}")
-            asked = answer.headers.get("retry-after", "")
-            wait = float(asked) if _SECONDS.fullmatch(asked) else None
-            raise TranslatorBusy(f"HTTP {answer.status}", retry_after=wait)
+            raise TranslatorBusy(f"HTTP {answer.status}", retry_after=retry_after(answer.headers))
         try:
             return decoder.decode(answer.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -83,9 +83,9 @@ OUTBOUND = (
         by=(7,),
         patches=(
             Patch(
-                "app/channels/cloud_waits.py",
-                "    return max((min(max(wait, 0.0), LONGEST) for wait in waits), default=0.0)\n",
-                "    return 0.0 * max((min(max(wait, 0.0), LONGEST) for wait in waits), default=0.0)\n",
+                "app/retrying.py",
+                "    return max((min(max(wait, 0.0), LONGEST) for wait in waits), default=None)\n",
+                "    return None\n",
             ),
         ),
     ),

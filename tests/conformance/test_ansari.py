@@ -261,7 +261,9 @@ async def test_what_was_not_stored_is_asked_again(room: Room, kind: str) -> None
     assert (answer.text, answer.partial, room.calls, room.asked) == (ANSWER, False, 2, [QUESTION])
 
 
-@pytest.mark.parametrize("kind", ["queued", "late", "http_502", "cut_late", "truncated_late", "cut_after", "empty"])
+@pytest.mark.parametrize(
+    "kind", ["queued", "late", "http_502", "http_524", "cut_late", "truncated_late", "cut_after", "empty"]
+)
 async def test_what_was_stored_is_taken_from_the_thread(room: Room, kind: str) -> None:
     """The backend had the turn, whatever we heard of it: its answer is waited for there, and not asked for again."""
     room.fails(kind)

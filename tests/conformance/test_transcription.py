@@ -90,6 +90,16 @@ async def test_nobody_waits_beyond_the_deadline(room: Room, whose: str) -> None:
     assert time.monotonic() - began < 1.5
 
 
+async def test_a_wait_beyond_the_deadline_is_not_begun(room: Room) -> None:
+    """Asked to come back after the deadline, it says so at once, and what it was told."""
+    room.fails("http_429", seconds=60.0)
+    began = time.monotonic()
+    with pytest.raises(AssistantBusy, match="HTTP 429") as error:
+        await room.hear()
+    assert error.value.retry_after == 60.0
+    assert time.monotonic() - began < 1.0 and len(room.sandbox.transcriptions.calls) == 1
+
+
 async def test_silence_is_no_words(room: Room) -> None:
     """A sound in which nobody says anything."""
     room.fails("empty")

@@ -168,12 +168,15 @@ async def test_whoever_lost_the_lane_remembers_nothing(here: Ground, database: A
         return Memo(claim, found.turn.id, "answer", found.version, result)
 
     async with db.pool(database.url, "qasid_courier", name="test", max_size=1) as pool:
-        times = {"order_wait": 1.0, "silence": 1.0, "patience": 5.0}
+
+        def commits(worker: UUID) -> Commits:
+            return Commits(pool, worker, order_wait=1.0, silence=1.0, patience=5.0)
+
         with pytest.raises(LaneLost):
-            await Commits(pool, worker, **times).memo(memo(lost, '"late"'))
-        await Commits(pool, heir, **times).memo(memo(held, '"ours"'))
+            await commits(worker).memo(memo(lost, '"late"'))
+        await commits(heir).memo(memo(held, '"ours"'))
         with pytest.raises(LaneLost):
-            await Commits(pool, heir, **times).memo(memo(lost, '"an older token"'))
+            await commits(heir).memo(memo(lost, '"an older token"'))
     assert (await here.open(held)).memo == {"answer": "ours"}
 
 
