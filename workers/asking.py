@@ -19,6 +19,7 @@ from app.configuration import Fallback as AssistantSettings
 from app.directory import Tenant
 from app.errors import AssistantError, AssistantRefused
 from workers.breakers import Breakers, Outdated
+from workers.notes import FALLBACK
 from workers.places import Places
 
 log = structlog.get_logger(__name__)
@@ -93,7 +94,7 @@ class Asking:
         log.warning("the fallback is asked", tenant=tenant.slug, reason=reason)
         try:
             until = min(deadline, time.monotonic() + other.deadline_seconds)
-            answer = await self._one(tenant, other, asked, notes("fallback"), until, self._calls(tenant, fallback=True))
+            answer = await self._one(tenant, other, asked, notes(FALLBACK), until, self._calls(tenant, fallback=True))
         except Outdated:
             raise
         except AssistantError:
