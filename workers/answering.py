@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from app import metrics
 from app.assistants import Answer, Line, Question
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
 from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant
 from app.errors import AssistantError

@@ -15,7 +15,7 @@ import structlog
 from app import assistants, metrics
 from app.assistants import Answer, Call, Citation, Notes, Question
 from app.assistants.parts import LONGEST, MOST_CITATIONS
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
 from app.directory import Tenant
 from app.errors import AssistantError, AssistantRefused
 from workers.breakers import Breakers, Outdated

@@ -17,7 +17,7 @@ from app import http
 from app.assistants import Answer, Asking, Call, Line, Notes, Question, keeps
 from app.assistants.ansari_thread import Place, Seen, bare, begin, look
 from app.assistants.ansari_wire import Backend, NotTaken
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt
 from app.retrying import FIRST_PAUSE, LONGEST_PAUSE, tried, watched
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from app import http
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt, NeverLeft
 from app.retrying import passes, retry_after
 

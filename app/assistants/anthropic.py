@@ -15,8 +15,7 @@ from app.assistants.anthropic_stream import collect
 from app.assistants.lines import Turn, turns
 from app.assistants.parts import Part, clean, said
 from app.assistants.whole import GO_ON, whole
-from app.configuration import Document
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings, Document
 
 VERSION = "2023-06-01"
 # A place up to which the prompt is the same for everybody who asks this tenant. Read again within five minutes it costs

@@ -19,7 +19,7 @@ from app.assistants.lines import Turn, turns
 from app.assistants.openai_stream import collect
 from app.assistants.parts import Part, clean, said
 from app.assistants.whole import GO_ON, whole
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
 
 # Servers and models whose dialect is remembered.
 KNOWN = 1_000

@@ -12,7 +12,7 @@ import pytest
 
 from app.assistants import Answer, Notes, Question
 from app.assistants.intents import Intents
-from app.configuration import Assistant, Fallback, Limits, Texts
+from app.configuration import Assistant, AssistantSettings, Limits, Texts
 from app.directory import Directory, Tenant
 from app.errors import AssistantBusy, DatabaseUnavailable
 from app.vault import Secret, SecretBytes
@@ -35,7 +35,7 @@ class Turn:
         self.scripted = scripted
         self.breakers = Breakers()
         self.notes: dict[str, Notes] = {"": Kept(), "fallback": Kept()}
-        fallback = Fallback(model="second", **OURS)
+        fallback = AssistantSettings(model="second", **OURS)
         self.tenant = Tenant(
             id=UUID(int=1),
             slug="noor",
