@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 from app.directory import Directory, Watch
 from app.errors import InDoubt, NeverLeft
 from app.settings import Settings
-from app.store import chunks, doors, lanes, turns
+from app.store import chunks, doors, lanes, settlements, steps, turns
 from app.translation.memory import Memory
 from workers import wiring
 from workers.breakers import Breakers
@@ -70,8 +70,8 @@ def statements() -> dict[str, str]:
         lanes.BURY_LANES: "bury",
         lanes.DISOWN: "disown",
         turns.OPEN: "open",
-        turns.MEMO: "memo",
-        turns.SETTLE: "settle",
+        steps.MEMO: "memo",
+        settlements.SETTLE: "settle",
         chunks.INTENT: "intend",
         chunks.FACT: "record",
         chunks.ABANDON: "abandon",

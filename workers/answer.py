@@ -17,15 +17,18 @@ from app.directory import Channel, Tenant, Watch
 from app.errors import DatabaseUnavailable, Unknown
 from app.log import fingerprint
 from app.store.lanes import MOST_CLAIMS, Claim, Release
-from app.store.turns import Chunk, Opening, Settlement, Turn
+from app.store.settlements import Settlement
+from app.store.turns import Chunk, Open, Opening, Turn
 from workers import formatting
-from workers.answering import Due, Reply
+from workers.answering import Due, Reply, remembered
 from workers.commits import Commits
 from workers.deliver import Delivery, Lane
+from workers.notes import noted
 from workers.opening import Opened, Openings
 from workers.questions import newest
 from workers.replies import Replies, too_late
 from workers.sessions import Sessions
+from workers.spending import Spending, Spent
 from workers.stopwatch import Stopwatch
 from workers.typing import Typing
 
@@ -45,6 +48,7 @@ class Turns:
         directory: Watch,
         sessions: Sessions,
         replies: Replies,
+        spending: Spending,
         typing: Typing | None = None,
     ) -> None:
         """`sessions`: what this worker remembers of conversations. `typing`: who tells people that they were read."""
@@ -53,6 +57,7 @@ class Turns:
         self._delivery = delivery
         self._directory = directory
         self._replies = replies
+        self._spending = spending
         self._typing = typing
 
     async def work(self, claim: Claim) -> Release:
@@ -63,9 +68,13 @@ class Turns:
         """
         watch = Stopwatch()
         tenant, channel = await self._whose(claim)
-        history = tenant.assistant.history_messages if tenant.assistant else 0
-        brake = tenant.limits.replies_per_conversation_per_minute
-        daily = tenant.limits.messages_per_contact_per_day or 0
+        wanted = Open(
+            claim,
+            history=tenant.assistant.history_messages if tenant.assistant else 0,
+            brake=tenant.limits.replies_per_conversation_per_minute,
+            daily=tenant.limits.messages_per_contact_per_day or 0,
+            noted=noted(tenant),
+        )
         # Counted before its rows are read: reading them may be what kills us. After too many tries its head is parked.
         # People are told so where that can be done; where even that fails, its end is written without reading it.
         attempts = await watch.db(self._commits.tried(claim)) if claim.suspect else claim.attempts
@@ -73,54 +82,61 @@ class Turns:
             return Release(claim=claim, done_seq=None, again_in=0.0)
         if attempts > MOST_CLAIMS + 1:  # even telling the person failed
             return await self._give_up(claim, tenant)
-        for restart in range(MOST_RESTARTS + 2):
-            try:
-                found = await watch.db(self._openings.open(claim, history, brake, daily))
-            except msgspec.DecodeError:  # rows of another build, or damaged ones
-                if attempts <= MOST_CLAIMS:
-                    raise
-                return await self._give_up(claim, tenant)
-            opened, opening = watch.elapsed, found.opening
-            before, chunks = _split(opening)
-            turn = opening.turn
-            if attempts > MOST_CLAIMS and chunks:
-                return await self._give_up(claim, tenant)
-            if chunks:
+        with self._spending.turn(tenant.id) as spent:
+            for restart in range(MOST_RESTARTS + 2):
+                try:
+                    found = await watch.db(self._openings.open(wanted))
+                except msgspec.DecodeError:  # rows of another build, or damaged ones
+                    if attempts <= MOST_CLAIMS:
+                        raise
+                    return await self._give_up(claim, tenant)
+                opened, opening = watch.elapsed, found.opening
+                before, chunks = _split(opening)
+                turn = opening.turn
+                if attempts > MOST_CLAIMS and chunks:
+                    return await self._give_up(claim, tenant)
+                if chunks:
+                    lane = self._lane(claim, tenant, channel, opening, watch)
+                    gone = channel.late == "store" and too_late(channel, opening)
+                    silent = gone or not (tenant.enabled and channel.enabled)
+                    if silent and lane.manual:  # a person's text is not let go of without a word
+                        return await self._give_up(claim, tenant, "its tenant or channel is disabled")
+                    return await self._delivery.entry(
+                        lane, before, chunks, silent=silent or (opening.paused and not lane.manual)
+                    )
+                # Nothing is left; or the chunks of an entry were erased; or another opening of this lane has only just begun
+                # its turn, unseen by ours: a statement whose client is gone may still run. Then the next opening sees it.
+                if turn is None:
+                    return Release(claim=claim, done_seq=opening.done_seq + 1 if opening.kind == "send" else None)
+                if turn.settled:
+                    return Release(claim=claim, done_seq=turn.last_seq)
+                if attempts > MOST_CLAIMS:
+                    reply = self._parked(claim, tenant)
+                else:
+                    if (answer := remembered(opening)) is not None:  # it was paid for, whatever becomes of it now
+                        spent.add(answer.input_tokens, answer.output_tokens)
+                    watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000
+                    due = Due(
+                        claim=claim,
+                        tenant=tenant,
+                        channel=channel,
+                        opening=opening,
+                        turn=turn,
+                        watch=watch,
+                        remembered=answer,
+                        spent=spent,
+                        deadline=time.monotonic() + (tenant.assistant.deadline_seconds if tenant.assistant else 0.0),
+                    )
+                    reply = await self._replies.to(due)
+                if before:  # its gate's wait went on while the assistant wrote
+                    before = msgspec.structs.replace(
+                        before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened))
+                    )
                 lane = self._lane(claim, tenant, channel, opening, watch)
-                gone = channel.late == "store" and too_late(channel, opening)
-                silent = gone or not (tenant.enabled and channel.enabled)
-                if silent and lane.manual:  # a person's text is not let go of without a word
-                    return await self._give_up(claim, tenant, "its tenant or channel is disabled")
-                return await self._delivery.entry(
-                    lane, before, chunks, silent=silent or (opening.paused and not lane.manual)
-                )
-            # Nothing is left; or the chunks of an entry were erased; or another opening of this lane has only just begun
-            # its turn, unseen by ours: a statement whose client is gone may still run. Then the next opening sees it.
-            if turn is None:
-                return Release(claim=claim, done_seq=opening.done_seq + 1 if opening.kind == "send" else None)
-            if turn.settled:
-                return Release(claim=claim, done_seq=turn.last_seq)
-            if attempts > MOST_CLAIMS:
-                reply = self._parked(claim, tenant)
-            else:
-                watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000
-                due = Due(
-                    claim=claim,
-                    tenant=tenant,
-                    channel=channel,
-                    opening=opening,
-                    turn=turn,
-                    watch=watch,
-                    deadline=time.monotonic() + (tenant.assistant.deadline_seconds if tenant.assistant else 0.0),
-                )
-                reply = await self._replies.to(due)
-            if before:  # its gate's wait went on while the assistant wrote
-                before = msgspec.structs.replace(before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened)))
-            lane = self._lane(claim, tenant, channel, opening, watch)
-            version = opening.version if restart < MOST_RESTARTS else None
-            release = await self._settle(lane, found, turn, version, reply, before)
-            if release is not None:
-                return release
+                version = opening.version if restart < MOST_RESTARTS else None
+                release = await self._settle(lane, found, turn, version, reply, spent, before)
+                if release is not None:
+                    return release
         raise AssertionError("a settlement without a version is never turned away for its version")
 
     async def _whose(self, claim: Claim) -> tuple[Tenant, Channel]:
@@ -170,7 +186,14 @@ class Turns:
     # --- its end ---
 
     async def _settle(
-        self, lane: Lane, found: Opened, turn: Turn, version: int | None, reply: Reply, before: Chunk | None
+        self,
+        lane: Lane,
+        found: Opened,
+        turn: Turn,
+        version: int | None,
+        reply: Reply,
+        spent: Spent,
+        before: Chunk | None,
     ) -> Release | None:
         """Commit the answer, send its first chunk, and go on as far as the gates allow. None: what was asked has changed."""
         pieces = [(uuid4(), piece) for piece in await formatting.pieces(reply.text)]
@@ -187,10 +210,10 @@ class Turns:
                 pieces=pieces,
                 send=call is not None,
                 correlation=lane.correlation,
-                input_tokens=reply.input_tokens,
-                output_tokens=reply.output_tokens,
+                input_tokens=spent.input_tokens,
+                output_tokens=spent.output_tokens,
                 model=reply.model,
-                ai_ms=reply.ai_ms,
+                ai_ms=lane.watch.ai_ms or None,
                 marks=reply.marks,
             )
             try:
@@ -233,8 +256,8 @@ class Turns:
             to=fingerprint(lane.to.value),
             messages=turn.last_seq - turn.first_seq + 1,
             chunks=len(pieces),
-            input_tokens=reply.input_tokens,
-            output_tokens=reply.output_tokens,
+            input_tokens=spent.input_tokens,
+            output_tokens=spent.output_tokens,
             **({} if found.stale_s is None else {"stale_s": round(found.stale_s, 1)}),
             **lane.watch.stages(fast=reply.outcome == "intent"),
         )

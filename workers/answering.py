@@ -12,20 +12,22 @@ import structlog
 from msgspec import Struct
 
 from app import metrics
-from app.assistants import Answer, Citation, Line, Question
+from app.assistants import Answer, Line, Question
 from app.configuration import AssistantSettings
 from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant
 from app.errors import AssistantError
 from app.store.lanes import Claim
-from app.store.turns import NOTHING, Asked, Ending, Marks, Memo, Opening, Turn
+from app.store.settlements import NOTHING, Ending, Marks
+from app.store.steps import Memo
+from app.store.turns import Asked, Opening, Turn
 from app.text.whole import VISIBLE
 from workers import formatting
 from workers.asking import Asking
 from workers.commits import Commits
 from workers.notes import TurnNotes
 from workers.questions import Questions, Reading, apology, sees, spoken
-from workers.spending import Spending
+from workers.spending import Spent
 from workers.stopwatch import Stopwatch
 from workers.translations import Translations
 
@@ -35,17 +37,16 @@ log = structlog.get_logger(__name__)
 CHARACTERS_PER_TOKEN = 3
 
 
+# The step of the assistant's answer, as it came.
+ANSWER = "answer"
+
+
 class Reply(Struct, frozen=True, kw_only=True):
-    """What a turn is answered with, empty where nobody is. An assistant's is Markdown, and kept so as the memo of its step."""
+    """What a turn is answered with, in WhatsApp's markup; empty where nobody is. `model`: who has answered."""
 
     outcome: Ending
     text: str = ""
     model: str | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    ai_ms: float | None = None
-    citations: tuple[Citation, ...] = ()
-    partial: bool = False
     marks: Marks = NOTHING
 
 
@@ -60,6 +61,10 @@ class Due(Struct, frozen=True, kw_only=True):
     watch: Stopwatch
     deadline: float
     """By when (monotonic) the steps of its answer are to be done, all together: the assistant's `deadline_seconds`."""
+    remembered: Answer | None
+    """What the assistant has answered already, at this version of what is asked."""
+    spent: Spent
+    """What the turn costs."""
 
     @property
     def standing(self) -> list[Asked]:
@@ -70,11 +75,8 @@ class Due(Struct, frozen=True, kw_only=True):
 class Answering:
     """`answer` a turn."""
 
-    def __init__(
-        self, commits: Commits, spending: Spending, asking: Asking, questions: Questions, translations: Translations
-    ) -> None:
+    def __init__(self, commits: Commits, asking: Asking, questions: Questions, translations: Translations) -> None:
         self._commits = commits
-        self._spending = spending
         self._asking = asking
         self._questions = questions
         self._translations = translations
@@ -85,62 +87,61 @@ class Answering:
         Raises:
             DatabaseUnavailable: nobody knows whether a finished step is kept.
         """
-        if "answer" in due.opening.memo:
-            return await self._finished(due, msgspec.convert(due.opening.memo["answer"], Reply))
+        if due.remembered is not None:
+            return await self._finished(due, due.remembered)
         async with self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline) as reading:
             if not reading.lines:
                 return Reply(outcome="told", text=apology(due.tenant.texts, reading.unread))
-            reply = await self._asked(due, reading)
-        return await self._finished(due, reply)
+            try:
+                answer = await self._asked(due, reading)
+            except AssistantError as error:
+                return _failed(due, error)
+        return await self._finished(due, answer)
 
-    async def _asked(self, due: Due, reading: Reading) -> Reply:
+    async def _asked(self, due: Due, reading: Reading) -> Answer:
         """What the assistant answers, remembered before anything is done with it."""
-        tenant, opening = due.tenant, due.opening
-        try:
-            answer = await due.watch.ai(
-                self._asking.ask(tenant, partial(_question, opening, reading), partial(self._notes, due), due.deadline)
-            )
-        except AssistantError as error:
-            return _failed(due, Reply(outcome="failed"), error)
-        reply = _reply(answer, due.watch.ai_ms)
-        self._spending.spent(tenant.id, reply.input_tokens + reply.output_tokens)
+        opening = due.opening
+        asked, notes = partial(_question, opening, reading), partial(self._notes, due)
+        answer = await due.watch.ai(self._asking.ask(due.tenant, asked, notes, due.deadline))
+        due.spent.add(answer.input_tokens, answer.output_tokens)
         crashpoint("answer.asked")
         # As it came: what formatting it may do to this process must not be done after every claim's new question.
-        result = msgspec.json.encode(reply).decode()
-        await due.watch.db(self._commits.memo(Memo(due.claim, due.turn.id, "answer", opening.version, result)))
+        result = msgspec.json.encode(answer).decode()
+        await due.watch.db(self._commits.memo(Memo(due.claim, due.turn.id, ANSWER, opening.version, result)))
         crashpoint("answer.remembered")
-        return reply
+        return answer
 
-    async def _finished(self, due: Due, reply: Reply) -> Reply:
-        """The reply as people read it, in WhatsApp's markup. What is left of nothing but markup is no answer."""
-        if reply.outcome != "answered":
-            return reply
+    async def _finished(self, due: Due, answer: Answer) -> Reply:
+        """The answer as people read it, in WhatsApp's markup. What is left of nothing but markup is no answer."""
         tenant, texts = due.tenant, due.tenant.texts
         finished = await due.watch.translate(
-            self._translations.finish(
-                tenant, spoken(due.opening), _answer(reply), self._notes(due), deadline=due.deadline
-            )
+            self._translations.finish(tenant, spoken(due.opening), answer, self._notes(due), deadline=due.deadline)
         )
-        self._spending.spent(tenant.id, finished.input_tokens + finished.output_tokens)
-        reply = msgspec.structs.replace(
-            reply,
-            input_tokens=reply.input_tokens + finished.input_tokens,
-            output_tokens=reply.output_tokens + finished.output_tokens,
-        )
+        due.spent.add(finished.input_tokens, finished.output_tokens)
         text = await formatting.whatsapp(finished.text)
         if VISIBLE.search(text) is None:
-            return _failed(due, reply, AssistantError("an answer of which nothing can be seen"))
-        if reply.partial:
+            return _failed(due, AssistantError("an answer of which nothing can be seen"), answer.model)
+        if answer.partial:
             text = f"{text}\n\n{texts.partial}"
         text = await formatting.sourced(text, finished.sources, texts)
         crashpoint("answer.finished")
-        return msgspec.structs.replace(reply, text=text)
+        return Reply(outcome="answered", text=text, model=answer.model)
 
     def _notes(self, due: Due, under: str = "") -> TurnNotes:
         return TurnNotes(self._commits, due.claim, due.turn, due.opening, under)
 
 
-def _failed(due: Due, reply: Reply, error: AssistantError) -> Reply:
+def remembered(opening: Opening) -> Answer | None:
+    """The answer that was kept for what is asked now.
+
+    Raises:
+        msgspec.ValidationError: it is another build's.
+    """
+    kept = opening.memo.get(ANSWER)
+    return None if kept is None else msgspec.convert(kept, Answer)
+
+
+def _failed(due: Due, error: AssistantError, model: str | None = None) -> Reply:
     metrics.alert("assistant_failed")
     log.error(
         "assistant failed",
@@ -150,33 +151,7 @@ def _failed(due: Due, reply: Reply, error: AssistantError) -> Reply:
         correlation=due.opening.correlation,
         error=error,
     )
-    return msgspec.structs.replace(reply, outcome="failed", text=due.tenant.texts.failure)
-
-
-def _reply(answer: Answer, ai_ms: float) -> Reply:
-    return Reply(
-        outcome="answered",
-        text=answer.text,
-        model=answer.model,
-        input_tokens=answer.input_tokens,
-        output_tokens=answer.output_tokens,
-        ai_ms=ai_ms,
-        citations=answer.citations,
-        partial=answer.partial,
-    )
-
-
-def _answer(reply: Reply) -> Answer:
-    """What was remembered, as the assistant gave it."""
-    return Answer(
-        text=reply.text,
-        model=reply.model or "",
-        input_tokens=reply.input_tokens,
-        output_tokens=reply.output_tokens,
-        stopped="",
-        citations=reply.citations,
-        partial=reply.partial,
-    )
+    return Reply(outcome="failed", text=due.tenant.texts.failure, model=model)
 
 
 # --- what the assistant is shown ---

@@ -19,6 +19,7 @@ from app.configuration import AssistantSettings
 from app.directory import Tenant
 from app.errors import AssistantError, AssistantRefused
 from workers.breakers import Breakers, Outdated
+from workers.notes import FALLBACK
 from workers.places import Places
 
 log = structlog.get_logger(__name__)
@@ -64,7 +65,7 @@ class Asking:
             AssistantError: nobody has a usable answer.
             DatabaseUnavailable: nobody knows whether something is kept.
         """
-        first, second = notes(""), notes("fallback")
+        first, second = notes(""), notes(FALLBACK)
         while True:
             try:
                 return await self._ask(tenant, asked, first, second, deadline)

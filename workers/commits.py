@@ -13,7 +13,7 @@ from app import db
 from app.batches import Batches
 from app.db import Connection, Pool
 from app.errors import DatabaseUnavailable, LaneLost
-from app.store import chunks, lanes, transcripts, turns
+from app.store import chunks, lanes, settlements, steps, transcripts, turns
 from app.store.lanes import Claim
 
 # Of one flush. Its parameters are made and its rows read in the event loop, at 0.1 to 0.2 ms each.
@@ -58,11 +58,11 @@ class Commits:
         async def opened(conn: Connection, rows: Sequence[turns.Open]) -> list[str]:
             return await turns.open_lanes(conn, rows, order_wait, silence)
 
-        async def noted(conn: Connection, rows: Sequence[turns.Memo]) -> list[bool]:
-            return await turns.memo(conn, self.worker, rows)
+        async def noted(conn: Connection, rows: Sequence[steps.Memo]) -> list[bool]:
+            return await steps.memo(conn, self.worker, rows)
 
-        async def settled(conn: Connection, rows: Sequence[turns.Settlement]) -> list[turns.Settled]:
-            return await turns.settle(conn, self.worker, rows)
+        async def settled(conn: Connection, rows: Sequence[settlements.Settlement]) -> list[settlements.Settled]:
+            return await settlements.settle(conn, self.worker, rows)
 
         async def intended(conn: Connection, rows: Sequence[chunks.Intent]) -> list[chunks.Permission]:
             return await chunks.intend(conn, self.worker, rows)
@@ -77,17 +77,17 @@ class Commits:
         self._fact = batched("fact", chunks.record)
         self._release = batched("release", released)
 
-    async def open(self, claim: Claim, history: int, brake: int, daily: int = 0) -> turns.Opening:
+    async def open(self, wanted: turns.Open) -> turns.Opening:
         """See `turns.open_lanes` and, for what it raises, `turns.opening`."""
-        return turns.opening(await self._open.submit(turns.Open(claim, history, brake, daily)))
+        return turns.opening(await self._open.submit(wanted))
 
-    async def memo(self, memo: turns.Memo) -> None:
-        """See `turns.memo`. Raises LaneLost where the lane is another's: whatever would follow from the step is not ours to do."""
+    async def memo(self, memo: steps.Memo) -> None:
+        """See `steps.memo`. Raises LaneLost where the lane is another's: whatever would follow from the step is not ours to do."""
         if not await self._memo.submit(memo):
             raise LaneLost("memo: the lane is another worker's")
 
-    async def settle(self, settlement: turns.Settlement) -> turns.Settled:
-        """See `turns.settle`."""
+    async def settle(self, settlement: settlements.Settlement) -> settlements.Settled:
+        """See `settlements.settle`."""
         return await self._settle.submit(settlement)
 
     async def intend(self, intent: chunks.Intent) -> chunks.Permission:
@@ -136,6 +136,6 @@ class Commits:
             raise DatabaseUnavailable(f"transcript: {type(error).__name__}") from error
 
     async def park_head(self, claim: Claim, reason: str) -> int | None:
-        """See `turns.park_head`. Rare, hence alone."""
+        """See `settlements.park_head`. Rare, hence alone."""
         async with db.connection(self.pool) as conn:
-            return await turns.park_head(conn, self.worker, claim, reason)
+            return await settlements.park_head(conn, self.worker, claim, reason)

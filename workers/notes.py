@@ -4,9 +4,22 @@ from typing import Any
 
 import msgspec
 
+from app.assistants import keeps
+from app.directory import Tenant
 from app.store.lanes import Claim
-from app.store.turns import ANY_VERSION, Memo, Opening, Turn
+from app.store.steps import ANY_VERSION, Memo
+from app.store.turns import Opening, Turn
 from workers.commits import Commits
+
+# Under whose name the fallback's notes stand; the first one's under none.
+FALLBACK = "fallback"
+
+
+def noted(tenant: Tenant) -> str | None:
+    """What notes begin with of the tenant's assistant that keeps conversations itself, where it has one."""
+    first = tenant.assistant
+    asked = (("", first), (FALLBACK, first.fallback)) if first else ()
+    return next((f"{_under(of)}{begun}" for of, each in asked if each and (begun := keeps(each))), None)
 
 
 class TurnNotes:
@@ -21,7 +34,7 @@ class TurnNotes:
         self._turn = turn
         self._version = opening.version
         self._kept = dict(opening.memo)
-        self._under = f"{under}/" if under else ""
+        self._under = _under(under)
 
     def __getitem__(self, name: str) -> Any:
         """See the Protocol."""
@@ -34,3 +47,7 @@ class TurnNotes:
         memo = Memo(self._claim, self._turn.id, step, version, msgspec.json.encode(value).decode())
         await self._commits.memo(memo)
         self._kept[step] = value
+
+
+def _under(whose: str) -> str:
+    return f"{whose}/" if whose else ""

@@ -13,7 +13,8 @@ import structlog
 from app import metrics
 from app.assistants.intents import Fixed
 from app.directory import Channel
-from app.store.turns import Marks, Opening
+from app.store.settlements import Marks
+from app.store.turns import Opening
 from workers.answering import Answering, Due, Reply
 from workers.questions import WORDED, newest
 from workers.spending import Spending
@@ -60,7 +61,7 @@ class Replies:
         by_hand = any(message.replayed for message in standing)  # whoever did so is told that it will be answered
         if not by_hand and _looping(due):
             return Reply(outcome="left")
-        asked = "answer" in opening.memo  # and paid for
+        asked = due.remembered is not None  # and paid for
         free = by_hand or asked
         daily = tenant.limits.messages_per_contact_per_day
         if daily and not free and opening.written >= daily and not (fixed and _always(fixed)):

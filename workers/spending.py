@@ -1,10 +1,13 @@
 """How many tokens a tenant has spent within a day: the table `usage` says so, and is asked every few seconds at most.
 
-What this worker's own turns cost meanwhile is added; what other workers' cost is seen at the next look. It refuses nobody.
+What this worker's own turns have cost is added, those that are not settled yet among them; what other workers' cost is seen
+at the next look. It refuses nobody.
 """
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 import structlog
@@ -21,6 +24,24 @@ DAY = 86_400.0
 FRESH = 15.0
 
 
+class Spent:
+    """What a turn has cost so far, whatever became of it: answers to what was edited meanwhile among it."""
+
+    def __init__(self) -> None:
+        self.input_tokens = 0
+        self.output_tokens = 0
+
+    def add(self, input_tokens: int, output_tokens: int) -> None:
+        """So many more."""
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+
+    @property
+    def tokens(self) -> int:
+        """Both together."""
+        return self.input_tokens + self.output_tokens
+
+
 class _Known:
     """A tenant's sum, when it was read (monotonic), and who is reading it anew."""
 
@@ -31,11 +52,12 @@ class _Known:
 
 
 class Spending:
-    """By tenant, for those alone that have a budget: so bounded by them."""
+    """By tenant: what is known, for those alone that have a budget; what is being spent, for those with turns at work."""
 
     def __init__(self, pool: db.Pool) -> None:
         self._pool = pool
         self._known: dict[UUID, _Known] = {}
+        self._spending: dict[UUID, set[Spent]] = {}
 
     async def today(self, tenant: UUID) -> int:
         """Tokens of the last 24 hours. Where the database cannot be asked, what was known last: it must settle the turn anyway."""
@@ -44,12 +66,22 @@ class Spending:
             if known.look is None:  # one look for all who ask; whoever leaves cuts off nobody else's
                 known.look = asyncio.create_task(self._look(tenant, known), name="spending")
             await asyncio.shield(known.look)
-        return known.tokens
+        return known.tokens + sum(spent.tokens for spent in self._spending.get(tenant, ()))
 
-    def spent(self, tenant: UUID, tokens: int) -> None:
-        """A turn of this worker's has cost so many."""
-        if (known := self._known.get(tenant)) is not None:
-            known.tokens += tokens
+    @contextmanager
+    def turn(self, tenant: UUID) -> Iterator[Spent]:
+        """A turn of this tenant's is worked on. What it costs counts at once; behind the block its settlement has it."""
+        spent = Spent()
+        spending = self._spending.setdefault(tenant, set())
+        spending.add(spent)
+        try:
+            yield spent
+        finally:
+            spending.remove(spent)
+            if not spending:
+                del self._spending[tenant]
+            if (known := self._known.get(tenant)) is not None:
+                known.tokens += spent.tokens
 
     async def _look(self, tenant: UUID, known: _Known) -> None:
         began = time.monotonic()

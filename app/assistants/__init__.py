@@ -29,8 +29,8 @@ class Line(Struct, frozen=True):
 class Question(Struct, frozen=True, kw_only=True):
     """What is asked: `lines`, oldest first, the last of them a person's. `person`: their address, digits or an id.
 
-    `fresh`: nothing in their session was answered by an assistant yet. An assistant that keeps conversations itself goes
-    by these two.
+    `fresh`: nothing in their session was answered yet by an assistant that keeps conversations itself. Such a one goes by
+    these two.
     """
 
     lines: tuple[Line, ...]
@@ -64,6 +64,11 @@ class Answer(Struct, frozen=True, kw_only=True):
     long: bool = False
     """It is partial for its length alone: nobody else who is asked has more room."""
     cached_tokens: int = 0
+
+
+def keeps(settings: AssistantSettings) -> str | None:
+    """What each note begins with of an assistant that keeps conversations itself; None: it is shown them with each question."""
+    return f"ansari {settings.base_url} " if settings.provider == "ansari" else None
 
 
 class Notes(Protocol):

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from app import http
-from app.assistants import Answer, Asking, Call, Line, Notes, Question
+from app.assistants import Answer, Asking, Call, Line, Notes, Question, keeps
 from app.assistants.ansari_thread import Place, Seen, bare, begin, look
 from app.assistants.ansari_wire import Backend, NotTaken
 from app.configuration import AssistantSettings
@@ -76,9 +76,7 @@ class _Turn:
         self._backend = Backend(client, settings, question.person, until=self._until)
         self._notes = notes
         # It lasts: in the thread the turn stays, whatever is said beside it meanwhile. Other words are another turn there.
-        self._note = (
-            f"ansari {settings.base_url} {sha256(self._words.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
-        )
+        self._note = f"{keeps(settings)}{sha256(self._words.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
         self._place: Place | None = None
         self._asked = False
         """Whether this turn may be in its thread already."""

@@ -63,6 +63,8 @@ class Memory:
     async def translate(self, wanted: Wanted, *, deadline: float) -> Translated:
         """The translation, remembered or made. Who leaves leaves the call alone: what comes of it is remembered.
 
+        Its tokens are told to the one whose call it is: who joined it is given the text.
+
         After `deadline` (monotonic) nothing is asked of a translator any more.
 
         Raises:
@@ -84,10 +86,12 @@ class Memory:
             if flight.cancelled():
                 raise TranslatorBusy("the worker is stopping")
             try:
-                return flight.result()
+                translated = flight.result()
             except TranslatorBusy:
                 if ours:  # else it was another's deadline that it ran into: ours may be later
                     raise
+            else:
+                return translated if ours else Translated(text=translated.text)
 
     async def aclose(self) -> None:
         """End what is under way."""

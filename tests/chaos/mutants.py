@@ -13,7 +13,7 @@ from tests.chaos.planting import Mutant, Patch
 _FENCE = "CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'\n"
 _FENCES = (
     Patch("app/store/chunks.py", _FENCE, "CASE WHEN %(worker)s::uuid IS NULL THEN 'lost'\n"),
-    Patch("app/store/turns.py", _FENCE, "CASE WHEN %(worker)s::uuid IS NULL THEN 'lost'\n"),
+    Patch("app/store/settlements.py", _FENCE, "CASE WHEN %(worker)s::uuid IS NULL THEN 'lost'\n"),
 )
 _DELIVER = "workers/deliver.py"
 

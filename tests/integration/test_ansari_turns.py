@@ -6,6 +6,7 @@ import pytest
 
 from app.apply import apply
 from app.sandbox.assistant_calls import Pace
+from app.sandbox.faults import Fault
 from app.vault import Vault
 from tests import world as shared
 from tests.world import ENVIRON, FAILURE, KEY, PERSON, World, alerts
@@ -56,6 +57,30 @@ async def test_killed_in_mid_stream_the_next_worker_takes_the_answer_from_the_th
     assert await world.got(1) == ["finished meanwhile"]
     assert world.asked == [("question",)]
     assert world.sandbox.threads.said(PERSON) == ["question"]
+
+
+async def test_what_the_fallback_answered_belongs_to_no_thread(world: World) -> None:
+    """A new session whose first turn the fallback answers: the backend's first turn in it begins a thread all the same."""
+    await ask_ansari(world)
+    path, url = world.folder / "ansari.toml", world.sandbox.url
+    path.write_text(
+        f'{path.read_text()}\n[tenants.noor.assistant.fallback]\nprovider = "anthropic"\nbase_url = "{url}/anthropic"\n'
+        'model = "second"\napi_key = "env:AI_KEY"\n'
+    )
+    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
+    await world.worker()
+    await world.say("of yesterday")
+    await world.got(1)
+    await world.act("UPDATE messages SET sent_at = sent_at - interval '1 day'")
+    world.sandbox.faults.queue("threads", [Fault(kind="http_401")])
+    await world.say("of today")
+    await world.got(2)
+    await world.say("more")
+    await world.got(3)
+    assert [models for (models,) in await world.rows("SELECT model FROM usage ORDER BY turn_id")][1] == "second"
+    first, second = world.sandbox.threads.threads.values()
+    assert [row.content for row in first.rows][::2] == ["of yesterday"]
+    assert [row.content for row in second.rows][::2] == ["more"]
 
 
 async def test_a_turn_that_the_backend_never_answers_ends_with_the_failure_text(world: World) -> None:

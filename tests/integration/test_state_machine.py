@@ -35,7 +35,7 @@ from app.configuration import Assistant, Limits, Texts
 from app.directory import Channel, Directory, Endpoint, Tenant
 from app.errors import NeverLeft
 from app.settings import Settings
-from app.store import chunks, doors, inbox, lanes, statuses, turns
+from app.store import chunks, doors, inbox, lanes, settlements, statuses, turns
 from app.vault import Secret, SecretBytes
 from tests import simulation
 from tests.ground import Ground, ground
@@ -530,14 +530,14 @@ OWNED = "l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token"
 
 def _token_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     _reworded(chunks, "INTENT", OWNED, "false")(monkeypatch)
-    _reworded(turns, "SETTLE", OWNED, "false")(monkeypatch)
+    _reworded(settlements, "SETTLE", OWNED, "false")(monkeypatch)
 
 
 def _lease_from_a_clock_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever claims or beats looks at a clock of its own."""
-    for name in ("CLAIM", "BEAT"):
-        alive = "alive_until > qasid_now()"
-        _reworded(lanes, name, alive, f"{alive} - interval '1 minute'")(monkeypatch)
+    """Whoever claims, beats or buries looks at a clock of its own."""
+    for name, alive in (("CLAIM", ">"), ("BEAT", ">"), ("BURY_WORKERS", "<=")):
+        lasts = f"alive_until {alive} qasid_now()"
+        _reworded(lanes, name, lasts, f"{lasts} - interval '1 minute'")(monkeypatch)
 
 
 PLANTED = {
@@ -551,9 +551,9 @@ PLANTED = {
         "(SELECT CASE WHEN bool_and(alive_until > qasid_now()) THEN min(beaten_at) END FROM doors)",
         "qasid_now()",
     ),
-    "paused not checked": _reworded(turns, "SETTLE", "l.paused_until > qasid_now()", "false"),
+    "paused not checked": _reworded(settlements, "SETTLE", "l.paused_until > qasid_now()", "false"),
     "Retry-After ignored": _reworded(chunks, "INTENT", "w.until > qasid_now()", "false"),
-    "version not checked": _reworded(turns, "SETTLE", "l.version <> coalesce(i.version, l.version)", "false"),
+    "version not checked": _reworded(settlements, "SETTLE", "l.version <> coalesce(i.version, l.version)", "false"),
     "lane forgotten at its release": _reworded(
         lanes, "RELEASE", "WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN qasid_now() END", "END"
     ),

@@ -195,6 +195,22 @@ async def test_a_text_is_translated_once_at_a_time(bench: Bench) -> None:
     assert bench.calls == [HADITH]
 
 
+async def test_a_call_that_is_shared_is_paid_for_once(bench: Bench) -> None:
+    """Its tokens are counted for the turn that asked; those that joined have the text."""
+    memory = await bench.memory()
+
+    class Costly(LibreTranslate):
+        async def translate(self, *args: Any, **more: Any) -> Translated:
+            made = await super().translate(*args, **more)
+            return Translated(text=made.text, input_tokens=30, output_tokens=4)
+
+    wanted = bench.wanted(translator=Costly(bench.sandbox.translator_url, None))
+    bench.takes(0.2)
+    said = await asyncio.gather(*(memory.translate(wanted, deadline=later()) for _ in range(5)))
+    assert sorted((each.input_tokens, each.output_tokens) for each in said) == [(0, 0)] * 4 + [(30, 4)]
+    assert len({each.text for each in said}) == 1 and bench.calls == [HADITH]
+
+
 async def test_who_leaves_does_not_take_the_call_with_him(bench: Bench) -> None:
     """The first is cancelled in the midst of it; the second gets what it began, and so does the memory."""
     memory = await bench.memory()

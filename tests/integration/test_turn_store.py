@@ -10,9 +10,11 @@ import pytest
 
 from app import db
 from app.errors import LaneLost
-from app.store import lanes, spending, turns
+from app.store import lanes, spending, steps, turns
 from app.store.lanes import Claim, Release
-from app.store.turns import Marks, Memo, Opening
+from app.store.settlements import Marks
+from app.store.steps import Memo
+from app.store.turns import Opening
 from tests.ground import NOW, Ground, ground
 from workers.commits import Commits
 
@@ -54,7 +56,6 @@ async def test_a_session_is_decided_once_as_its_turn_is_made(here: Ground) -> No
     await here.ingest(here.placed(lane, "late news", sent_at=NOW - timedelta(days=1)))
     again = await here.open(claim)
     assert first.session_at == second.session_at == again.session_at == NOW
-    assert (first.fresh, second.fresh, again.fresh) == (True, False, False)
 
 
 async def test_a_gap_begins_a_session_and_its_earliest_message_dates_it(here: Ground) -> None:
@@ -67,20 +68,41 @@ async def test_a_gap_begins_a_session_and_its_earliest_message_dates_it(here: Gr
     later = NOW + timedelta(hours=4)
     await here.ingest(*(here.placed(lane, sent_at=later + timedelta(seconds=n)) for n in (1, 0, 2)))
     found = await turn(here, worker, "answer")
-    assert (found.session_at, found.fresh) == (later, True)
+    assert found.session_at == later
     await here.ingest(here.placed(lane, sent_at=later + timedelta(hours=1)))
     assert (await turn(here, worker, "answer")).session_at == later
 
 
 async def test_a_session_is_fresh_until_the_assistant_has_answered_in_it(here: Ground) -> None:
-    """An intent before the first question is no conversation that an assistant could go on with."""
+    """The one that keeps it: neither an intent nor another's answer is a conversation that it could go on with; nor is one of
+    the session before. However much was said since it answered.
+    """
     lane = await here.lane()
-    worker = await here.worker()
-    found = []
-    for outcome in ("intent", "intent", "answered", "intent", "answered"):
-        await here.ingest(here.placed(lane))
-        found.append((await turn(here, worker, "text", outcome=outcome)).fresh)
-    assert found == [True, True, True, False, False]
+    worker = await here.worker(lease=1e6)
+
+    async def fresh(outcome: str, step: str = "", *, said: datetime = NOW) -> bool:
+        await here.ingest(here.placed(lane, sent_at=said))
+        [claim] = await here.claim(worker)
+        [text] = await turns.open_lanes(here.conn, [turns.Open(claim, 0, noted="ours ")], 10.0, 30.0)
+        found = turns.opening(text)
+        assert found.turn
+        if step:
+            assert await steps.memo(here.conn, worker, [Memo(claim, found.turn.id, step, 0, "1")]) == [True]
+        await here.settle(worker, claim, found.turn, outcome=outcome)
+        await lanes.release(here.conn, worker, [Release(claim=claim, done_seq=found.turn.last_seq)])
+        return found.fresh
+
+    for outcome, step in (
+        ("intent", ""),
+        ("answered", "fallback/theirs x"),
+        ("failed", "ours x"),
+        ("answered", "ours x"),
+    ):
+        assert await fresh(outcome, step)
+    assert [await fresh("intent") for _ in range(25)] == [False] * 25
+    assert await fresh("answered", "fallback/theirs x", said=NOW + timedelta(hours=5))
+    assert await fresh("answered", "ours x", said=NOW + timedelta(hours=5))
+    assert not await fresh("answered", said=NOW + timedelta(hours=5))
 
 
 # --- what a lane remembers ---

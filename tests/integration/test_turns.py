@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -24,8 +25,10 @@ from app.sandbox.people import Spoken
 from app.text.chunks import split
 from app.vault import Vault
 from tests import world as shared
+from tests.conftest import Database
 from tests.scripted import Scripted, says
 from tests.world import ENVIRON, FAILURE, FAST, KEY, NUMBER, OTHER, PERSON, World, alerts, ladder
+from workers.spending import Spending
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -386,6 +389,49 @@ async def test_what_is_paid_for_is_sent_whatever_the_day_allows(world: World, mo
     assert len(world.asked) == 2
 
 
+async def test_what_an_edit_makes_useless_is_paid_for_all_the_same(world: World, script: Script) -> None:
+    """Two answers were asked for, one is sent: the turn has cost both."""
+    scripted = script()
+    scripted.takes = 1.0
+    await world.worker()
+    said = await world.say("question")
+    await world.until("SELECT count(*) = 1 FROM turns")
+    await world.say("a better question", kind="edit", target=said.ids[0])
+    scripted.takes = 0.01
+    await world.got(1)
+    assert len(scripted.asked) == 2
+    assert await world.rows("SELECT input_tokens, output_tokens, outcome FROM usage") == [(6, 8, "answered")]
+
+
+async def test_an_answer_that_is_dropped_is_paid_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind its memo the worker dies, and then the channel is disabled: nobody reads it, and the tenant's day knows of it."""
+    monkeypatch.setenv("CRASHPOINT", "answer.remembered:1")
+    child = await world.process()
+    monkeypatch.delenv("CRASHPOINT")
+    await world.say("question")
+    assert await child.wait() == -9
+    await channel(world, "enabled = false")
+    await world.process()
+    await world.until("SELECT count(*) = 1 FROM usage")
+    [call] = world.sandbox.assistant.calls
+    assert await world.rows("SELECT outcome, input_tokens, output_tokens FROM usage") == [
+        ("left", call.input_tokens, call.output_tokens)
+    ]
+
+
+async def test_what_is_being_spent_counts_before_its_turn_is_settled(database: Database) -> None:
+    """A look at the table in between knows nothing of it, and takes nothing away; behind the turn it is not counted twice."""
+    tenant = uuid4()
+    async with db.pool(database.url, "qasid_courier", name="test", max_size=1) as pool:
+        spending = Spending(pool)
+        with spending.turn(tenant) as spent, spending.turn(tenant) as other:
+            spent.add(5, 2)
+            other.add(1, 0)
+            assert await spending.today(tenant) == 8
+            assert await spending.today(uuid4()) == 0
+        assert await spending.today(tenant) == 8
+
+
 async def test_beyond_the_days_tokens_nobody_is_asked(world: World) -> None:
     """What the table `usage` says counts, whichever worker wrote it; what needs no assistant is answered as ever."""
     await configure(world, "[tenants.noor.limits]\ntokens_per_day = 20\n")
@@ -566,4 +612,3 @@ async def test_no_words_bring_another_tenants_conversation(world: World, script:
         await world.got(n)
     assert [len(question.lines) for question in scripted.asked] == [1, 1, 3]
     assert not any("4711" in line.text for question in scripted.asked[1:] for line in question.lines)
-    assert [question.fresh for question in scripted.asked] == [True, True, False]

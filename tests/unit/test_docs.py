@@ -16,7 +16,7 @@ from app.cli import main
 from app.sandbox import faults
 from app.settings import PREFIX, Settings
 from app.store.breakers import Kind
-from app.store.turns import Ending
+from app.store.settlements import Ending
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
