@@ -63,7 +63,7 @@ WIRES = {
 class Kept(dict[str, Any]):
     """`app.assistants.Notes` without a database."""
 
-    async def keep(self, name: str, value: Any) -> None:
+    async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
         self[name] = msgspec.json.decode(msgspec.json.encode(value))
 
 

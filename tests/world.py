@@ -21,7 +21,7 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 
 import workers.main
-from app import db, http
+from app import assistants, db, http
 from app.apply import apply
 from app.asgi import create_app
 from app.directory import Watch
@@ -165,6 +165,7 @@ class World:
         self.sandbox, self.gate, self.stack = sandbox, gate, stack
         self.file: dict[str, object] = {"in_doubt": "resend", "deadline": 10, "token": "env:TOKEN", "brake": 20}
         self.direct = True
+        self.assistant: Callable[[str], assistants.Assistant] = assistants.assistant
 
     def settings(self, **more: Any) -> Settings:
         return Settings(database_url=self.url, secret_key=KEY, worker_metrics_port=0, **{**TIMES, **more})
@@ -192,7 +193,7 @@ class World:
     async def worker(self, **more: Any) -> Callable[[], Any]:
         """The worker process's own wiring, in this loop; returns what stops it."""
         stop = asyncio.Event()
-        task = asyncio.create_task(workers.main.work(self.settings(**more), stop))
+        task = asyncio.create_task(workers.main.work(self.settings(**more), stop, assistant=self.assistant))
 
         async def end() -> None:
             stop.set()

@@ -12,23 +12,23 @@ import httpx
 import msgspec
 import structlog
 
-from app import metrics
-from app.assistants import Answer, Call, Citation, Notes, Question, assistant
+from app import assistants, metrics
+from app.assistants import Answer, Call, Citation, Notes, Question
 from app.assistants.parts import LONGEST, MOST_CITATIONS
-from app.configuration import Assistant
 from app.configuration import Fallback as AssistantSettings
 from app.directory import Tenant
 from app.errors import AssistantError, AssistantRefused
-from workers.breakers import Breakers
+from workers.breakers import Breakers, Outdated
 from workers.places import Places
 
 log = structlog.get_logger(__name__)
 
 LONGEST_TITLE = 200
-# Reasons to stop that are about its length alone.
-ENOUGH = ("max_tokens", "too_long")
-# Where such an answer is cut at a space, it is one of its last so many characters.
+# Where an answer that is too long is cut at a space, it is one of its last so many characters.
 _NEAR = 200
+
+# The note of an answer that a fault cut short, while the fallback is asked for a whole one.
+CUT = "cut"
 
 # What is asked of an assistant with these settings, and what it may note under the name of its stage.
 Asked = Callable[[AssistantSettings], Question]
@@ -38,7 +38,16 @@ Noted = Callable[[str], Notes]
 class Asking:
     """`ask` a tenant's assistants."""
 
-    def __init__(self, client: httpx.AsyncClient, breakers: Breakers, places: Places) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        breakers: Breakers,
+        places: Places,
+        *,
+        assistant: Callable[[str], assistants.Assistant] = assistants.assistant,
+    ) -> None:
+        """`assistant`: that of a provider's name."""
+        self._assistant = assistant
         self._client = client
         self._breakers = breakers
         self._places = places
@@ -47,43 +56,53 @@ class Asking:
         """The answer of the first that has one, before `deadline` (monotonic), which is for all together.
 
         The fallback has its own `deadline_seconds` of what is left, at most half: then the first is given up. It is asked as
-        soon as the first has failed, for whatever reason, and at once where the first's breaker is open. An answer that the first
-        could not complete is completed by the fallback, else it stands.
+        soon as the first has failed, for whatever reason, and at once where the first's breaker is open. Where a fault cut
+        the first's answer short, that is kept, and the fallback's counts if it is whole or the longer of the two. Whoever
+        waits while the tenant's settings change goes on with the new ones.
 
         Raises:
             AssistantError: nobody has a usable answer.
+            DatabaseUnavailable: nobody knows whether something is kept.
         """
+        while True:
+            try:
+                return await self._ask(tenant, asked, notes, deadline)
+            except Outdated as change:
+                tenant = change.tenant
+
+    async def _ask(self, tenant: Tenant, asked: Asked, notes: Noted, deadline: float) -> Answer:
         if tenant.assistant is None:
             raise AssistantRefused("this tenant has no assistant")
-        return bounded(tenant, await self._any(tenant, tenant.assistant, asked, notes, deadline))
-
-    async def _any(self, tenant: Tenant, settings: Assistant, asked: Asked, notes: Noted, deadline: float) -> Answer:
-        other = settings.fallback
+        other = tenant.assistant.fallback
         if other is None:
-            return await self._one(tenant, settings, asked, notes(""), deadline, self._calls(tenant))
-        share = min(other.deadline_seconds, (deadline - time.monotonic()) / 2)
-        cut: Answer | None = None
-        reason = "its answer was cut short"
-        try:
-            answer = await self._one(
-                tenant, settings, asked, notes(""), deadline - share, self._calls(tenant, waits=False)
-            )
-            if not answer.partial or answer.stopped in ENOUGH:  # the other one has no more room than this one
-                return answer
-            cut = answer
-        except AssistantError as error:
-            reason = str(error)
+            return await self._one(tenant, tenant.assistant, asked, notes(""), deadline, self._calls(tenant))
+        cut, reason = _kept(notes("")), "its answer was cut short"
+        if cut is None:
+            share = min(other.deadline_seconds, (deadline - time.monotonic()) / 2)
+            try:
+                answer = await self._one(
+                    tenant, tenant.assistant, asked, notes(""), deadline - share, self._calls(tenant, waits=False)
+                )
+            except AssistantError as error:
+                reason = str(error)
+            else:
+                if not answer.partial or answer.long:
+                    return answer
+                await notes("").keep(CUT, msgspec.to_builtins(answer))
+                cut = answer
         log.warning("the fallback is asked", tenant=tenant.slug, reason=reason)
         try:
             until = min(deadline, time.monotonic() + other.deadline_seconds)
             answer = await self._one(tenant, other, asked, notes("fallback"), until, self._calls(tenant, fallback=True))
+        except Outdated:
+            raise
         except AssistantError:
             metrics.fallback("failed")
             if cut is None:
                 raise
             return cut
         metrics.fallback("answered")
-        return answer
+        return _better(cut, answer) if cut else answer
 
     async def _one(
         self,
@@ -94,9 +113,10 @@ class Asking:
         deadline: float,
         asking: Callable[[], AbstractAsyncContextManager[Call]],
     ) -> Answer:
-        return await assistant(settings.provider).ask(
+        answer = await self._assistant(settings.provider).ask(
             self._client, settings, asked(settings), deadline=deadline, notes=notes, asking=asking
         )
+        return bounded(tenant, answer)
 
     def _calls(
         self, tenant: Tenant, *, fallback: bool = False, waits: bool = True
@@ -106,9 +126,28 @@ class Asking:
         return lambda: self._breakers.assistant(tenant, fallback=fallback, waits=waits, place=place)
 
 
+def _kept(notes: Notes) -> Answer | None:
+    """What an earlier try heard of the first, before it was cut."""
+    try:
+        return msgspec.convert(notes[CUT], Answer)
+    except KeyError:
+        return None
+
+
+def _better(cut: Answer, answer: Answer) -> Answer:
+    """The fallback's answer, unless that is not whole either, and the shorter one. Both were paid for."""
+    best = cut if answer.partial and len(answer.text) < len(cut.text) else answer
+    return msgspec.structs.replace(
+        best,
+        input_tokens=cut.input_tokens + answer.input_tokens,
+        output_tokens=cut.output_tokens + answer.output_tokens,
+        cached_tokens=cut.cached_tokens + answer.cached_tokens,
+    )
+
+
 def bounded(tenant: Tenant, answer: Answer) -> Answer:
     """The answer as it may be stored and sent: without U+0000 and halves of characters, and of a length that people read."""
-    text, cut = _storable(answer.text), answer.partial or answer.stopped == "max_tokens"
+    text, cut = _storable(answer.text), answer.partial
     if len(answer.citations) > MOST_CITATIONS:
         log.warning(
             "an answer has too many citations, and is left the first", tenant=tenant.slug, count=len(answer.citations)

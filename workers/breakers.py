@@ -23,7 +23,7 @@ import structlog
 from app import metrics
 from app.breaker import STANDS_OPEN, Breaker, Call, Forced, Policy, State
 from app.directory import Channel, Directory, Tenant, Watch
-from app.errors import AssistantBusy, TranslatorBusy, Unknown
+from app.errors import AssistantBusy, AssistantRefused, TranslatorBusy, Unknown
 from app.policies import ASSISTANT, CHANNEL, TRANSCRIBER, TRANSLATOR, AssistantOpen, AssistantSkipped, ChannelOpen
 from app.store.breakers import Kind, name_of
 from workers.budget import jittered
@@ -46,6 +46,14 @@ Place = Callable[[], AbstractAsyncContextManager[None]]
 # Of a tenant: one of its channels, its assistant's fallback, or whoever it has only one of.
 Part = UUID | Literal["fallback"] | None
 Key = tuple[Kind, UUID, Part]
+
+
+class Outdated(AssistantRefused):
+    """Whoever waited for this assistant has settings of before: `tenant` has those of now, to ask with instead."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        super().__init__("its settings have changed")
+        self.tenant = tenant
 
 
 class _Kept:
@@ -127,10 +135,8 @@ class Breakers:
         return self._of_channel(tenant, channel).breaker.state == "closed"
 
     def _of_channel(self, tenant: Tenant, channel: Channel) -> _Kept:
-        leads_to = (channel.endpoint_id, channel.base_url, channel.address, channel.token)
-        return self._get(
-            ("channel", channel.tenant_id, channel.id), name_of("channel", tenant.slug, channel.slug), leads_to
-        )
+        key: Key = ("channel", channel.tenant_id, channel.id)
+        return self._get(key, name_of("channel", tenant.slug, channel.slug), _sends(channel))
 
     # --- assistants ---
 
@@ -145,6 +151,7 @@ class Breakers:
 
         Raises:
             AssistantSkipped: it may not be made now, and the caller does not wait for that.
+            Outdated: while they waited the tenant's settings have changed.
         """
         part: Literal["fallback"] | None = "fallback" if fallback else None
         while True:
@@ -163,6 +170,10 @@ class Breakers:
                         yield call
                         return
             await asyncio.sleep(jittered(max(wait, 0.05), self._draw))
+            if self.directory is not None and self._left(
+                ("assistant", tenant.id, part), _asked(tenant, "assistant", part)
+            ):
+                raise Outdated(self.directory.current.tenant(tenant.id))
 
     # --- those who help it ---
 
@@ -194,12 +205,20 @@ class Breakers:
     def _get(self, key: Key, name: str, leads_to: object) -> _Kept:
         kept = self._kept.get(key)
         if kept is None or kept.leads_to != leads_to:  # whoever mended it has it asked at once
-            self._forget(key)
             breaker = Breaker(name, POLICIES[key[0]], clock=self._clock, draw=self._draw)
-            new = kept = self._kept[key] = _Kept(breaker, leads_to)
-            breaker.on_change = lambda _, before: self._changed(key, new, before)
+            new = kept = _Kept(breaker, leads_to)
+            if not self._left(
+                key, leads_to
+            ):  # else a turn under way has settings of before: what it meets counts nowhere
+                self._forget(key)
+                self._kept[key] = new
+                breaker.on_change = lambda _, before: self._changed(key, new, before)
             breaker.forced = self._forced.get(name)
         return kept
+
+    def _left(self, key: Key, leads_to: object) -> bool:
+        """Whether the configuration of now leads elsewhere."""
+        return self.directory is not None and _leads_to(key, self.directory.current) != leads_to
 
     def _changed(self, key: Key, kept: _Kept, before: State) -> None:
         kind, tenant, part = key
@@ -221,7 +240,7 @@ class Breakers:
                 self.reopened(tenant, part)
 
     def _drop_what_left(self, directory: Directory) -> None:
-        for key in [key for key in self._kept if not _configured(key, directory)]:
+        for key in [key for key, kept in self._kept.items() if kept.leads_to != _leads_to(key, directory)]:
             self._forget(key)
         self._version = directory.version
 
@@ -231,15 +250,24 @@ class Breakers:
             metrics.forget_breaker(kept.breaker)
 
 
-def _configured(key: Key, directory: Directory) -> bool:
+def _leads_to(key: Key, directory: Directory) -> object:
+    """Where it leads by this configuration; None: nowhere."""
     kind, tenant_id, part = key
     try:
         tenant = directory.tenant(tenant_id)
+        if not tenant.enabled:
+            return None
         if isinstance(part, UUID):
-            return tenant.enabled and directory.channel(tenant_id, part).enabled
-        return tenant.enabled and _asked(tenant, kind, part) is not None
+            channel = directory.channel(tenant_id, part)
+            return _sends(channel) if channel.enabled else None
+        return _asked(tenant, kind, part)
     except Unknown:
-        return False
+        return None
+
+
+def _sends(channel: Channel) -> object:
+    """Who is sent to, and with what."""
+    return channel.endpoint_id, channel.base_url, channel.address, channel.token
 
 
 def _asked(tenant: Tenant, kind: Kind, part: Literal["fallback"] | None) -> object:

@@ -123,7 +123,9 @@ class Commits:
         try:
             async with db.connection(self.pool) as conn:
                 await transcripts.keep(conn, tenant, message, words)
-        except psycopg.OperationalError as error:
+        except db.BAD_DATA:  # it would be refused at every try
+            raise
+        except psycopg.Error as error:
             raise DatabaseUnavailable(f"transcript: {type(error).__name__}") from error
 
     async def park_head(self, claim: Claim, reason: str) -> int | None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
@@ -11,9 +12,9 @@ import uvloop
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import UndefinedTable
 
-from app import db, http, log, metrics, place, process, tasks
+from app import assistants, db, http, log, metrics, place, process, tasks
 from app import settings as settings_of_environment
-from app.assistants import assistant
+from app.assistants import Assistant
 from app.breaker import Breaker
 from app.channels import provider
 from app.directory import Watch
@@ -58,8 +59,13 @@ def run() -> None:
         runner.run(work(settings))
 
 
-async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
-    """The same within a running loop; ends when `stop` is set."""
+async def work(
+    settings: Settings,
+    stop: asyncio.Event | None = None,
+    *,
+    assistant: Callable[[str], Assistant] = assistants.assistant,
+) -> None:
+    """The same within a running loop; ends when `stop` is set. `assistant`: who answers, by a provider's name."""
     stop = stop or asyncio.Event()
     tasks.hear(asyncio.get_running_loop())
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -84,13 +90,13 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         provider("cloud")  # imported now: the first turn would hold all others up for it
         assistant("anthropic")
         providers = http.client(total=settings.send_timeout_seconds, limit=settings.worker_lanes)
-        assistants = http.client(total=600.0, limit=settings.worker_lanes)
+        answerers = http.client(total=600.0, limit=settings.worker_lanes)
         files, outside = (
             http.client(total=FILE_SECONDS, limit=FILES, max_response=MOST_BYTES + 1, public=public)
             for public in (False, True)
         )
-        clients = Clients(assistants=assistants, files=files, outside=outside)
-        for client in (providers, assistants, files, outside):
+        clients = Clients(assistants=answerers, files=files, outside=outside)
+        for client in (providers, answerers, files, outside):
             stack.push_async_callback(client.aclose)
         stack.callback(
             metrics.serve_worker_metrics(settings.host, settings.worker_metrics_port, settings.metrics_token)
@@ -106,7 +112,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, providers, settings, breakers)
         typing = await stack.enter_async_context(Typing(providers, directory, delivery.free))
-        memory = Memory(pool, assistants, patience=settings.send_timeout_seconds, late=breaker.late)
+        memory = Memory(pool, answerers, patience=settings.send_timeout_seconds, late=breaker.late)
         stack.push_async_callback(memory.aclose)
         lanes.serve(
             turns(
@@ -119,6 +125,7 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
                 memory=memory,
                 typing=typing,
                 hosts=settings.media_host_names,
+                assistant=assistant,
             ).work
         )
         behind: list[asyncio.Task[None]] = []

@@ -5,12 +5,12 @@ from typing import Any
 import msgspec
 
 from app.store.lanes import Claim
-from app.store.turns import Memo, Opening, Turn
+from app.store.turns import ANY_VERSION, Memo, Opening, Turn
 from workers.commits import Commits
 
 
 class TurnNotes:
-    """`app.assistants.Notes` of one turn at the version that it was opened at.
+    """`app.assistants.Notes` of one turn at the version that it was opened at, and of those that last beyond it.
 
     `under`: whose they are, where several assistants are asked: what one noted says nothing to another.
     """
@@ -27,9 +27,10 @@ class TurnNotes:
         """See the Protocol."""
         return self._kept[self._under + name]
 
-    async def keep(self, name: str, value: Any) -> None:
+    async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
         """See the Protocol."""
         step = self._under + name
-        memo = Memo(self._claim, self._turn.id, step, self._version, msgspec.json.encode(value).decode())
+        version = ANY_VERSION if lasting else self._version
+        memo = Memo(self._claim, self._turn.id, step, version, msgspec.json.encode(value).decode())
         await self._commits.memo(memo)
         self._kept[step] = value

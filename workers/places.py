@@ -1,18 +1,18 @@
 """How many of a tenant's calls to its assistants this worker makes at once. Whoever comes later waits, in order of coming.
 
 Per worker: with several of them a tenant has as many times the places. What a call is, and how long one waits, it does not
-know: the caller's deadline goes on meanwhile.
+know: the caller's deadline goes on meanwhile. What is done aside (a translation is, a question is not) has half of them.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import UUID
 
 import structlog
 
 from app import metrics
+from app.at_once import AtOnce
 from app.directory import Tenant
 
 log = structlog.get_logger(__name__)
@@ -22,27 +22,29 @@ TOLD = 60.0
 
 
 class Places:
-    """By tenant; made anew where its number has changed, when those who are in go by the old one."""
+    """By tenant. Where its number has changed, those who have the old settings go by the old one."""
 
     def __init__(self) -> None:
-        self._places: dict[UUID, tuple[int, asyncio.Semaphore]] = {}
+        self._places = AtOnce()
+        self._aside = AtOnce()
         self._told_at: dict[UUID, float] = {}
 
     @asynccontextmanager
-    async def of(self, tenant: Tenant) -> AsyncIterator[None]:
-        """A place for one call, as soon as there is one."""
+    async def of(self, tenant: Tenant, *, aside: bool = False) -> AsyncIterator[None]:
+        """A place for one call, as soon as there is one. `aside`: only half of them (one, of one) are to be had and waited for.
+
+        So of the many that one answer has translated few stand before another person's question.
+        """
         most = tenant.limits.assistant_calls_at_once
         if not most:
-            self._places.pop(tenant.id, None)
             yield
             return
-        size, places = self._places.get(tenant.id, (0, None))
-        if places is None or size != most:
-            places = asyncio.Semaphore(most)
-            self._places[tenant.id] = most, places
-        if places.locked():
-            self._tell(tenant, most)
-        async with places:
+        gates = [self._aside.of(tenant.id, max(1, most // 2))] if aside else []
+        async with AsyncExitStack() as stack:
+            for gate in (*gates, self._places.of(tenant.id, most)):
+                if gate.locked():
+                    self._tell(tenant, most)
+                await stack.enter_async_context(gate)
             yield
 
     def _tell(self, tenant: Tenant, most: int) -> None:

@@ -8,8 +8,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from uuid import UUID
-from weakref import WeakValueDictionary
 
 import httpx
 import msgspec
@@ -18,6 +16,8 @@ from msgspec import Struct
 
 from app import media, metrics
 from app.assistants import Image, Line
+from app.assistants.lines import LARGEST
+from app.at_once import AtOnce
 from app.channels import Attachment, Media, provider
 from app.configuration import Fallback, Texts
 from app.crashpoints import crashpoint
@@ -27,6 +27,7 @@ from app.store.turns import Asked, Opening
 from app.transcription import transcribe
 from workers.breakers import Breakers
 from workers.commits import Commits
+from workers.room import Held, Room
 
 log = structlog.get_logger(__name__)
 
@@ -36,19 +37,21 @@ WORDED = frozenset({"text", "interactive", "button"})
 IN_OWN_WORDS = frozenset({*WORDED, "audio", "image", "video"})
 # Kinds that are put into words when they come in (app/channels).
 PUT_INTO_WORDS = {"location": "[Location]", "contacts": "[Contact card]"}
-# Of one turn, the newest so many files are fetched, of so many bytes together; each of at most so many.
+# What stands for a picture's words, or for itself.
+WORDLESS = "[A picture, without words.]"
+UNSEEN = "[A picture, which cannot be seen here.]"
+# Of one turn, the newest so many files are fetched: pictures as large as assistants take them, texts and voice messages of
+# so many bytes, of these all together.
 MOST_FILES = 5
-MOST_BYTES = 12 * 1024 * 1024
-MOST_OF_A_PICTURE = 5 * 1024 * 1024  # what assistants take, and WhatsApp as well
+MOST_OF_A_PICTURE = LARGEST
 MOST_OF_A_TEXT = 256 * 1024
+MOST_BYTES = 12 * 1024 * 1024
 # Of a text file so many characters are passed on: some 15,000 tokens.
 MOST_CHARACTERS = 50_000
 # A file's name is its sender's: shown, but not at any length.
 MOST_OF_A_NAME = 120
-# So many turns of a worker fetch files at once, of one tenant at most so many; and no turn begins to while pictures of so
-# many bytes wait for their assistants.
+# So many turns of a worker fetch files at once, of one tenant at most so many; one with pictures and others counts twice.
 AT_ONCE, AT_ONCE_OF_A_TENANT = 16, 8
-MOST_HELD = 64 * 1024 * 1024
 # Files take at most this share of the time that is left for the answer.
 SHARE = 0.5
 
@@ -66,7 +69,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     def blind(self) -> tuple[Line, ...]:
         """The same for an assistant that does not see, a fallback perhaps."""
         return tuple(
-            Line(line.role, f"[A picture, which cannot be seen here.]\n{line.text}") if line.images else line
+            Line(line.role, UNSEEN if line.text == WORDLESS else f"{UNSEEN}\n{line.text}") if line.images else line
             for line in self.lines
         )
 
@@ -113,8 +116,12 @@ class Questions:
         breakers: Breakers,
         *,
         hosts: Sequence[str] = (),
+        room: Room | None = None,
     ) -> None:
-        """`client` is for what the operator configured, `outside` for URLs that came in data: `Provider.media`."""
+        """`client` is for what the operator configured, `outside` for URLs that came in data: `Provider.media`.
+
+        `room`: for the pictures of all turns that are asked.
+        """
         self._commits = commits
         self._directory = directory
         self._client = client
@@ -122,10 +129,8 @@ class Questions:
         self._breakers = breakers
         self._hosts = tuple(hosts)
         self._gate = asyncio.Semaphore(AT_ONCE)
-        self._gates: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
-        self._held = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._gates = AtOnce()
+        self._room = room or Room()
 
     @asynccontextmanager
     async def read(
@@ -142,12 +147,8 @@ class Questions:
         asked = opening.asked
         standing = [n for n, message in enumerate(asked) if not message.revoked]
         wanted = {n: file for n in standing if (file := self._wanted(tenant, channel, asked[n])) is not None}
-        fetched: dict[int, Media] = {}
-        if wanted:
-            fetched = await self._fetch(tenant, channel, asked, wanted, deadline)
-        size = sum(len(file.data) for file in fetched.values())
-        self._hold(size)
-        try:
+        with self._room.held(tenant.id) as held:
+            fetched = await self._fetch(tenant, channel, asked, wanted, held, deadline)
             reads = [(asked[n].kind, self._line(asked[n], wanted.get(n), fetched.get(n))) for n in standing]
             lines = tuple(read.line for _, read in reads if read.line is not None)
             unread = tuple(kind for kind, read in reads if not read.readable and kind not in WORDED)
@@ -155,15 +156,6 @@ class Questions:
                 metrics.file("unread")
                 log.info("not read", kind=kind, tenant=tenant.slug, correlation=opening.correlation)
             yield Reading(lines=lines if any(read.readable for _, read in reads) else (), unread=unread)
-        finally:
-            self._hold(-size)
-
-    def _hold(self, size: int) -> None:
-        self._held += size
-        if self._held < MOST_HELD:
-            self._room.set()
-        else:
-            self._room.clear()
 
     # --- words ---
 
@@ -201,20 +193,23 @@ class Questions:
         channel: Channel,
         asked: list[Asked],
         wanted: dict[int, Attachment],
+        held: Held,
         deadline: float,
     ) -> dict[int, Media]:
-        """The pictures and texts among these, by place; the words of voice messages go into `asked`."""
-        useful = [n for n, file in wanted.items() if _most(asked[n], file, tenant) > 0][-MOST_FILES:]
-        if not useful:
-            return {}
+        """The pictures and texts among these, by place; the words of voice messages go into `asked`.
+
+        Pictures wait for room. Texts and voice messages do not: they are few bytes once they are words.
+        """
+        most = {n: _most(asked[n], file, tenant) for n, file in wanted.items()}
+        useful = [n for n in wanted if most[n] > 0][-MOST_FILES:]
+        pictures = [n for n in useful if _pictured(asked[n], wanted[n])]
+        others = [n for n in useful if n not in pictures]
         now = time.monotonic()
         until = now + (deadline - now) * SHARE
-        share = MOST_BYTES // len(useful)
         found: dict[int, Media] = {}
         lost: list[DatabaseUnavailable] = []
 
-        async def one(n: int) -> None:
-            most = min(_most(asked[n], wanted[n], tenant), share)
+        async def one(n: int, most: int) -> None:
             if (file := await self._one(tenant, channel, asked[n], wanted[n], most, until)) is None:
                 return
             if asked[n].kind != "audio":
@@ -225,21 +220,32 @@ class Questions:
             except DatabaseUnavailable as error:
                 lost.append(error)
 
-        async with AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout_at(_on_loop(until)):
-                    await self._room.wait()
-                    await stack.enter_async_context(
-                        self._gates.setdefault(tenant.id, asyncio.Semaphore(AT_ONCE_OF_A_TENANT))
+        async def some(files: list[int], share: int, room: int = 0) -> None:
+            async with AsyncExitStack() as stack:
+                try:
+                    async with asyncio.timeout_at(_on_loop(until)):
+                        if room:
+                            await held.take(room)
+                        await stack.enter_async_context(self._gates.of(tenant.id, AT_ONCE_OF_A_TENANT))
+                        await stack.enter_async_context(self._gate)
+                except TimeoutError:
+                    metrics.file("busy")
+                    log.warning(
+                        "files had to wait too long", tenant=tenant.slug, correlation=asked[files[0]].correlation
                     )
-                    await stack.enter_async_context(self._gate)
-            except TimeoutError:
-                metrics.file("busy")
-                log.warning("files had to wait too long", tenant=tenant.slug, correlation=asked[useful[0]].correlation)
-                return {}
-            async with asyncio.TaskGroup() as group:
-                for n in useful:
-                    group.create_task(one(n), name="file")
+                    return
+                async with asyncio.TaskGroup() as group:
+                    for n in files:
+                        group.create_task(one(n, min(most[n], share)), name="file")
+
+        async with asyncio.TaskGroup() as group:
+            if pictures:
+                group.create_task(
+                    some(pictures, MOST_OF_A_PICTURE, room=sum(most[n] for n in pictures)), name="pictures"
+                )
+            if others:
+                group.create_task(some(others, MOST_BYTES // len(others)), name="files")
+        held.keep(sum(len(found[n].data) for n in pictures if n in found))
         if lost:
             raise lost[0]
         return found
@@ -314,20 +320,26 @@ class Questions:
 
 def _most(message: Asked, file: Attachment, tenant: Tenant) -> int:
     """How many bytes a file may have to be of use; 0: it is of none."""
-    declared = media.essence(file.media_type)
     if message.kind == "audio":
         return MOST_BYTES
-    if message.kind == "image" or declared.startswith("image/"):
+    if _pictured(message, file):
         return MOST_OF_A_PICTURE if sees(tenant.assistant) else 0
-    if message.kind == "document" and media.may_be_text(declared):
+    if message.kind == "document" and media.may_be_text(media.essence(file.media_type)):
         return MOST_OF_A_TEXT
     return 0
 
 
+def _pictured(message: Asked, file: Attachment) -> bool:
+    """Whether it is a picture, as far as its sender says."""
+    return message.kind == "image" or (
+        message.kind == "document" and media.essence(file.media_type).startswith("image/")
+    )
+
+
 def _picture(words: str, file: Media) -> Line:
     if file.media_type not in media.IMAGES:
-        return Line("user", words or "[A picture, which cannot be seen here.]")
-    return Line("user", words or "[A picture, without words.]", (Image(media_type=file.media_type, data=file.data),))
+        return Line("user", words or UNSEEN)
+    return Line("user", words or WORDLESS, (Image(media_type=file.media_type, data=file.data),))
 
 
 def _document(file: Attachment | None, body: str, fetched: Media | None) -> Line:

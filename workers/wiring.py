@@ -1,10 +1,12 @@
 """How what answers turns is put together, out of rooms and clients that the worker opens and closes. It starts nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import httpx
 from msgspec import Struct
 
+from app import assistants
+from app.assistants import Assistant
 from app.directory import Watch
 from app.translation.memory import Memory
 from workers.answer import Turns
@@ -41,12 +43,13 @@ def turns(
     memory: Memory,
     typing: Typing | None = None,
     hosts: Sequence[str] = (),
+    assistant: Callable[[str], Assistant] = assistants.assistant,
 ) -> Turns:
-    """What works claimed lanes. `breakers`: those that `delivery` has. `hosts`: where files may lie."""
+    """What works claimed lanes. `breakers`: those that `delivery` has. `hosts`: where files may lie. `assistant`: by its name."""
     spending = Spending(commits.pool)
     questions = Questions(commits, directory, clients.files, clients.outside, breakers, hosts=hosts)
     places = Places()  # one for all that ask a tenant's assistants
-    asking = Asking(clients.assistants, breakers, places)
+    asking = Asking(clients.assistants, breakers, places, assistant=assistant)
     translations = Translations(memory, clients.assistants, breakers, places)
     answering = Answering(commits, spending, asking, questions, translations)
     return Turns(commits, delivery, directory, sessions, Replies(spending, answering, typing), typing)

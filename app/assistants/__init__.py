@@ -61,6 +61,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     citations: tuple[Citation, ...] = ()
     partial: bool = False
     """It was cut short, by its own limit or a fault, and could not be completed: people are told so."""
+    long: bool = False
+    """It is partial for its length alone: nobody else who is asked has more room."""
     cached_tokens: int = 0
 
 
@@ -71,8 +73,10 @@ class Notes(Protocol):
         """Raises KeyError: nothing was kept under this name."""
         ...
 
-    async def keep(self, name: str, value: Any) -> None:
-        """Commit it: JSON. A name is kept once for a turn at a version.
+    async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
+        """Commit it: JSON. A name is kept once for a turn as it stands now: gone with an edit of it, or of what was said before.
+
+        `lasting`: once for the turn, whatever changes meanwhile. Then the name says all that the note depends on.
 
         Raises:
             DatabaseUnavailable: nobody knows whether it is kept.
@@ -119,7 +123,7 @@ def assistant(provider: str) -> Assistant:
     """The assistant of a provider's name.
 
     Raises:
-        AssistantRefused: there is none yet; `qasid apply` warns of that.
+        AssistantRefused: there is none of this name; `qasid apply` lets none in.
     """
     from app.assistants import ansari, anthropic, openai
 
@@ -130,4 +134,4 @@ def assistant(provider: str) -> Assistant:
             return openai.ASSISTANT
         case "ansari":
             return ansari.Ansari()
-    raise AssistantRefused(f"no assistant of the provider {provider!r} is built yet")
+    raise AssistantRefused(f"there is no assistant of the provider {provider!r}")

@@ -8,6 +8,7 @@ import asyncio
 import codecs
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 
 import httpx
 import msgspec
@@ -74,7 +75,10 @@ class _Turn:
         self._deadline = deadline
         self._backend = Backend(client, settings, question.person, until=self._until)
         self._notes = notes
-        self._note = f"ansari {settings.base_url}"
+        # It lasts: in the thread the turn stays, whatever is said beside it meanwhile. Other words are another turn there.
+        self._note = (
+            f"ansari {settings.base_url} {sha256(self._words.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+        )
         self._place: Place | None = None
         self._asked = False
         """Whether this turn may be in its thread already."""
@@ -118,7 +122,7 @@ class _Turn:
                 kept = self._notes[self._note]
             except KeyError:
                 place = await begin(self._backend, self._words, fresh=self._fresh)
-                await self._notes.keep(self._note, msgspec.to_builtins(place))
+                await self._notes.keep(self._note, msgspec.to_builtins(place), lasting=True)
                 self._place = place
             else:
                 self._place = msgspec.convert(kept, Place)

@@ -23,7 +23,7 @@ MOST_TOKENS = 1_000_000_000
 # The last word of a text that was cut is looked for so far from its end (characters); some scripts have no spaces.
 LONGEST_WORD = 100
 
-Ending = Literal["whole", "limit", "paused", "short", "waiting"]
+Ending = Literal["whole", "limit", "cut", "paused", "short", "waiting"]
 
 
 class Block(Struct, frozen=True, kw_only=True):
@@ -50,9 +50,9 @@ class Tokens(Struct, frozen=True, kw_only=True):
 class Part(Struct, frozen=True, kw_only=True):
     """What one call brought. `whole`: the provider says that it is finished.
 
-    `limit`: cut, by its limit or a fault, and it may be asked to go on. `paused`: it goes on when `content`, its own
-    words in its own format, is sent back. `short`: cut, and nothing can be done about it. `waiting`: for a tool, and we
-    offer none.
+    `limit`: its own limit ended it; `cut`: a fault did. Either may be asked to go on. `paused`: it goes on when `content`, its
+    own words in its own format, is sent back. `short`: too long, and nothing can be done about it. `waiting`: for a tool,
+    and we offer none.
     """
 
     blocks: tuple[Block, ...]
@@ -129,7 +129,7 @@ class Draft:
 
     def cut(self, reason: str) -> Cut:
         """The error that carries what has come."""
-        return Cut(reason, self.part("limit", stopped="cut"))
+        return Cut(reason, self.part("cut", stopped="cut"))
 
     def shortened(self) -> Part:
         """What has come of an answer that never ends."""
@@ -161,7 +161,7 @@ def joined(parts: Sequence[Part]) -> list[Block]:
         if gap and more and not more[0].isspace():
             blocks.append(Block(text=gap))
         blocks += part.blocks
-        gap = _take_back(blocks) if part.ending in ("limit", "short") else ""
+        gap = _take_back(blocks) if part.ending in ("limit", "cut", "short") else ""
     return blocks
 
 
@@ -199,6 +199,7 @@ def answer(parts: Sequence[Part]) -> Answer:
         stopped=last.stopped,
         citations=citations,
         partial=last.ending != "whole",
+        long=last.ending in ("limit", "short"),
     )
 
 

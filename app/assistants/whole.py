@@ -40,7 +40,7 @@ async def whole(once: Once, *, deadline: float, asking: Asking | None) -> Answer
         while True:
             part = await question.next(parts)
             parts.append(part)
-            if part.ending not in ("limit", "paused") or len(parts) == MOST_PARTS or question.left < LEAST:
+            if part.ending not in ("limit", "cut", "paused") or len(parts) == MOST_PARTS or question.left < LEAST:
                 break
     except Declined:
         raise

@@ -122,7 +122,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     said: list[Said]
     """Oldest first: by the order of storing, which is that of the ids."""
     memo: dict[str, Any]
-    """Results of finished steps at this version, by name."""
+    """Results of finished steps, by name: at this version, or kept for any."""
     to: list[Identity]
     now: datetime
 
@@ -314,12 +314,17 @@ SELECT json_build_object(
          AND e.kind IN ('edit', 'revoke') AND e.direction = m.direction
        ORDER BY e.kind DESC, e.sent_at DESC, e.id DESC LIMIT 1) edited ON true), '[]'),
   'memo', coalesce((SELECT json_object_agg(s.step, s.result) FROM steps s
-                    WHERE (s.tenant_id, s.turn_id, s.version) = (t.tenant_id, t.id, l.version)), '{}'))::text
+                    WHERE (s.tenant_id, s.turn_id) = (t.tenant_id, t.id)
+                      AND s.version IN (l.version, %(any_version)s)), '{}'))::text
 FROM input i
 JOIN lane l USING (ord)
 LEFT JOIN turn t ON (t.tenant_id, t.conversation_id) = (l.tenant_id, l.conversation_id)
 ORDER BY ord
 """
+
+# The version of a step that is good whatever becomes of its turn's messages: its name says what it rests on. Lanes have none
+# below 0.
+ANY_VERSION = -1
 
 MEMO = """
 INSERT INTO steps (tenant_id, turn_id, step, version, result)
@@ -428,7 +433,7 @@ class Open(Struct, frozen=True):
 
 
 class Memo(Struct, frozen=True):
-    """A finished step's result, JSON in text."""
+    """A finished step's result, JSON in text. `version`: that of the lane which it is good for, or ANY_VERSION."""
 
     claim: Claim
     turn_id: UUID
@@ -504,6 +509,7 @@ async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float, 
             "brake": [r.brake for r in rows],
             "daily": [r.daily for r in rows],
             "most_members": MOST_MEMBERS,
+            "any_version": ANY_VERSION,
             "order_wait": order_wait,
             "silence": silence,
         },

@@ -37,7 +37,7 @@ Answer with <{mark}>, then the code or none, then </{mark}>, and with nothing el
 class _Forgetful(dict[str, Any]):
     """`app.assistants.Notes` for calls that may be repeated."""
 
-    async def keep(self, name: str, value: Any) -> None:
+    async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
         self[name] = value
 
 
@@ -107,7 +107,7 @@ class AssistantTranslator:
                 raise TranslatorBusy(str(error), retry_after=error.retry_after) from error
             except AssistantError as error:
                 raise TranslatorRefused(str(error)) from error
-            if answer.partial or answer.stopped == "max_tokens":
+            if answer.partial:
                 raise TranslatorRefused("a translation that was cut by the assistant's own limit")
             parts = re.findall(rf"<{mark}>(.*?)</{mark}>", answer.text, re.DOTALL)
             if len(parts) == 1:

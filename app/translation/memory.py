@@ -14,6 +14,7 @@ import structlog
 from msgspec import Struct
 
 from app import db, metrics, tasks
+from app.at_once import AtOnce
 from app.batches import Batches
 from app.crashpoints import crashpoint
 from app.db import Pool
@@ -57,7 +58,7 @@ class Memory:
         self._recall = Batches("recall", recall, patience=patience, late=late)
         self._keep = Batches("translations", keep, patience=patience, late=late, weigh=lambda row: len(row.body))
         self._flights: dict[Key, asyncio.Task[Translated]] = {}
-        self._places: dict[UUID, tuple[int, asyncio.Semaphore]] = {}
+        self._places = AtOnce()
 
     async def translate(self, wanted: Wanted, *, deadline: float) -> Translated:
         """The translation, remembered or made. Who leaves leaves the call alone: what comes of it is remembered.
@@ -125,7 +126,7 @@ class Memory:
     async def _made(self, wanted: Wanted, deadline: float) -> Translated:
         until = time.monotonic() + wanted.seconds
         try:
-            async with asyncio.timeout(wanted.seconds), self._place(wanted):
+            async with asyncio.timeout(wanted.seconds), self._places.of(wanted.tenant_id, wanted.at_once):
                 if time.monotonic() >= deadline:
                     raise TranslatorBusy("no time was left")
                 return await wanted.translator.translate(
@@ -133,11 +134,3 @@ class Memory:
                 )
         except TimeoutError:
             raise TranslatorBusy(f"no translation within {wanted.seconds:g} s") from None
-
-    def _place(self, wanted: Wanted) -> asyncio.Semaphore:
-        """A tenant's places. Where their number has changed, those who wait keep to the old one."""
-        at_once, places = self._places.get(wanted.tenant_id, (0, asyncio.Semaphore()))
-        if at_once != wanted.at_once:
-            places = asyncio.Semaphore(wanted.at_once)
-            self._places[wanted.tenant_id] = (wanted.at_once, places)
-        return places

@@ -37,7 +37,7 @@ ANSWER = f"You said: {QUESTION}"
 class Kept(dict[str, Any]):
     """`app.assistants.Notes` without a database."""
 
-    async def keep(self, name: str, value: Any) -> None:
+    async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
         assert name not in self, "a name is kept once"
         self[name] = msgspec.json.decode(msgspec.json.encode(value))
 
@@ -347,9 +347,9 @@ async def test_no_note_no_question(room: Room, commits: bool) -> None:
     """Where nobody knows whether the thread's length is kept, nothing is asked yet; then by what was kept."""
 
     class Dying(Kept):
-        async def keep(self, name: str, value: Any) -> None:
+        async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
             if commits:
-                await super().keep(name, value)
+                await super().keep(name, value, lasting=lasting)
             raise DatabaseUnavailable("memo")
 
     room.notes = Dying()

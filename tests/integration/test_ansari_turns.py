@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from app.apply import apply
+from app.sandbox.assistant_calls import Pace
 from app.vault import Vault
 from tests import world as shared
 from tests.world import ENVIRON, FAILURE, KEY, PERSON, World, alerts
@@ -70,3 +71,39 @@ async def test_a_turn_that_the_backend_never_answers_ends_with_the_failure_text(
     assert (await world.got(2))[1] == "You said: again"
     assert world.sandbox.threads.said(PERSON) == ["question", "again"]
     assert len(world.sandbox.threads.threads) == 2
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["first", "second"])
+async def test_what_staff_write_meanwhile_asks_nothing_twice(world: World, fresh: bool) -> None:
+    """By phone, while the answer is made: the turn starts again, and finds its answer in the thread where it asked."""
+    await ask_ansari(world)
+    await world.worker()
+    if not fresh:
+        await world.say("before")
+        await world.got(1)
+    world.sandbox.assistant.pace = Pace(first_token=0.6)
+    await world.say("question")
+    async with asyncio.timeout(10):
+        while "question" not in world.sandbox.threads.said(PERSON):
+            await asyncio.sleep(0.01)
+    await world.say("I am looking into it", kind="echo")
+    answers = await world.got(1 if fresh else 2)
+    assert answers[-1] == "You said: question"
+    asked = ["question"] if fresh else ["before", "question"]
+    assert world.sandbox.threads.said(PERSON) == asked == [words for (words,) in world.asked]
+    assert len(world.sandbox.threads.threads) == 1
+    [(version,)] = await world.rows("SELECT version FROM lanes")
+    assert version > 0
+
+
+async def test_other_words_are_another_question(world: World) -> None:
+    """A message of the turn that is edited while its answer is made is asked as it stands then."""
+    await ask_ansari(world)
+    await world.worker()
+    world.sandbox.assistant.pace = Pace(first_token=0.6)
+    said = await world.say("question")
+    async with asyncio.timeout(10):
+        while not world.sandbox.threads.said(PERSON):
+            await asyncio.sleep(0.01)
+    await world.say("other question", kind="edit", target=said.ids[0])
+    assert await world.got(1) == ["You said: other question"]

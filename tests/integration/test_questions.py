@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,7 @@ from app.vault import Secret
 from workers import questions as module
 from workers.breakers import Breakers
 from workers.questions import Questions, Reading, apology, newest
+from workers.room import Room as PictureRoom
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -60,7 +61,10 @@ class Room:
         self.kept = Kept()
         commits: Any = self.kept
         self.breakers = Breakers()
-        self.questions = Questions(commits, directory, client, outside, self.breakers)
+        self._questions = lambda pictures=None: Questions(
+            commits, directory, client, outside, self.breakers, room=pictures
+        )
+        self.questions: Questions = self._questions()
         self.tenant = Tenant(
             id=UUID(int=1),
             slug="noor",
@@ -107,6 +111,11 @@ class Room:
         }
         return Asked(**{**fields, **more})
 
+    def bounded(self, most: int, most_of_a_tenant: int) -> None:
+        """From here on there is room for so many of the largest pictures."""
+        size = module.MOST_OF_A_PICTURE
+        self.questions = self._questions(PictureRoom(most * size, most_of_a_tenant * size))
+
     async def read(self, *asked: Asked, timeout: float = 10.0) -> Reading:
         async with self.questions.read(
             self.tenant, self.channel, opening(*asked), deadline=time.monotonic() + timeout
@@ -152,6 +161,12 @@ async def room() -> AsyncIterator[Room]:
         http.client(total=10.0, public=True) as outside,
     ):
         yield Room(sandbox, client, outside)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
 
 
 def alerts(kind: str) -> float:
@@ -202,7 +217,8 @@ async def test_a_picture_goes_to_an_assistant_that_sees_with_its_caption(room: R
         Line("user", "[A picture, without words.]", (pixel,)),
     )
     assert reading.unread == ()
-    assert [line.images for line in reading.blind] == [(), ()] and "what is this?" in reading.blind[0].text
+    unseen = "[A picture, which cannot be seen here.]"
+    assert reading.blind == (Line("user", f"{unseen}\nwhat is this?"), Line("user", unseen))
 
 
 @pytest.mark.parametrize("blind", [{"images": False}, {"provider": "ansari"}])
@@ -252,17 +268,72 @@ async def test_an_edited_caption_keeps_its_picture(room: Room) -> None:
         assert line.text == "better" and [image.media_type for image in line.images] == [media_type]
 
 
-async def test_pictures_in_hand_are_bounded(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While so many bytes wait for their assistants, the next turn waits; it goes on as soon as one has let go."""
-    monkeypatch.setattr(module, "MOST_HELD", 1)
-    deadline = time.monotonic() + 10
-    async with room.questions.read(room.tenant, room.channel, opening(room.asked("image")), deadline=deadline):
-        waiting = asyncio.create_task(room.read(room.asked("image")))
-        texts = await room.words(room.asked("text", "words wait for nobody"))
-        assert texts == ["words wait for nobody"]
+async def test_no_picture_is_refused_for_its_neighbours(room: Room) -> None:
+    """Each may be as large as an assistant takes it, however small the others are; a larger one is not read."""
+    jpeg = b"\xff\xd8\xff"
+    sizes = [10, 10, module.MOST_OF_A_PICTURE, 10, module.MOST_OF_A_PICTURE + 1]
+    files = [room.file("image/jpeg", jpeg.ljust(size), str(n)) for n, size in enumerate(sizes)]
+    reading = await room.read(*(room.asked("image", spoken={"file": file}) for file in files))
+    assert [len(line.images) for line in reading.lines] == [1, 1, 1, 1, 0]
+
+
+class Reader:
+    """A turn whose assistant does not answer until it is told to."""
+
+    def __init__(self, room: Room, *asked: Asked) -> None:
+        self.reading: Reading | None = None
+        self._answered = asyncio.Event()
+        self._task = asyncio.create_task(self._read(room, opening(*asked)))
+
+    async def _read(self, room: Room, found: Opening) -> None:
+        deadline = time.monotonic() + 20
+        async with room.questions.read(room.tenant, room.channel, found, deadline=deadline) as self.reading:
+            await self._answered.wait()
+
+    async def end(self) -> None:
+        self._answered.set()
+        await self._task
+
+
+async def test_pictures_in_hand_are_bounded(room: Room) -> None:
+    """Twenty turns at once, room for six: no more are fetched, and the others go on as soon as one has let go."""
+    jpeg = room.file("image/jpeg", b"\xff\xd8\xff".ljust(module.MOST_OF_A_PICTURE))
+    room.bounded(6, 6)
+    readers = [Reader(room, room.asked("image", spoken={"file": jpeg})) for _ in range(20)]
+
+    def seen() -> int:
+        return sum(reader.reading is not None for reader in readers)
+
+    async def as_many_as(most: int) -> None:
+        await until(lambda: seen() == most)
+
+    for most in (6, 12, 18, 20):
+        await as_many_as(most)
         await asyncio.sleep(0.1)
-        assert not waiting.done() and room.sandbox.files.count("where") == 1
-    assert [bool(line.images) for line in (await waiting).lines] == [True]
+        assert seen() == room.sandbox.files.count("download") == most
+        for reader in readers[most - 6 : most]:
+            await reader.end()
+    assert all(reader.reading and reader.reading.lines[0].images for reader in readers)
+
+
+async def test_one_tenants_pictures_keep_nobody_else_waiting(room: Room) -> None:
+    """While its own share is with an assistant that hangs, others have theirs; its own texts and voice messages are read."""
+    jpeg = room.file("image/jpeg", b"\xff\xd8\xff".ljust(module.MOST_OF_A_PICTURE))
+    text = {"file": room.file("text/plain", b"words", "8"), "media_type": "text/plain"}
+    room.bounded(4, 2)
+    hanging = [Reader(room, room.asked("image", spoken={"file": jpeg})) for _ in range(3)]
+    await until(lambda: sum(reader.reading is not None for reader in hanging) == 2)
+    began = time.monotonic()
+    assert await room.words(room.asked("audio")) == ["Where is the clinic?"]
+    assert "words" in (await room.words(room.asked("document", spoken=text)))[0]
+    mine, room.tenant = room.tenant, msgspec.structs.replace(room.tenant, id=UUID(int=9))
+    assert (await room.read(room.asked("image", spoken={"file": jpeg}))).lines[0].images
+    assert time.monotonic() - began < 2
+    room.tenant = mine
+    mixed = await room.words(room.asked("audio"), room.asked("image", spoken={"file": jpeg}), timeout=1.0)
+    assert mixed == ["Where is the clinic?", "[A picture, which cannot be read here.]"]
+    for reader in hanging:
+        await reader.end()
 
 
 # --- voice ---

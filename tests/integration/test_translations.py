@@ -48,7 +48,7 @@ HADITH = "إِنَّمَا الأَعْمَالُ بِالنِّيَّاتِ"
 class Kept(dict[str, Any]):
     """`app.assistants.Notes` of a turn, as its next claim finds them."""
 
-    async def keep(self, name: str, value: Any) -> None:
+    async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
         self[name] = msgspec.json.decode(msgspec.json.encode(value))
 
 

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
-import workers.asking
 import workers.formatting
 from app.apply import apply
-from app.assistants import Answer, Citation, Question
+from app.assistants import Answer, Citation
 from app.assistants.parts import LONGEST
-from app.configuration import Fallback
 from app.errors import AssistantBusy, AssistantError
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import Number
@@ -24,6 +22,7 @@ from app.sandbox.people import Spoken
 from app.text.chunks import split
 from app.vault import Vault
 from tests import world as shared
+from tests.scripted import Scripted, says
 from tests.world import ENVIRON, FAILURE, FAST, KEY, NUMBER, OTHER, PERSON, World, alerts, ladder
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -94,48 +93,27 @@ def models(world: World) -> list[str]:
     return [msgspec.json.decode(call.body)["model"] for call in world.sandbox.assistant.calls]
 
 
+async def until_held(held: bool) -> None:
+    """Return once the worker has heard whether somebody holds the breaker of the tenant's assistant."""
+    async with asyncio.timeout(5):
+        while (REGISTRY.get_sample_value("qasid_breaker_forced", {"dependency": "assistant:noor"}) == 1) != held:
+            await asyncio.sleep(0.02)
+
+
 async def outcomes(world: World) -> list[str]:
     return [outcome for (outcome,) in await world.rows("SELECT outcome FROM usage ORDER BY turn_id")]
-
-
-class Scripted:
-    """An assistant that says what the test says, in the place of the registry's."""
-
-    def __init__(self, *answers: Answer | Exception) -> None:
-        self.answers = list(answers)
-        self.asked: list[Question] = []
-        self.settings: list[Fallback] = []
-        self.at_once = self.most_at_once = 0
-        self.takes = 0.01
-
-    async def ask(self, client: httpx.AsyncClient, settings: Fallback, question: Question, **more: Any) -> Answer:
-        self.asked.append(question)
-        self.settings.append(settings)
-        async with more["asking"]():
-            self.at_once += 1
-            self.most_at_once = max(self.at_once, self.most_at_once)
-            await asyncio.sleep(self.takes)
-            self.at_once -= 1
-        answer = self.answers.pop(0) if self.answers else says("Fine.")
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-def says(text: str, **more: Any) -> Answer:
-    return Answer(**{"text": text, "model": "m", "input_tokens": 3, "output_tokens": 4, "stopped": "end_turn", **more})
 
 
 Script = Callable[..., Scripted]
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+def script(world: World) -> Script:
     """From here on every provider's assistant is this one."""
 
     def script(*answers: Answer | Exception) -> Scripted:
         scripted = Scripted(*answers)
-        monkeypatch.setattr(workers.asking, "assistant", lambda provider: scripted)
+        world.assistant = lambda provider: scripted
         return scripted
 
     return script
@@ -383,28 +361,30 @@ async def test_a_first_whose_breaker_is_open_is_skipped_at_once(world: World) ->
     """Nobody waits for it; it is not asked; when it may be asked again, it is."""
     await with_fallback(world)
     await world.worker()
+    await world.say("who are you?")
+    await world.got(1)
     await world.act("INSERT INTO breakers VALUES ('assistant:noor', 'open', now())")
-    await asyncio.sleep(2.2)
+    await until_held(True)
     began = time.monotonic()
     await world.say("question")
-    await world.got(1)
-    assert time.monotonic() - began < 1.9
-    assert models(world) == ["second"]
-    await world.act("DELETE FROM breakers")
-    await asyncio.sleep(2.2)
-    await world.say("and now?")
     await world.got(2)
-    assert models(world) == ["second", "first"]
+    assert time.monotonic() - began < 1.9
+    assert models(world) == ["first", "second"]
+    await world.act("DELETE FROM breakers")
+    await until_held(False)
+    await world.say("and now?")
+    await world.got(3)
+    assert models(world) == ["first", "second", "first"]
 
 
 async def test_a_cut_answer_is_completed_by_the_fallback_or_marked(world: World, script: Script) -> None:
-    """Cut by a fault: the fallback's whole one, else what there is, marked. Cut by its own limit: marked, nobody else is asked."""
+    """Cut by a fault: the fallback's whole one, else what there is, marked. Too long: marked, nobody else is asked."""
     await with_fallback(world)
     cut = says("Half of", partial=True)
     scripted = script(
         *(cut, says("The whole.")),
         *(cut, AssistantBusy("busy")),
-        *(says("So far", stopped="max_tokens"),),
+        *(says("So far", partial=True, long=True),),
         *(AssistantError("no"), AssistantError("no")),
     )
     await world.worker()

@@ -18,7 +18,7 @@ from app.directory import Channel, Directory, Tenant
 from app.errors import AssistantBusy, HeldBack, InDoubt, Refused, TranslatorBusy, TranslatorRefused
 from app.policies import AssistantSkipped, TranscriberOpen, TranslatorOpen
 from app.vault import Secret, SecretBytes
-from workers.breakers import STEP, Breakers
+from workers.breakers import STEP, Breakers, Outdated
 
 pytestmark = pytest.mark.anyio
 
@@ -404,6 +404,47 @@ async def test_what_leads_elsewhere_now_is_asked_afresh(place: Place) -> None:
     async with asyncio.timeout(1):
         await asked(place, msgspec.structs.replace(place.noor, assistant=mended))
     assert len(place.breakers) == 2
+
+
+async def test_turns_with_settings_of_before_move_nobodys_breaker(place: Place) -> None:
+    """Under way while the key was mended: whatever they meet, it neither opens the new one's nor makes a third."""
+    old, main = place.noor, place.main
+    assert old.assistant
+    new = msgspec.structs.replace(old, assistant=msgspec.structs.replace(old.assistant, api_key=Secret("new")))
+    place.follow(new, channels=[msgspec.structs.replace(main, token=Secret("new"))], version=1)
+    place.breakers.heard({})
+    await fail(place, new)
+    await asked(place, old)
+    with pytest.raises(AssistantSkipped):
+        async with place.breakers.assistant(new, waits=False):
+            raise AssertionError
+    place.noor = new
+    place.main = msgspec.structs.replace(main, token=Secret("new"))
+    place.lose()
+    place.main = main
+    assert place.send(LOST)
+    place.main = msgspec.structs.replace(main, token=Secret("new"))
+    assert not place.send()
+    assert len(place.breakers) == 2
+
+
+async def test_who_waits_hears_that_the_settings_have_changed(place: Place) -> None:
+    """Five hundred turns before an open breaker, and the key is mended: none of them asks with the old one."""
+    old = place.noor
+    assert old.assistant
+    place.follow(old, channels=[], version=1)
+    await fail(place, old)
+    waiting = [asyncio.create_task(asked(place, old)) for _ in range(500)]
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in waiting)
+    new = msgspec.structs.replace(old, assistant=msgspec.structs.replace(old.assistant, api_key=Secret("new")))
+    place.follow(new, channels=[], version=2)
+    place.breakers.heard({})
+    async with asyncio.timeout(5):
+        heard = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(each, Outdated) and each.tenant == new for each in heard)
+    await asked(place, new)
+    assert len(place.breakers) == 1
 
 
 async def test_what_leaves_the_configuration_is_forgotten(place: Place) -> None:
