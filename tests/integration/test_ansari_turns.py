@@ -72,6 +72,7 @@ async def test_what_the_fallback_answered_belongs_to_no_thread(world: World) -> 
     await world.say("of yesterday")
     await world.got(1)
     await world.act("UPDATE messages SET sent_at = sent_at - interval '1 day'")
+    await world.act("UPDATE turns SET session_at = session_at - interval '1 day'")
     world.sandbox.faults.queue("threads", [Fault(kind="http_401")])
     await world.say("of today")
     await world.got(2)
