@@ -76,10 +76,9 @@ class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     text: File
 
 
-class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[tenants.<slug>.assistant.fallback]`: another assistant, asked when the first cannot answer.
-
-    Its `deadline_seconds` is what it gets of the first one's, at most half.
+class AssistantSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one assistant is asked. As `[tenants.<slug>.assistant.fallback]` it is another, asked when the first cannot answer:
+    its `deadline_seconds` is what it gets of the first one's, at most half.
     """
 
     provider: Literal["anthropic", "openai", "ansari"]
@@ -95,13 +94,13 @@ class Fallback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     documents: tuple[Document, ...] = ()
 
 
-class Assistant(Fallback, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Assistant(AssistantSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[tenants.<slug>.assistant]`: who answers. `history_…`: what it is shown of the session, whichever ends first.
 
     `deadline_seconds` is the whole turn's, the fallback's part of it.
     """
 
-    fallback: Fallback | None = None
+    fallback: AssistantSettings | None = None
 
 
 class Translation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -279,7 +278,7 @@ def _check(tables: Tables, mistakes: Mistakes) -> None:
                 mistakes.add(f"{here}.address", f"is the address of {first} already, on the same endpoint.")
 
 
-def _check_assistant(assistant: Fallback, place: str, mistakes: Mistakes) -> None:
+def _check_assistant(assistant: AssistantSettings, place: str, mistakes: Mistakes) -> None:
     _check_url(assistant.base_url, f"{place}.base_url", mistakes)
     if assistant.model is None and assistant.provider != "ansari":
         mistakes.add(f"{place}.model", f"is missing: {assistant.provider} needs it.")

@@ -148,7 +148,7 @@ class Room:
 async def served(say: Any) -> AsyncIterator[str]:
     """A server of one handler; its URL."""
     app = web.Application()
-    app.router.add_post("/{path:.*}", say)
+    app.router.add_route("*", "/{path:.*}", say)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:

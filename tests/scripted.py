@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from app.assistants import Answer, Question
-from app.configuration import Fallback
+from app.configuration import AssistantSettings
 
 
 class Scripted:
@@ -15,11 +15,13 @@ class Scripted:
     def __init__(self, *answers: Answer | Exception) -> None:
         self.answers = list(answers)
         self.asked: list[Question] = []
-        self.settings: list[Fallback] = []
+        self.settings: list[AssistantSettings] = []
         self.at_once = self.most_at_once = 0
         self.takes = 0.01
 
-    async def ask(self, client: httpx.AsyncClient, settings: Fallback, question: Question, **more: Any) -> Answer:
+    async def ask(
+        self, client: httpx.AsyncClient, settings: AssistantSettings, question: Question, **more: Any
+    ) -> Answer:
         self.asked.append(question)
         self.settings.append(settings)
         async with more["asking"]():

@@ -5,7 +5,9 @@ It neither sends nor settles, and decides nobody's turn: workers/replies.py does
 Each step is committed before the next, so that whoever has the turn next, after a crash, goes on behind the last one.
 """
 
+from collections import OrderedDict
 from functools import partial
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -13,10 +15,10 @@ from msgspec import Struct
 
 from app import metrics
 from app.assistants import Answer, Line, Question
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
 from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant
-from app.errors import AssistantError
+from app.errors import AssistantError, DatabaseUnavailable
 from app.store.lanes import Claim
 from app.store.settlements import NOTHING, Ending, Marks
 from app.store.steps import Memo
@@ -33,6 +35,8 @@ from workers.translations import Translations
 
 log = structlog.get_logger(__name__)
 
+# Answers that the database did not take, by what was asked: of an outage, in memory. The oldest is let go of.
+MOST_UNKEPT = 500
 # Rough, and on the safe side for Arabic: a token is about three characters.
 CHARACTERS_PER_TOKEN = 3
 
@@ -80,6 +84,7 @@ class Answering:
         self._asking = asking
         self._questions = questions
         self._translations = translations
+        self._unkept: OrderedDict[tuple[UUID, int], Answer] = OrderedDict()
 
     async def answer(self, due: Due) -> Reply:
         """The assistant's answer, or that it has none; a kind's sentence, where nothing of what is asked can be read.
@@ -89,27 +94,42 @@ class Answering:
         """
         if due.remembered is not None:
             return await self._finished(due, due.remembered)
+        if (answer := self._unkept.get(_asked(due))) is not None:
+            due.spent.add(answer.input_tokens, answer.output_tokens)
+            await self._keep(due, answer)
+            return await self._finished(due, answer)
         async with self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline) as reading:
             if not reading.lines:
                 return Reply(outcome="told", text=apology(due.tenant.texts, reading.unread))
             try:
-                answer = await self._asked(due, reading)
+                answer = await self._ask(due, reading)
             except AssistantError as error:
                 return _failed(due, error)
+        await self._keep(due, answer)
         return await self._finished(due, answer)
 
-    async def _asked(self, due: Due, reading: Reading) -> Answer:
-        """What the assistant answers, remembered before anything is done with it."""
-        opening = due.opening
-        asked, notes = partial(_question, opening, reading), partial(self._notes, due)
+    async def _ask(self, due: Due, reading: Reading) -> Answer:
+        asked, notes = partial(_question, due.opening, reading), partial(self._notes, due)
         answer = await due.watch.ai(self._asking.ask(due.tenant, asked, notes, due.deadline))
         due.spent.add(answer.input_tokens, answer.output_tokens)
         crashpoint("answer.asked")
-        # As it came: what formatting it may do to this process must not be done after every claim's new question.
-        result = msgspec.json.encode(answer).decode()
-        await due.watch.db(self._commits.memo(Memo(due.claim, due.turn.id, ANSWER, opening.version, result)))
-        crashpoint("answer.remembered")
         return answer
+
+    async def _keep(self, due: Due, answer: Answer) -> None:
+        """Commit the answer before anything is done with it: what formatting it may do to this process must not be done after
+        every claim's new question. What the database does not take now, this worker has at hand when it claims the lane again.
+        """
+        asked = _asked(due)
+        result = msgspec.json.encode(answer).decode()
+        try:
+            await due.watch.db(self._commits.memo(Memo(due.claim, due.turn.id, ANSWER, due.opening.version, result)))
+        except DatabaseUnavailable:
+            self._unkept[asked] = answer
+            if len(self._unkept) > MOST_UNKEPT:
+                self._unkept.popitem(last=False)
+            raise
+        self._unkept.pop(asked, None)
+        crashpoint("answer.remembered")
 
     async def _finished(self, due: Due, answer: Answer) -> Reply:
         """The answer as people read it, in WhatsApp's markup. What is left of nothing but markup is no answer."""
@@ -139,6 +159,11 @@ def remembered(opening: Opening) -> Answer | None:
     """
     kept = opening.memo.get(ANSWER)
     return None if kept is None else msgspec.convert(kept, Answer)
+
+
+def _asked(due: Due) -> tuple[UUID, int]:
+    """What is asked: a turn, at a version of its messages."""
+    return due.turn.id, due.opening.version
 
 
 def _failed(due: Due, error: AssistantError, model: str | None = None) -> Reply:

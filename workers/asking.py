@@ -15,9 +15,10 @@ import structlog
 from app import assistants, metrics
 from app.assistants import Answer, Call, Citation, Notes, Question
 from app.assistants.parts import LONGEST, MOST_CITATIONS
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
 from app.directory import Tenant
 from app.errors import AssistantError, AssistantRefused
+from app.text.storable import storable
 from workers.breakers import Breakers, Outdated
 from workers.notes import FALLBACK
 from workers.places import Places
@@ -148,7 +149,7 @@ def _better(cut: Answer, answer: Answer) -> Answer:
 
 def bounded(tenant: Tenant, answer: Answer) -> Answer:
     """The answer as it may be stored and sent: without U+0000 and halves of characters, and of a length that people read."""
-    text, cut = _storable(answer.text), answer.partial
+    text, cut = storable(answer.text), answer.partial
     if len(answer.citations) > MOST_CITATIONS:
         log.warning(
             "an answer has too many citations, and is left the first", tenant=tenant.slug, count=len(answer.citations)
@@ -159,7 +160,7 @@ def bounded(tenant: Tenant, answer: Answer) -> Answer:
         head, space, tail = kept.rpartition("\n") if "\n" in kept[-_NEAR:] else kept.rpartition(" ")
         text, cut = head if space and len(tail) < _NEAR else kept, True
     return msgspec.structs.replace(
-        answer, text=text, partial=cut, model=_storable(answer.model), citations=_bounded(answer.citations)
+        answer, text=text, partial=cut, model=storable(answer.model), citations=_bounded(answer.citations)
     )
 
 
@@ -170,11 +171,7 @@ def _bounded(citations: Sequence[Citation]) -> tuple[Citation, ...]:
     """
     room, kept = LONGEST, list[Citation]()
     for citation in citations[:MOST_CITATIONS]:
-        text = _storable(citation.text) if len(citation.text) <= room else ""
+        text = storable(citation.text) if len(citation.text) <= room else ""
         room -= len(text)
-        kept.append(Citation(text=text, title=_storable(citation.title[:LONGEST_TITLE])))
+        kept.append(Citation(text=text, title=storable(citation.title[:LONGEST_TITLE])))
     return tuple(kept)
-
-
-def _storable(text: str) -> str:
-    return text.replace("\0", "").encode("utf-8", "replace").decode()

@@ -30,9 +30,9 @@ from app.vault import Vault
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
+from workers.files import MOST_BYTES
 from workers.lane import Lanes
 from workers.listening import answer_wake_ups
-from workers.questions import MOST_BYTES
 from workers.sessions import Sessions
 from workers.typing import Typing
 from workers.warming import warm

@@ -15,6 +15,7 @@ from workers.asking import Asking
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
+from workers.files import Files
 from workers.places import Places
 from workers.questions import Questions
 from workers.replies import Replies
@@ -47,9 +48,9 @@ def turns(
 ) -> Turns:
     """What works claimed lanes. `breakers`: those that `delivery` has. `hosts`: where files may lie. `assistant`: by its name."""
     spending = Spending(commits.pool)
-    questions = Questions(commits, directory, clients.files, clients.outside, breakers, hosts=hosts)
+    files = Files(commits, directory, clients.files, clients.outside, breakers, hosts=hosts)
     places = Places()  # one for all that ask a tenant's assistants
     asking = Asking(clients.assistants, breakers, places, assistant=assistant)
     translations = Translations(memory, clients.assistants, breakers, places)
-    answering = Answering(commits, asking, questions, translations)
+    answering = Answering(commits, asking, Questions(files), translations)
     return Turns(commits, delivery, directory, sessions, Replies(spending, answering, typing), spending, typing)

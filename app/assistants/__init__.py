@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import httpx
 from msgspec import Struct
 
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
 from app.errors import AssistantRefused
 
 

@@ -17,9 +17,12 @@ from app import http
 from app.assistants import Answer, Asking, Call, Line, Notes, Question, keeps
 from app.assistants.ansari_thread import Place, Seen, bare, begin, look
 from app.assistants.ansari_wire import Backend, NotTaken
-from app.configuration import Fallback as AssistantSettings
+from app.assistants.parts import Draft
+from app.assistants.parts import answer as composed
+from app.configuration import AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt
 from app.retrying import FIRST_PAUSE, LONGEST_PAUSE, tried, watched
+from app.text.storable import storable
 
 TRIES = 4
 # So much of the time, and at most so much (seconds), is kept for a look at the thread after a stream that stalled.
@@ -59,18 +62,18 @@ class Ansari:
 
 
 class _Turn:
-    """One turn being asked. `heard` is what has been streamed of its answer."""
+    """One turn being asked."""
 
     def __init__(
         self, client: httpx.AsyncClient, settings: AssistantSettings, question: Question, notes: Notes, deadline: float
     ) -> None:
         self.patience = deadline - time.monotonic()
-        self.heard = ""
+        self._model = settings.model or "ansari"
+        self._draft = self._began(None)
         self._words = _words(question.lines)
         if not question.person or not self._words:
             raise AssistantRefused("the backend answers a person's words, and here are none, or nobody's")
         self._fresh = question.fresh
-        self._model = settings.model or "ansari"
         self._until = deadline - http.EARLY
         self._deadline = deadline
         self._backend = Backend(client, settings, question.person, until=self._until)
@@ -80,6 +83,11 @@ class _Turn:
         self._place: Place | None = None
         self._asked = False
         """Whether this turn may be in its thread already."""
+
+    @property
+    def heard(self) -> str:
+        """What has been streamed of its answer."""
+        return self._draft.text
 
     def said(self, text: str, *, partial: bool = False) -> Answer:
         """It as an answer. The backend counts no tokens and gives no reason to stop."""
@@ -107,6 +115,8 @@ class _Turn:
         if self._asked and (found := await self._found(place)):
             return found
         ended = await self._listen(place, call)
+        if self._draft.too_long:
+            return composed([self._draft.shortened()])
         if not self.heard.strip():
             raise AssistantBusy("an empty answer" if ended else "it broke off before its first word")
         return await self._whole(place, ended=ended)
@@ -156,21 +166,28 @@ class _Turn:
 
     # --- the stream ---
 
+    def _began(self, call: Call | None) -> Draft:
+        draft = Draft(call)
+        draft.model = self._model
+        return draft
+
     async def _listen(self, place: Place, call: Call | None) -> bool:
-        """Ask, and gather into `heard` what comes. Whether the stream ended by itself, which need not be the answer's end."""
+        """Ask, and gather into the draft what comes, until it is too long. Whether the stream ended by itself, which need not be
+        the answer's end.
+        """
         reserve = min(RESERVE * self.patience, LONGEST_RESERVE)
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         before, self._asked = self._asked, True
-        began = False
+        self._draft = self._began(call)
         try:
             async with self._backend.process(
                 place.thread, self._words, seconds=self._until - reserve - time.monotonic()
             ) as response:
                 async for piece in response:
-                    if call is not None and not began:
-                        call.began()
-                    began = True
-                    self.heard += utf8.decode(piece).replace("\0", "")
+                    self._draft.say(utf8.decode(piece))
+                    if self._draft.too_long:
+                        return False
+                self._draft.say(utf8.decode(b"", final=True))  # half a character is none
         except NotTaken:
             self._asked = before
             raise
@@ -211,5 +228,5 @@ def _words(lines: Sequence[Line]) -> str:
     for line in reversed(lines):
         if line.role != "user":
             break
-        since.append(line.text.strip())
+        since.append(storable(line.text).strip())
     return "\n\n".join(text for text in reversed(since) if text)

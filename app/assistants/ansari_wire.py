@@ -14,9 +14,10 @@ import msgspec
 from msgspec import Struct
 
 from app import http
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt, NeverLeft
 from app.retrying import passes, retry_after
+from app.text.storable import storable
 
 # A call other than `process` reads or writes a row or two: whoever needs longer is not well (seconds).
 CALL_SECONDS = 10.0
@@ -38,14 +39,14 @@ class Row(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """What it says in words, without U+0000; empty for calls of tools and their results."""
+        """What it says in words; empty for calls of tools and their results."""
         if isinstance(self.content, str):
-            return self.content.replace("\0", "")
+            return storable(self.content)
         blocks = [block for block in self.content if isinstance(block, dict)] if isinstance(self.content, list) else []
         if any(block.get("type") in ("tool_use", "tool_result") for block in blocks):
             return ""
         texts = [block.get("text") for block in blocks if block.get("type") == "text"]
-        return "".join(text for text in texts if isinstance(text, str)).replace("\0", "")
+        return storable("".join(text for text in texts if isinstance(text, str)))
 
 
 class _History(Struct):

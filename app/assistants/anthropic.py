@@ -13,10 +13,10 @@ import httpx
 from app.assistants import Answer, Asking, Call, Image, Notes, Question, calls
 from app.assistants.anthropic_stream import collect
 from app.assistants.lines import Turn, turns
-from app.assistants.parts import Part, clean, said
+from app.assistants.parts import Part, said
 from app.assistants.whole import GO_ON, whole
-from app.configuration import Document
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings, Document
+from app.text.storable import storable
 
 VERSION = "2023-06-01"
 # A place up to which the prompt is the same for everybody who asks this tenant. Read again within five minutes it costs
@@ -73,19 +73,19 @@ def request(settings: AssistantSettings, asked: Sequence[Turn], parts: Sequence[
         ],
     }
     if settings.system.strip():
-        body["system"] = [{"type": "text", "text": clean(settings.system), **CACHED}]
+        body["system"] = [{"type": "text", "text": storable(settings.system), **CACHED}]
     return body
 
 
 def _content(turn: Turn, documents: Sequence[Document] = ()) -> str | list[dict[str, Any]]:
     """What is said, behind the documents: they stand first, so that they are cached whatever is asked about them."""
     if not documents and (text := turn.text) is not None:
-        return clean(text)
+        return storable(text)
     blocks = [_document(document) for document in documents]
     if blocks:
         blocks[-1] |= CACHED
     return blocks + [
-        _image(each) if isinstance(each, Image) else {"type": "text", "text": clean(each)} for each in turn.said
+        _image(each) if isinstance(each, Image) else {"type": "text", "text": storable(each)} for each in turn.said
     ]
 
 

@@ -12,9 +12,10 @@ from msgspec import Struct
 from app import http
 from app.assistants import Call, Citation, sse
 from app.assistants.calls import FINAL
-from app.assistants.parts import Declined, Draft, Ending, Part, Tokens, clean
+from app.assistants.parts import Declined, Draft, Ending, Part, Tokens
 from app.configuration import Document
 from app.errors import AssistantRefused, InDoubt
+from app.text.storable import storable
 
 # What a reason to stop means for the text. Of one that is not listed we think the best: new ones come.
 ENDINGS: dict[str, Ending] = {
@@ -129,7 +130,7 @@ def _citation(told: object, documents: Sequence[Document]) -> Citation | None:
     index = told.get("document_index")
     if not title and isinstance(index, int) and 0 <= index < len(documents):
         title = documents[index].title
-    return Citation(text=clean(text), title=clean(title)[:500])
+    return Citation(text=storable(text), title=storable(title)[:500])
 
 
 def _text(told: dict[str, Any], key: str) -> str:
@@ -195,7 +196,7 @@ class _Content:
         """
         whole: list[dict[str, Any]] = []
         for block, pieces, citations in self._blocks:
-            fields: dict[str, Any] = {name: clean("".join(texts)) for name, texts in pieces.items()}
+            fields: dict[str, Any] = {name: storable("".join(texts)) for name, texts in pieces.items()}
             if "input" in fields:
                 text = fields["input"] or "{}"
                 fields["input"] = sse.read(text.encode(), msgspec.json.Decoder(dict[str, Any]))

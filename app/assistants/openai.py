@@ -17,9 +17,10 @@ from msgspec import Struct
 from app.assistants import Answer, Asking, Call, Image, Notes, Question, calls
 from app.assistants.lines import Turn, turns
 from app.assistants.openai_stream import collect
-from app.assistants.parts import Part, clean, said
+from app.assistants.parts import Part, said
 from app.assistants.whole import GO_ON, whole
-from app.configuration import Fallback as AssistantSettings
+from app.configuration import AssistantSettings
+from app.text.storable import storable
 
 # Servers and models whose dialect is remembered.
 KNOWN = 1_000
@@ -121,7 +122,7 @@ def _system(settings: AssistantSettings) -> str:
 
     Always the same for a tenant, and first: servers that cache prefixes do it without being asked.
     """
-    texts = [clean(settings.system)] if settings.system.strip() else []
+    texts = [storable(settings.system)] if settings.system.strip() else []
     texts += [
         f'<document title="{escape(document.title)}">\n{document.text}\n</document>' for document in settings.documents
     ]
@@ -130,11 +131,11 @@ def _system(settings: AssistantSettings) -> str:
 
 def _content(turn: Turn) -> str | list[dict[str, Any]]:
     if (text := turn.text) is not None:
-        return clean(text)
+        return storable(text)
     return [
         {"type": "image_url", "image_url": {"url": _data_url(each)}}
         if isinstance(each, Image)
-        else {"type": "text", "text": clean(each)}
+        else {"type": "text", "text": storable(each)}
         for each in turn.said
     ]
 

@@ -12,6 +12,7 @@ from msgspec.structs import force_setattr
 
 from app.assistants import Answer, Call, Citation
 from app.errors import AssistantBusy, AssistantRefused
+from app.text.storable import storable
 
 # An answer is read no further than so many characters (of Markdown): 25 messages of WhatsApp's, more than anybody reads. Its
 # quotations together are no longer, nor are their translations.
@@ -108,8 +109,13 @@ class Draft:
 
     def end_block(self) -> None:
         if self._texts or self._citations:
-            self._blocks.append(Block(text=clean("".join(self._texts)), citations=tuple(self._citations)))
+            self._blocks.append(Block(text=storable("".join(self._texts)), citations=tuple(self._citations)))
         self._texts, self._citations = [], []
+
+    @property
+    def text(self) -> str:
+        """What has come, without marks."""
+        return "".join([*(block.text for block in self._blocks), storable("".join(self._texts))])
 
     @property
     def too_long(self) -> bool:
@@ -121,8 +127,8 @@ class Draft:
         return Part(
             blocks=tuple(self._blocks),
             ending=ending,
-            stopped=clean(stopped or self.stopped)[:50],
-            model=clean(self.model)[:100],
+            stopped=storable(stopped or self.stopped)[:50],
+            model=storable(self.model)[:100],
             tokens=self.tokens,
             content=tuple(content),
         )
@@ -141,15 +147,6 @@ class Draft:
             if left <= 0:
                 break
         return Part(blocks=tuple(kept), ending=part.ending, stopped=part.stopped, model=part.model, tokens=part.tokens)
-
-
-def clean(text: str) -> str:
-    """The text in characters that can be stored and sent: pairs of surrogates joined, single ones and U+0000 replaced."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text.replace("\0", "\ufffd")
 
 
 def joined(parts: Sequence[Part]) -> list[Block]:

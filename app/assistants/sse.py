@@ -83,7 +83,7 @@ def read(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         except msgspec.DecodeError:
             if not _SURROGATE.search(data):
                 raise
-            # msgspec refuses half a pair; the standard library keeps it, and `parts.clean` mends it.
+            # msgspec refuses half a pair; the standard library keeps it, and `storable` mends it.
             found: T = msgspec.convert(json.loads(data), decoder.type)
             return found
     except (ValueError, RecursionError):  # msgspec's DecodeError and UnicodeDecodeError are ValueErrors

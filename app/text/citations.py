@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import regex
 from msgspec import Struct
 
+from app.text.storable import storable
 from app.text.whole import VISIBLE
 
 FSI, PDI = "\u2068", "\u2069"
@@ -46,11 +47,11 @@ def with_sources(answer: str, sources: Sequence[Source], *, heading: str, transl
 
 
 def _block(n: int, source: Source, label: str, untranslated: str) -> str:
-    text, title = _storable(source.text), _SPACE.sub(" ", _storable(source.title)).strip()
+    text, title = storable(source.text), _SPACE.sub(" ", storable(source.title)).strip()
     lines = [f"[{n}] {isolated(title)}" if title else f"[{n}]"]
     if VISIBLE.search(text):
         lines.append(isolated(text))
-        said = _storable(source.translation or "").strip()
+        said = storable(source.translation or "").strip()
         if said and said != text.strip():
             lines.append(f"{label} {isolated(said)}")
         elif source.untranslated:
@@ -79,7 +80,3 @@ def _unpaired(line: str) -> tuple[int, int]:
         else:
             closes += 1
     return closes, opens
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\0", "")

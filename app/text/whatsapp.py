@@ -12,6 +12,7 @@ from markdown_it.token import Token
 from app.text.commonmark import parsed
 from app.text.direction import closed
 from app.text.inline import FENCE, code, inline
+from app.text.storable import storable
 from app.text.whole import VISIBLE
 
 _RULE = "———"
@@ -25,10 +26,10 @@ _MOST_TIMES = 8
 def from_markdown(text: str) -> str:
     """WhatsApp markup for `text`, which is CommonMark with tables and ~~strikethrough~~; "" if all that is seen of it is markup.
 
-    Never raises. U+0000 is removed and a lone surrogate becomes U+FFFD: PostgreSQL and JSON take neither. At most a second
+    Never raises. Characters that cannot be stored: `app.text.storable`. At most a second
     or so, whatever the text; at most eight times as long as it, and 20,000 characters.
     """
-    clean = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\0", "")
+    clean = storable(text)
     tokens = parsed(clean)
     if not (_SAYS.search(clean) if tokens is None else any(map(_says, tokens))):
         return ""

@@ -14,7 +14,7 @@ import httpx
 
 from app import assistants
 from app.assistants import Answer, Asking, Line, Question
-from app.configuration import Assistant, Fallback
+from app.configuration import Assistant, AssistantSettings
 from app.errors import AssistantBusy, AssistantError, TranslatorBusy, TranslatorRefused
 from app.translation import Recognised, Translated, checked
 
@@ -78,10 +78,10 @@ class AssistantTranslator:
         code = next((code for code in among if code == said.strip()), None)
         return Recognised(language=code, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
 
-    def _bare(self, system: str) -> Fallback:
+    def _bare(self, system: str) -> AssistantSettings:
         """The assistant with this instruction, and with nothing of its own: no documents, which would be paid for each time."""
         own = self._settings
-        return Fallback(
+        return AssistantSettings(
             provider=own.provider,
             base_url=own.base_url,
             api_key=own.api_key,

@@ -6,7 +6,7 @@ Whatever breaks where: the person's turn stands in their thread once, the answer
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -14,9 +14,11 @@ import httpx
 import msgspec
 import pytest
 import stamina
+from aiohttp import web
 
 from app import http
 from app.assistants import Answer, Asking, Image, Line, Question, assistant
+from app.assistants.parts import LONGEST
 from app.configuration import Assistant as Settings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, DatabaseUnavailable, NeverLeft
 from app.sandbox.assistant_calls import Pace
@@ -25,6 +27,7 @@ from app.sandbox.scripts import parts
 from app.sandbox.server import running
 from app.sandbox.simulation import Sandbox
 from app.vault import Secret
+from tests.asking import served
 
 pytestmark = pytest.mark.anyio
 
@@ -112,6 +115,36 @@ class Room:
 async def room() -> AsyncIterator[Room]:
     async with running(port=0) as sandbox, http.client(total=600.0) as client:
         yield Room(sandbox, client)
+
+
+@asynccontextmanager
+async def backend(pieces: Sequence[bytes] | AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """A backend whose thread holds what it has said, as its database would; its URL."""
+    rows: list[dict[str, str]] = []
+
+    async def say(request: web.Request) -> web.StreamResponse:
+        path = request.path.removeprefix("/whatsapp/v2/")
+        if path == "threads/last":
+            return web.json_response({"thread_id": "t"})
+        if path.startswith("threads/"):
+            return web.json_response({"messages": rows})
+        rows.append({"role": "user", "content": msgspec.json.decode(await request.read())["message"]})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        said = b""
+        if isinstance(pieces, Sequence):
+            for piece in pieces:
+                await response.write(piece)
+                await asyncio.sleep(0.01)
+                said += piece
+        else:
+            async for piece in pieces:
+                await response.write(piece)
+        rows.append({"role": "assistant", "content": said.decode("utf-8", "replace")})
+        return response
+
+    async with served(say) as url:
+        yield url
 
 
 @pytest.fixture
@@ -248,6 +281,49 @@ async def test_an_answer_in_the_thread_is_the_same(room: Room) -> None:
     found = await room.ask("cite#2")
     assert "".join(found.text.split()) == "".join(heard.text.split()) and not found.partial
     assert room.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text", "partial"),
+    [
+        ([b"a \xf0\x9f", b"\x98\x80 b"], "a \U0001f600 b", False),
+        ([b"a\0b"], "ab", False),
+        ([b"a \xff b"], "a \ufffd b", False),
+        ([b"a \xed\xa0\x80 b"], "a \ufffd\ufffd\ufffd b", False),
+        ([b"a b", b" \xd8"], "a b \ufffd", False),
+        ([b"\0", b"\0"], None, False),
+        ([b" \n", b"\t"], None, False),
+    ],
+)
+async def test_whatever_bytes_come_an_answer_can_be_stored(
+    room: Room, without_pauses: None, pieces: list[bytes], text: str | None, partial: bool
+) -> None:
+    """Characters in two pieces are one, what is none is U+FFFD, also at the end; None: nothing was said."""
+    async with backend(pieces) as url:
+        fate = await room.fate(base_url=url, deadline_seconds=2.0)
+    if text is None:
+        assert isinstance(fate, AssistantBusy)
+    else:
+        assert isinstance(fate, Answer) and (fate.text, fate.partial) == (text, partial)
+
+
+@pytest.mark.parametrize("size", [50, 20_000])
+async def test_an_answer_of_megabytes_is_cut_and_says_so(room: Room, size: int) -> None:
+    """At 100,000 characters we read no further, however small its pieces; what it costs grows with them alone."""
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(6_000_000 // size):
+            taken += size
+            yield b"word " * (size // 5)
+
+    began = time.process_time()
+    async with backend(endless()) as url:
+        answer = await room.ask(base_url=url)
+    assert (answer.partial, answer.long, answer.stopped) == (True, True, "too_long")
+    assert LONGEST - 10 < len(answer.text) <= LONGEST and answer.text.endswith("word")
+    assert taken < 5_500_000 and time.process_time() - began < 4.0
 
 
 # --- once, wherever it breaks ---

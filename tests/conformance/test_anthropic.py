@@ -130,7 +130,7 @@ CITED = {"type": "char_location", "cited_text": "c", "document_index": 0, "docum
         ([block("a", {**CITED, "document_title": None, "document_index": 9})], "a [1]", [("c", "")]),
         ([block("a", {"type": "search_result_location", "cited_text": "c", "title": "W"})], "a [1]", [("c", "W")]),
         ([block("a", {**CITED, "cited_text": " c\u200f\t"})], "a [1]", [(" c\u200f\t", "T")]),
-        ([block("a", {**CITED, "cited_text": "c\x00"})], "a [1]", [("c\ufffd", "T")]),
+        ([block("a", {**CITED, "cited_text": "c\x00\x00d"})], "a [1]", [("cd", "T")]),
         ([block("a", {**CITED, "cited_text": " "})], "a", []),
         ([block("a", {**CITED, "cited_text": None}), block("b", {})], "ab", []),
     ],

@@ -15,7 +15,7 @@ import pytest
 import stamina
 
 from app import http
-from app.configuration import Assistant, Document, Fallback, Translation
+from app.configuration import Assistant, AssistantSettings, Document, Translation
 from app.errors import TranslationError, TranslatorBusy, TranslatorRefused
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Face, Fault
@@ -306,10 +306,10 @@ async def test_what_the_assistant_says_beside_the_marks_is_no_translation(says: 
 
 async def test_of_the_assistant_nothing_travels_but_who_it_is() -> None:
     """Neither prompt nor documents, paid for with each of two dozen quotations, nor whatever else it may be given one day."""
-    seen: list[Fallback] = []
+    seen: list[AssistantSettings] = []
 
     class Talker:
-        async def ask(self, client: Any, settings: Fallback, question: Any, **_: Any) -> Any:
+        async def ask(self, client: Any, settings: AssistantSettings, question: Any, **_: Any) -> Any:
             seen.append(settings)
             [line] = question.lines
             assert not line.images and not question.person
@@ -325,12 +325,16 @@ async def test_of_the_assistant_nothing_travels_but_who_it_is() -> None:
         system="s",
         history_messages=3,
         documents=(Document(title="t", text="x" * 1000),),
-        fallback=Fallback(provider="openai", base_url="http://127.0.0.1:8", api_key=Secret("other"), model="n"),
+        fallback=AssistantSettings(
+            provider="openai", base_url="http://127.0.0.1:8", api_key=Secret("other"), model="n"
+        ),
     )
     await asking(Talker(), given)
     [settings] = seen
-    bare = Fallback(provider="openai", base_url="http://127.0.0.1:9", api_key=Secret("k"), model="m", max_tokens=77)
-    assert type(settings) is Fallback and msgspec.structs.replace(settings, system="") == bare
+    bare = AssistantSettings(
+        provider="openai", base_url="http://127.0.0.1:9", api_key=Secret("k"), model="m", max_tokens=77
+    )
+    assert type(settings) is AssistantSettings and msgspec.structs.replace(settings, system="") == bare
 
 
 async def test_remarks_around_the_marks_are_dropped() -> None:

@@ -29,9 +29,10 @@ from app.sandbox.server import running
 from app.sandbox.simulation import Sandbox
 from app.store.turns import Asked, Opening
 from app.vault import Secret
-from workers import questions as module
+from workers import files as module
 from workers.breakers import Breakers
-from workers.questions import Questions, Reading, apology, newest
+from workers.files import Files
+from workers.questions import MOST_CHARACTERS, Questions, Reading, apology, newest
 from workers.room import Room as PictureRoom
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
@@ -62,10 +63,8 @@ class Room:
         self.kept = Kept()
         commits: Any = self.kept
         self.breakers = Breakers()
-        self._questions: Callable[..., Questions] = partial(
-            Questions, commits, directory, client, outside, self.breakers
-        )
-        self.questions = self._questions()
+        self._files = partial(Files, commits, directory, client, outside, self.breakers)
+        self.questions = Questions(self._files())
         self.tenant = Tenant(
             id=UUID(int=1),
             slug="noor",
@@ -115,7 +114,7 @@ class Room:
     def bounded(self, most: int, most_of_a_tenant: int) -> None:
         """From here on there is room for so many of the largest pictures."""
         size = module.MOST_OF_A_PICTURE
-        self.questions = self._questions(room=PictureRoom(most * size, most_of_a_tenant * size))
+        self.questions = Questions(self._files(room=PictureRoom(most * size, most_of_a_tenant * size)))
 
     async def read(self, *asked: Asked, timeout: float = 10.0) -> Reading:
         async with self.questions.read(
@@ -431,9 +430,7 @@ async def test_a_long_text_is_cut_and_says_so(room: Room) -> None:
     """Nobody's context is filled by one file; a larger one still is not fetched."""
     spoken = {"file": room.file("text/plain", b"x" * 200_000), "media_type": "text/plain"}
     [words] = await room.words(room.asked("document", "letter.pdf", spoken=spoken))
-    assert (
-        f"its first {module.MOST_CHARACTERS} characters follow" in words and len(words) < module.MOST_CHARACTERS + 200
-    )
+    assert f"its first {MOST_CHARACTERS} characters follow" in words and len(words) < MOST_CHARACTERS + 200
     spoken = {"file": room.file("text/plain", b"x" * (module.MOST_OF_A_TEXT + 1)), "media_type": "text/plain"}
     [words] = await room.words(room.asked("document", spoken=spoken))
     assert "cannot be read here" in words

@@ -534,10 +534,10 @@ def _token_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _lease_from_a_clock_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever claims or beats looks at a clock of its own."""
-    for name in ("CLAIM", "BEAT"):
-        alive = "alive_until > qasid_now()"
-        _reworded(lanes, name, alive, f"{alive} - interval '1 minute'")(monkeypatch)
+    """Whoever claims, beats or buries looks at a clock of its own."""
+    for name, alive in (("CLAIM", ">"), ("BEAT", ">"), ("BURY_WORKERS", "<=")):
+        lasts = f"alive_until {alive} qasid_now()"
+        _reworded(lanes, name, lasts, f"{lasts} - interval '1 minute'")(monkeypatch)
 
 
 PLANTED = {

@@ -389,6 +389,20 @@ async def test_what_is_paid_for_is_sent_whatever_the_day_allows(world: World, mo
     assert len(world.asked) == 2
 
 
+async def test_an_answer_that_the_database_did_not_take_is_not_asked_for_again(world: World) -> None:
+    """The worker has it at hand for as long as it lives, pays once, and commits it when that can be done."""
+    await world.worker()
+    await world.act("REVOKE INSERT ON steps FROM qasid_courier")
+    await world.say("question")
+    await world.until("SELECT token >= 3 FROM lanes")
+    assert await world.rows("SELECT step FROM steps") == []
+    await world.act("GRANT INSERT ON steps TO qasid_courier")
+    assert await world.got(1) == ["You said: question"]
+    [call] = world.sandbox.assistant.calls
+    assert await world.rows("SELECT step FROM steps") == [("answer",)]
+    assert await world.rows("SELECT input_tokens FROM usage") == [(call.input_tokens,)]
+
+
 async def test_what_an_edit_makes_useless_is_paid_for_all_the_same(world: World, script: Script) -> None:
     """Two answers were asked for, one is sent: the turn has cost both."""
     scripted = script()
@@ -558,7 +572,7 @@ async def test_what_postgresql_cannot_store_is_taken_out(world: World, script: S
     script(says("a\0b \ud83d c", model="m\0"))
     await world.worker()
     await world.say("question")
-    assert await world.got(1) == ["ab ? c"]
+    assert await world.got(1) == ["ab \ufffd c"]
     assert await world.rows("SELECT model FROM usage") == [("m",)]
 
 

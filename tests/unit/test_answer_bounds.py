@@ -54,7 +54,7 @@ def test_an_empty_citation_keeps_its_place(text: str) -> None:
 def test_halves_of_characters_are_replaced_and_marks_of_direction_are_the_sources() -> None:
     """What neither PostgreSQL nor JSON takes goes; an override is a letter of the quotation, isolated when it is shown."""
     [kept] = cited(Citation(text="a\ud800b\0c\u202ed", title="\udfff"))
-    assert kept == Citation(text="a?bc\u202ed", title="?")
+    assert kept == Citation(text="a\ufffdbc\u202ed", title="\ufffd")
 
 
 async def test_what_is_long_is_worked_on_beside_the_event_loop() -> None:

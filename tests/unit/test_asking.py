@@ -12,7 +12,7 @@ import pytest
 
 from app.assistants import Answer, Notes, Question
 from app.assistants.intents import Intents
-from app.configuration import Assistant, Fallback, Limits, Texts
+from app.configuration import Assistant, AssistantSettings, Limits, Texts
 from app.directory import Directory, Tenant
 from app.errors import AssistantBusy, DatabaseUnavailable
 from app.vault import Secret, SecretBytes
@@ -35,7 +35,7 @@ class Turn:
         self.scripted = scripted
         self.breakers = Breakers()
         self.notes: dict[str, Notes] = {"": Kept(), "fallback": Kept()}
-        fallback = Fallback(model="second", **OURS)
+        fallback = AssistantSettings(model="second", **OURS)
         self.tenant = Tenant(
             id=UUID(int=1),
             slug="noor",
@@ -110,8 +110,8 @@ async def test_an_answer_that_is_only_too_long_stands(stopped: str) -> None:
 async def test_what_is_kept_of_a_cut_answer_can_be_kept() -> None:
     """PostgreSQL takes no U+0000 and no half characters, in JSON neither."""
     turn = Turn(Scripted(says("a\0b \ud83d c", partial=True), AssistantBusy("busy")))
-    assert (await turn.ask()).text == "ab ? c"
-    assert msgspec.json.decode(msgspec.json.encode(turn.notes[""]["cut"]))["text"] == "ab ? c"
+    assert (await turn.ask()).text == "ab \ufffd c"
+    assert msgspec.json.decode(msgspec.json.encode(turn.notes[""]["cut"]))["text"] == "ab \ufffd c"
 
 
 def directory(tenant: Tenant, *, version: int) -> Directory:
