@@ -7,9 +7,8 @@ from msgspec import Struct
 
 from app.assistants import Image, Line
 from app.errors import AssistantRefused
+from app.media import IMAGES
 
-# What both APIs see (Anthropic's "Vision", OpenAI's "Images and vision").
-SEEN = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 # Anthropic takes 5 MiB of a picture in base64, which makes four bytes of three.
 LARGEST = 5 * 1024 * 1024 * 3 // 4
 
@@ -50,7 +49,7 @@ def turns(lines: Sequence[Line]) -> list[Turn]:
 
 
 def _seen(image: Image) -> Image | str:
-    if image.media_type not in SEEN:
+    if image.media_type not in IMAGES:  # what both APIs see
         return "[a picture of a kind that cannot be shown]"
     if len(image.data) > LARGEST:
         return "[a picture that is too large to be shown]"

@@ -100,4 +100,5 @@ def _check(part: Part) -> None:
         return
     if part.ending == "whole":
         raise AssistantBusy("an empty answer")
-    raise AssistantRefused(f"it stopped before it had said a word ({part.stopped}): is max_tokens too small?")
+    advice = ": is max_tokens too small?" if part.ending == "limit" else ""
+    raise AssistantRefused(f"it stopped before it had said a word ({part.stopped}){advice}")

@@ -57,10 +57,13 @@ class Scene(Struct, frozen=True, kw_only=True):
 
 
 class Turn(Struct, frozen=True, kw_only=True):
-    """So many messages, answered by these texts."""
+    """So many messages, answered by these texts. `quoted`: the sources of the simulated assistant, as it told them, each of which
+    must stand in them letter for letter, whatever Qasid's own code makes of it.
+    """
 
     messages: int
     texts: tuple[str, ...]
+    quoted: tuple[str, ...] = ()
 
 
 Outcome = tuple[Turn, ...]
@@ -121,7 +124,7 @@ def outcomes(step: Step, tenant: Mapping[str, Any]) -> list[Outcome]:
     `tenant` is the tenant's table of demo.toml.
     """
     return [
-        tuple(Turn(messages=len(group), texts=_texts(group, tenant)) for group in groups)
+        tuple(Turn(messages=len(group), texts=_texts(group, tenant), quoted=_quoted(group)) for group in groups)
         for groups in _groupings(step.says)
     ]
 
@@ -133,6 +136,12 @@ def _groupings(says: tuple[Says, ...]) -> Iterator[list[tuple[Says, ...]]]:
     for size in range(1, len(says) + 1):
         for rest in _groupings(says[size:]):
             yield [says[:size], *rest]
+
+
+def _quoted(group: tuple[Says, ...]) -> tuple[str, ...]:
+    """What the simulated assistant quotes in its answer to them."""
+    words = ["\n\n".join(each.words or each.text for each in group if each.kind == "text" or each.words)]
+    return tuple(dict.fromkeys(cited.cited_text for block in scripts.answer(words) for cited in block.citations))
 
 
 def _texts(group: tuple[Says, ...], tenant: Mapping[str, Any]) -> tuple[str, ...]:

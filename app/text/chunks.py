@@ -3,7 +3,8 @@
 The identity rule: `"".join(split(text)) == text`. Whitespace at a cut stays at the end of the earlier chunk. There are
 two exceptions: blanks that fit beside nothing visible are dropped (WhatsApp refuses a blank text), which takes a run of
 about half the limit; and what has to be cut though it is longer than a chunk (code, a pair of markers, a quoted line, a
-direction) is closed and opened again, so that both halves show as the whole would.
+direction) is closed and opened again, so that both halves show as the whole would. Between isolates only directions are:
+there stands somebody else's text, letter for letter.
 """
 
 from collections.abc import Iterator
@@ -107,7 +108,7 @@ class _Cutter:
         turned = before.directions.after(text, start, cut) if self._turns else before.directions
         line = text.rfind("\n", max(start - 1, 0), cut) + 1
         quoted = text.startswith(QUOTE, line) if line or not start else before.quoted
-        if line == cut:
+        if line == cut or self._cuts.markup.isolated.around(cut) is not None:
             quoted = False
         if self._cuts.markup.fences.around(cut):
             return _Open(line=FENCE + "\n", closing="\n" + FENCE, directions=turned)

@@ -14,7 +14,6 @@ from app.text.whole import VISIBLE
 
 FSI, PDI = "\u2068", "\u2069"
 _ISOLATES = regex.compile("[\u2066-\u2069]")
-_LINE = regex.compile("[\n\r\x1c-\x1e\x85\u2029]")  # Unicode's paragraph separators
 _SPACE = regex.compile(r"\s+")
 
 
@@ -63,16 +62,17 @@ def isolated(text: str) -> str:
     """`text` between FSI and PDI: its first strong letter gives its direction, and it turns nothing outside of it.
 
     Every isolate, embedding and override ends with its line at the latest (UAX #9, P1 and X8). A PDI in `text` that
-    closes nothing of its own would close ours, hence one more is opened for it; what it leaves open is closed.
+    closes nothing of its own would close ours, hence one more is opened for it; what it leaves open is closed. All lines are
+    counted as one, so that whoever counts finds the end of ours: what is too many ends with its line.
     """
-    lines = _LINE.split(text)
-    return FSI * (1 + _unpaired(lines[0])[0]) + text + PDI * (1 + _unpaired(lines[-1])[1])
+    closes, opens = _unpaired(text)
+    return FSI * (1 + closes) + text + PDI * (1 + opens)
 
 
-def _unpaired(line: str) -> tuple[int, int]:
-    """How many isolates a line closes that it has not opened, and opens without closing them."""
+def _unpaired(text: str) -> tuple[int, int]:
+    """How many isolates a text closes that it has not opened, and opens without closing them."""
     closes, opens = 0, 0
-    for mark in _ISOLATES.findall(line):
+    for mark in _ISOLATES.findall(text):
         if mark != PDI:
             opens += 1
         elif opens:

@@ -20,6 +20,7 @@ _SPAN = regex.compile(
     r"|(?<!\w)_(?=[^\s_])[^_\n]*+(?<=\S)_(?!\w)"
     r"|(?<![\w~])~(?=[^\s~])[^~\n]*+(?<=\S)~(?![\w~])"
 )
+_ISOLATE = regex.compile(f"[{ISOLATES}{END_OF_ISOLATE}]")
 _LIST_MARKER = regex.compile(r"(?m)^[ \t]*(?:[-*•>]|\d+[.)])[ \t]+(?=\S)")
 
 FENCE = "```"
@@ -50,24 +51,35 @@ class Spans:
 class Markup:
     """The markup of one text, for chunks of `limit` units.
 
-    `whole` fits into a chunk and is not torn. `fences` and `pairs` (by their marker) do not: they may be torn, but have
+    `isolated` is what stands between isolates: somebody else's text, whose markup is none of ours. `whole` fits into a chunk
+    and is not torn. `fences` and `pairs` (by their marker) do not: they may be torn, but have
     to be closed and opened again, and so not at their very `edges`, where nothing would stand between the marks.
     """
 
     def __init__(self, text: str, limit: int, size: Size) -> None:
+        self.isolated = isolated(text)
         self.whole = Spans()
         self.fences = Spans()
         self.pairs = {marker: Spans() for marker in "*_~`"}
-        edges: list[tuple[int, int]] = []
+        self.edges = Spans()
         at = 0
-        while (match := _SPAN.search(text, at)) is not None:
+        for start, end in zip(self.isolated.starts, self.isolated.ends, strict=True):
+            self._scan(text, at, start, limit, size, ours=True)
+            self._scan(text, start, end, limit, size, ours=False)
+            at = end
+        self._scan(text, at, len(text), limit, size, ours=True)
+
+    def _scan(self, text: str, at: int, stop: int, limit: int, size: Size, *, ours: bool) -> None:
+        """The markup in a stretch. `ours`: it may be closed and opened again."""
+        edges: list[tuple[int, int]] = []
+        while (match := _SPAN.search(text, at, stop)) is not None:
             start, end = match.span()
             at = end
             if size(start, end) <= limit:
                 self.whole.add(start, end)
             elif match.lastgroup == "url":
                 continue
-            elif limit < LEAST_FOR_REOPENING:
+            elif limit < LEAST_FOR_REOPENING or not ours:
                 at = end if match.lastgroup == "fence" else start + 1
             elif match.lastgroup == "fence":
                 edges += self._fence(text, start, end)
@@ -75,7 +87,8 @@ class Markup:
                 self.pairs[text[start]].add(start, end)
                 edges += [(start, start + 2), (end - 2, end)]
                 at = start + 1  # too long to keep whole; what is inside it may not be
-        self.edges = Spans(edges)
+        for edge in sorted(edges):
+            self.edges.add(*edge)
 
     def _fence(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
         """A fence that will be reopened: its body may be cut, its two edges with a bit of code may not."""
@@ -90,6 +103,22 @@ class Markup:
         """The markers of the long pairs around this place, outermost first."""
         found = [(span[0], marker) for marker, spans in self.pairs.items() if (span := spans.around(position))]
         return "".join(marker for _, marker in sorted(found))
+
+
+def isolated(text: str) -> Spans:
+    """The outermost isolates with all that is in them, over as many lines as it takes to the end that is their own."""
+    spans, depth, start = Spans(), 0, 0
+    for match in _ISOLATE.finditer(text):
+        if match.group() != END_OF_ISOLATE:
+            start = start if depth else match.start()
+            depth += 1
+        elif depth:
+            depth -= 1
+            if not depth:
+                spans.add(start, match.end())
+    if depth:
+        spans.add(start, len(text))
+    return spans
 
 
 def list_markers(text: str) -> Spans:

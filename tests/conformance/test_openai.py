@@ -193,3 +193,11 @@ async def test_a_server_that_takes_nothing_is_not_asked_for_ever(room: Room) -> 
     body = b'{"error":{"message":"max_completion_tokens and stream_options and max_tokens"}}'
     fate = await room.fate_of(body, status=400, content_type="application/json")
     assert isinstance(fate, AssistantRefused) and room.served == 3
+
+
+@pytest.mark.parametrize(("reason", "advice"), [("length", True), ("tool_calls", False), ("function_call", False)])
+async def test_only_its_limit_is_taken_for_its_limit(room: Room, reason: str, advice: bool) -> None:
+    """Who stops before the first word for another reason is not said to have too few tokens."""
+    end = room.wire.end.replace(b'"stop"', b'"%s"' % reason.encode())
+    fate = await room.fate_of(room.wire.begin + end)
+    assert isinstance(fate, AssistantRefused) and reason in str(fate) and ("max_tokens" in str(fate)) == advice

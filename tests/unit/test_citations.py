@@ -1,5 +1,6 @@
 """Sources under an answer: quotations letter for letter, each in its own direction, numbered as the answer numbers them."""
 
+import re
 import time
 import unicodedata
 
@@ -19,6 +20,7 @@ URDU = "اعمال کا دار و مدار نیتوں پر ہے۔"
 MIXED = "قال في RFC 9110 إن 200 (OK) نجاح!"
 OVERRIDE = "abc\u202edef\u2066ghi"
 STRAY = "abc\u2069def"
+TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def shown(*sources: Source, answer: str = "*Yes* [1].") -> str:
@@ -84,6 +86,39 @@ def test_a_quotation_is_byte_for_byte_the_sources(text: str) -> None:
 def test_any_quotation_is_byte_for_byte_the_sources(text: str) -> None:
     """Whatever a source may hold."""
     assert VISIBLE.search(text) is None or text in shown(Source(text=text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"*{'word ' * 924}end*",
+        f"_{'word ' * 924}end_",
+        f"~{'كلمة ' * 1500}end~",
+        f"```{'code ' * 1500}```",
+        f"as is said\n> {'word ' * 1500}end",
+        f"{STRAY}\n*{'word ' * 1500}end*\n\u2067*{'word ' * 900}end*",
+    ],
+)
+def test_a_quotation_longer_than_a_chunk_is_byte_for_byte_the_sources(text: str) -> None:
+    """Its markup is none of ours: nothing comes in where it is cut but the ends and beginnings of directions."""
+    chunks = split(shown(Source(text=text), Source(text="*next*")))
+    assert TURNS.sub("", text) in TURNS.sub("", "".join(chunks))
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["*", "_", "~", "```", "`", "> ", "\n", "كلمة ", "word ", "https://a.b/c", *"\u2066\u2068\u2069"]
+        )
+    )
+    .map(lambda pieces: "".join(["w", *pieces] * 20))
+    .filter(lambda text: not re.search(r"\s{10}", TURNS.sub("", text))),
+    st.integers(64, 400),
+)
+def test_any_quotation_is_byte_for_byte_the_sources_in_chunks(text: str, limit: int) -> None:
+    """Whatever the answer above it leaves open, and however often it is cut."""
+    whole = shown(Source(text=text), answer="*Yes* ```code [1] \u2068")
+    assert TURNS.sub("", text) in TURNS.sub("", "".join(split(whole, limit)))
 
 
 def direction_leaks(line: str) -> bool:
