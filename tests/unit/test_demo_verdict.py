@@ -83,6 +83,10 @@ def test_what_must_stand_in_an_answer_are_the_assistants_own_sources() -> None:
     tenant = tomllib.loads((Path(demo.__file__).parent / "demo.toml").read_text())["tenants"]["noor"]
     quoted = {
         says.text: outcomes(Step(person=Person(name="Amal", number="1"), says=(says,)), tenant)[0][0].quoted
-        for says in (Says(text="What do the sources say about intentions?"), Says(text="x"), Says(kind="unsupported", text="poll"))
+        for says in (
+            Says(text="What do the sources say about intentions?"),
+            Says(text="x"),
+            Says(kind="unsupported", text="poll"),
+        )
     }
     assert len(quoted["What do the sources say about intentions?"]) > 1 and quoted["x"] == quoted["poll"] == ()
