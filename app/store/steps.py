@@ -12,7 +12,8 @@ from app.store.lanes import Claim
 # below 0.
 ANY_VERSION = -1
 
-# Under the fence: what a worker that was thought dead has made meanwhile must not stand before what its heir works with.
+# Under the fence: what a worker that was thought dead has made meanwhile must not stand before what its heir works with. The
+# lane is looked at, not locked: a memo waits for nobody, and keeps no webhook from its lane.
 MEMO = """
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(token)b::bigint[], %(turn_id)b::uuid[],
@@ -20,8 +21,7 @@ WITH input AS MATERIALIZED (
          WITH ORDINALITY AS t(tenant_id, conversation_id, token, turn_id, step, version, result, ord)),
 held AS MATERIALIZED (
   SELECT i.ord, l.owner IS NOT DISTINCT FROM %(worker)s AND l.token = i.token AS ours
-  FROM lanes l JOIN input i USING (tenant_id, conversation_id)
-  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l),
+  FROM lanes l JOIN input i USING (tenant_id, conversation_id)),
 kept AS (
   INSERT INTO steps (tenant_id, turn_id, step, version, result)
   SELECT i.tenant_id, i.turn_id, i.step, i.version, i.result FROM input i JOIN held h USING (ord) WHERE h.ours

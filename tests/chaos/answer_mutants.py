@@ -11,8 +11,8 @@ ANSWERS = (
         patches=(
             Patch(
                 "workers/answering.py",
-                "        if reply.partial:\n            text = ",
-                "        if reply.partial and not text:\n            text = ",
+                "        if answer.partial:\n            text = ",
+                "        if answer.partial and not text:\n            text = ",
             ),
         ),
     ),
@@ -24,8 +24,8 @@ ANSWERS = (
         patches=(
             Patch(
                 "workers/answering.py",
-                '        if "answer" in due.opening.memo:\n',
-                '        if "answer" in due.opening.memo and due.opening.stopped:\n',
+                "        if due.remembered is not None:\n",
+                "        if due.remembered is not None and due.opening.stopped:\n",
             ),
         ),
     ),

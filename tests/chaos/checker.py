@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from tests.chaos import degraded, runs
-from tests.chaos.answers import answer_to, asked_once, endings
+from tests.chaos.answers import Overtaken, answer_to, asked_once, endings
 from tests.chaos.doubles import in_turn, nothing_blind, sent_once
 from tests.chaos.evidence import Evidence
 from tests.chaos.manners import retries_bounded, waits_as_told, webhooks_answered
@@ -79,12 +79,14 @@ def every_lane_waits_for_something(evidence: Evidence) -> Iterator[Violation]:
 
 
 def billed_once(evidence: Evidence) -> Iterator[Violation]:
-    """5: usage per tenant = distinct answered inbound; the tokens billed are those of calls that make one answer."""
+    """5: usage per tenant = distinct answered inbound; the tokens billed are those of calls that make one answer, and of one
+    more for each change of what was asked: what an echo made useless was paid for, too.
+    """
     texts = Counter(item.tenant for item in evidence.planned if item.kind == "text")
     billed: Counter[str] = Counter()
     calls = calls_about(evidence)
     members = membership(evidence)
-    said = answer_to(evidence)
+    said, overtaken = answer_to(evidence), Overtaken(evidence)
     for turn in evidence.turns:
         billed[turn.tenant] += turn.messages
         if turn.outcome != "answered":
@@ -94,7 +96,10 @@ def billed_once(evidence: Evidence) -> Iterator[Violation]:
             what = f"a turn of {len(tokens)} messages is billed as {turn.messages}"
             yield Violation(invariant=5, what=what, tokens=tokens)
         about = calls.get(tokens, [])
-        bills = {(a.input_tokens, a.output_tokens) for a in endings(about, said(about)) if a.kind != "failed"}
+        one = {(a.input_tokens, a.output_tokens) for a in endings(about, said(about)) if a.kind != "failed"}
+        bills = set(one)
+        for _ in range(overtaken.changes(turn, about[0].t, about[-1].t) if about else 0):
+            bills |= {(x + more_x, y + more_y) for x, y in bills for more_x, more_y in one}
         if (turn.input_tokens, turn.output_tokens) not in bills:
             what = f"billed {turn.input_tokens} and {turn.output_tokens} tokens; the assistant's calls were {bills}"
             yield Violation(invariant=5, what=what, tokens=tokens)
