@@ -41,8 +41,9 @@ CLOCKED = (
     "workers.asking",
     "workers.places",
     "workers.spending",
-    "workers.questions",
+    "workers.files",
     "workers.translations",
+    "app.retrying",
     "app.assistants.calls",
     "app.assistants.whole",
 )
