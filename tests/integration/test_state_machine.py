@@ -573,7 +573,7 @@ late = pytest.mark.skipif(not THOROUGH, reason="found late: with STATE_MACHINE_E
 @pytest.mark.timeout(420)
 @pytest.mark.parametrize("bug", [pytest.param(bug, marks=late if bug in LATE else ()) for bug in PLANTED])
 def test_each_planted_bug_is_found(bug: str, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the examples of every run, without any clock but the tests' own."""
+    """Within a thousand examples, the same at every run, without any clock but the tests' own."""
     PLANTED[bug](monkeypatch)
     with pytest.raises(AssertionError, match=r"^\['at "):
-        machine(300, shrink=False)
+        machine(1_000, shrink=False)
