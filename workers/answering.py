@@ -185,7 +185,7 @@ def _failed(due: Due, error: AssistantError, model: str | None = None) -> Reply:
 def _question(opening: Opening, reading: Reading, settings: AssistantSettings) -> Question:
     """What is asked now, behind what was said before, as far as an assistant with these settings is shown it."""
     lines = reading.lines if sees(settings) else reading.blind
-    return Question(lines=(*_said(opening, settings), *lines), person=opening.to[0].value, fresh=opening.fresh)
+    return Question(lines=(*_said(opening, settings), *lines), person=opening.to[0].value, last=opening.last)
 
 
 def _said(opening: Opening, settings: AssistantSettings) -> list[Line]:

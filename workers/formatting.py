@@ -1,6 +1,6 @@
 """An assistant's answer made fit for people: in WhatsApp's markup, with its sources, in pieces. How, app/text knows.
 
-Hostile texts of some length keep those who format and cut them busy for up to seconds: then not in the event loop.
+Hostile texts of some length keep those who read, format and cut them busy for up to seconds: then not in the event loop.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from app.text.whatsapp import from_markdown
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Characters above which it is done in a thread: less takes a few milliseconds, whatever it is.
-LONG = 8_000
+# Characters above which it is done in a thread: less takes a few milliseconds, and 50 if it is nothing but brackets.
+LONG = 1_000
 
 
 async def whatsapp(markdown: str) -> str:

@@ -16,6 +16,7 @@ from app.directory import Channel
 from app.store.settlements import Marks
 from app.store.turns import Opening
 from workers.answering import Answering, Due, Reply
+from workers.formatting import apart
 from workers.questions import WORDED, newest
 from workers.spending import Spending
 from workers.typing import Typing
@@ -42,7 +43,8 @@ class Replies:
         if not standing:
             return Reply(outcome="revoked", marks=Marks(asks=due.opening.asking))
         worded = [message.body for message in standing if message.kind in WORDED and message.body.strip()]
-        fixed = due.tenant.intents.answer(worded, due.opening.asking, beside=len(worded) < len(standing))
+        intents, beside = due.tenant.intents, len(worded) < len(standing)
+        fixed = await apart(sum(map(len, worded)), intents.answer, worded, due.opening.asking, beside=beside)
         reply = await self._first(due, fixed)
         if fixed is None or fixed.stops is None:
             return reply

@@ -29,13 +29,13 @@ class Line(Struct, frozen=True):
 class Question(Struct, frozen=True, kw_only=True):
     """What is asked: `lines`, oldest first, the last of them a person's. `person`: their address, digits or an id.
 
-    `fresh`: nothing in their session was answered yet by an assistant that keeps conversations itself. Such a one goes by
-    these two.
+    `last`: what an assistant that keeps conversations itself noted of the turn that it answered last in this session; None:
+    it has answered none in it. Such a one goes by these two.
     """
 
     lines: tuple[Line, ...]
     person: str = ""
-    fresh: bool = True
+    last: Any = None
 
 
 class Citation(Struct, frozen=True, kw_only=True):

@@ -73,7 +73,7 @@ class _Turn:
         self._words = _words(question.lines)
         if not question.person or not self._words:
             raise AssistantRefused("the backend answers a person's words, and here are none, or nobody's")
-        self._fresh = question.fresh
+        self._last = None if question.last is None else msgspec.convert(question.last, Place)
         self._until = deadline - http.EARLY
         self._deadline = deadline
         self._backend = Backend(client, settings, question.person, until=self._until)
@@ -129,7 +129,7 @@ class _Turn:
             try:
                 kept = self._notes[self._note]
             except KeyError:
-                place = await begin(self._backend, self._words, fresh=self._fresh)
+                place = await begin(self._backend, self._words, self._last)
                 await self._notes.keep(self._note, msgspec.to_builtins(place), lasting=True)
                 self._place = place
             else:

@@ -9,7 +9,6 @@ import re
 from msgspec import Struct
 
 from app.assistants.ansari_wire import Backend, Missing
-from app.errors import AssistantBusy
 
 # A thread that is away is looked for again after this long (seconds), before it is given up.
 SECOND_LOOK = 0.25
@@ -43,34 +42,37 @@ class Seen(Struct, frozen=True, kw_only=True):
     gave_up: bool = False
 
 
-async def begin(backend: Backend, words: str, *, fresh: bool) -> Place:
-    """The person's thread; a new one for a new session. One without a row is as good as new: nobody used it."""
-    try:
-        last = await backend.last_thread()
-    except Missing:
-        if await backend.exists():
-            raise
-        await backend.register("ar" if _ARABIC.search(words) else "en")
-        last = None
-    length = None if last is None else await _length(backend, last, fresh=fresh)
-    if last is not None and length is not None and (length == 0 or not fresh):
-        return Place(last, length)
+async def begin(backend: Backend, words: str, last: Place | None) -> Place:
+    """The thread of the turn that was answered `last` in this session, as it stands now; a new one for a new session.
+
+    Never the one that the person wrote to last: an account is a number's, and with the same number the person may write to
+    another tenant, or to another channel of this one, that has the same backend.
+    """
+    if last is not None and (length := await _length(backend, last.thread)) is not None:
+        return Place(last.thread, length)
+    await _account(backend, words)
     title = " ".join(words.split()[:TITLE_WORDS])[:TITLE_CHARACTERS]
     return Place(await backend.new_thread(title), 0)
 
 
-async def _length(backend: Backend, thread: str, *, fresh: bool) -> int | None:
-    """How many rows it has. None: it cannot be gone on with, being away twice, or unreadable where we want another."""
+async def _account(backend: Backend, words: str) -> None:
+    """Make sure that the person has one. The 404 alone does not say so."""
+    try:
+        await backend.last_thread()
+    except Missing:
+        if await backend.exists():
+            raise
+        await backend.register("ar" if _ARABIC.search(words) else "en")
+
+
+async def _length(backend: Backend, thread: str) -> int | None:
+    """How many rows it has. None: it is away twice, and cannot be gone on with."""
     for last_look in (False, True):
         try:
             return len(await backend.history(thread))
         except Missing:
             if last_look:
                 return None
-        except AssistantBusy:
-            if fresh:
-                return None
-            raise
         await asyncio.sleep(SECOND_LOOK)
     raise AssertionError("the last look returns or raises")
 

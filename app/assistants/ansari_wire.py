@@ -107,7 +107,7 @@ class Backend:
             raise AssistantBusy("the backend could not register the person; its log says why")
 
     async def last_thread(self) -> str | None:
-        """The id of the thread that was last written to. Raises Missing for a person without an account."""
+        """The id of the thread that was last written to, by whomever. Raises Missing for a person without an account."""
         return (await self._get("threads/last", _Thread)).thread_id
 
     async def new_thread(self, title: str) -> str:

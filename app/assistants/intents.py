@@ -47,7 +47,7 @@ class Intents:
 
     def of(self, text: str) -> Intent | None:
         """The intent that this text is, if it is one."""
-        if len(text) > LONGEST or not (bare := normalise(text)):
+        if len(text) > LONGEST or not (bare := normalise(text)) or len(bare) > LONGEST:  # of one letter it may make 18
             return None
         if (intent := self._whole.get(bare)) is not None:
             return intent

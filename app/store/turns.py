@@ -115,8 +115,8 @@ class Opening(Struct, frozen=True, kw_only=True):
     """They were told within the last day that it is enough for a day."""
     session_at: datetime | None = None
     """When the session of `turn` began, as it was decided when the turn was made."""
-    fresh: bool = True
-    """No turn of this session before this one was answered by the assistant whose notes begin as was asked."""
+    last: Any = None
+    """What the assistant whose notes begin as was asked noted of the turn of this session that it answered last; None: of none."""
     chunks: list[Chunk]
     """Those of the entry at the head, and the last one before them that a person may have got."""
     turn: Turn | None
@@ -218,14 +218,15 @@ SELECT json_build_object(
   'limited', coalesce(l.limited_at > qasid_now() - interval '1 day', false),
   'session_at', coalesce(t.session_at, least(l.silent_since, qasid_now())),
   -- Backwards to the first turn that tells: it is of another session, or that assistant has answered it.
-  'fresh', l.noted IS NULL OR coalesce((
-     SELECT p.session_at IS DISTINCT FROM t.session_at FROM turns p
+  'last', CASE WHEN l.noted IS NOT NULL THEN (
+     SELECT CASE WHEN p.session_at = t.session_at THEN noted.result END
+     FROM turns p LEFT JOIN LATERAL (
+       SELECT s.result FROM usage u JOIN steps s USING (tenant_id, turn_id)
+       WHERE (u.tenant_id, u.turn_id) = (p.tenant_id, p.id) AND u.outcome = 'answered' AND starts_with(s.step, l.noted)
+       ORDER BY s.at DESC LIMIT 1) noted ON true
      WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
-       AND (p.session_at IS DISTINCT FROM t.session_at
-            OR EXISTS (SELECT FROM usage u JOIN steps s USING (tenant_id, turn_id)
-                       WHERE (u.tenant_id, u.turn_id) = (p.tenant_id, p.id) AND u.outcome = 'answered'
-                         AND starts_with(s.step, l.noted)))
-     ORDER BY p.first_seq DESC LIMIT 1), true),
+       AND (p.session_at IS DISTINCT FROM t.session_at OR noted.result IS NOT NULL)
+     ORDER BY p.first_seq DESC LIMIT 1) END,
   'written', CASE WHEN l.daily > 0 THEN (
      SELECT coalesce(sum(w.last_seq - w.first_seq + 1), 0)
      FROM conversations x
@@ -332,7 +333,7 @@ class Open(Struct, frozen=True):
     """Asks for a claimed lane's opening, with the last `history` messages of before.
 
     `brake`: replies a minute, `daily`: messages a day, that matter (0: neither does). `noted`: what notes begin with of the
-    assistant for whom it matters whether the session is fresh (None: for none).
+    assistant that goes on from what it noted last in the session (None: there is none).
     """
 
     claim: Claim

@@ -55,6 +55,7 @@ class Room:
     def __init__(self, sandbox: Sandbox, client: httpx.AsyncClient) -> None:
         self.sandbox, self.client = sandbox, client
         self.notes: Kept = Kept()
+        self.last: Any = None
         self.paths: list[str] = []
         self.settings = Settings(
             provider="ansari", base_url=sandbox.ansari_url, api_key=Secret(API_KEY), deadline_seconds=8.0
@@ -73,7 +74,6 @@ class Room:
         self,
         *lines: str | Line,
         person: str = PERSON,
-        fresh: bool = False,
         asking: Asking | None = None,
         **changed: Any,
     ) -> Answer:
@@ -83,7 +83,7 @@ class Room:
         return await assistant("ansari").ask(
             self.client,
             settings,
-            Question(lines=asked, person=person, fresh=fresh),
+            Question(lines=asked, person=person, last=self.last),
             deadline=time.monotonic() + settings.deadline_seconds,
             notes=self.notes,
             asking=asking,
@@ -95,15 +95,26 @@ class Room:
         except AssistantError as error:
             return error
 
-    async def next_turn(self, *lines: str | Line, **changed: Any) -> Answer:
-        """Likewise, of a turn of which nothing is noted."""
+    def settle(self, *, gap: bool = False) -> None:
+        """The turn has ended; of the next nothing is noted. `gap`: it begins another session."""
+        self.last = None if gap else next(iter(self.notes.values()), self.last)
         self.notes = Kept()
+
+    async def next_turn(self, *lines: str | Line, **changed: Any) -> Answer:
+        """Likewise, of the next turn of the session."""
+        self.settle()
         return await self.ask(*lines, **changed)
 
     @property
     def calls(self) -> int:
         """How often the backend was asked to process something."""
         return self.sandbox.assistant.count
+
+    @property
+    def threads(self) -> list[list[Any]]:
+        """What was said to each of the backend's threads."""
+        threads = self.sandbox.threads.threads.values()
+        return [[row.content for row in each.rows if row.role == "user"] for each in threads]
 
     @property
     def asked(self) -> list[str]:
@@ -124,7 +135,7 @@ async def backend(pieces: Sequence[bytes] | AsyncIterator[bytes]) -> AsyncIterat
 
     async def say(request: web.Request) -> web.StreamResponse:
         path = request.path.removeprefix("/whatsapp/v2/")
-        if path == "threads/last":
+        if path in ("threads/last", "threads"):
             return web.json_response({"thread_id": "t"})
         if path.startswith("threads/"):
             return web.json_response({"messages": rows})
@@ -170,7 +181,7 @@ async def test_a_person_is_registered_once_as_a_guest(room: Room) -> None:
     assert (thread.person, thread.title) == (PERSON, "one two three four five six")
     room.paths.clear()
     await room.next_turn("and more")
-    assert [path for path in room.paths if not path.endswith("/history")] == ["threads/last", "messages/process"]
+    assert [path for path in room.paths if not path.endswith("/history")] == ["messages/process"]
     assert room.sandbox.threads.registered == 1
 
 
@@ -181,23 +192,29 @@ async def test_who_writes_arabic_is_registered_so(room: Room) -> None:
 
 
 async def test_a_session_is_a_thread(room: Room) -> None:
-    """Turns of one session go on in the last thread; a fresh one begins another."""
-    await room.ask("one", fresh=True)
+    """Turns of one session go on in its thread; a new one begins another."""
+    await room.ask("one")
     await room.next_turn("two")
-    await room.next_turn("three", fresh=True)
+    room.settle(gap=True)
+    await room.ask("three")
     await room.next_turn("four")
-    threads = [
-        [row.content for row in each.rows if row.role == "user"] for each in room.sandbox.threads.threads.values()
-    ]
-    assert threads == [["one", "two"], ["three", "four"]]
+    assert room.threads == [["one", "two"], ["three", "four"]]
 
 
-async def test_a_thread_that_nobody_used_is_as_good_as_new(room: Room) -> None:
-    """What a worker began and died over does not pile up."""
-    room.sandbox.threads.register(PERSON, "en")
-    empty = room.sandbox.threads.begin(PERSON, "begun")
-    await room.ask(fresh=True)
-    assert list(room.sandbox.threads.threads) == [empty.id] and len(empty.rows) == 2
+@pytest.mark.parametrize("used", [True, False])
+async def test_a_thread_of_another_conversation_is_not_gone_on_in(room: Room, used: bool) -> None:
+    """The account is the number's: what it wrote to last may be another tenant's, begun a moment ago perhaps."""
+    await room.ask("one")
+    others = room.sandbox.threads.begin(PERSON, "another tenant's")
+    if used:
+        room.sandbox.threads.add(others, "user", "a secret")
+        room.sandbox.threads.add(others, "assistant", "kept")
+    before = list(others.rows)
+    await room.next_turn("two")
+    room.settle(gap=True)
+    await room.ask("three")
+    assert others.rows == before
+    assert [each for each in room.threads if each not in ([], ["a secret"])] == [["one", "two"], ["three"]]
 
 
 @pytest.mark.parametrize(("times", "threads"), [(1, 1), (2, 2)])
@@ -209,17 +226,17 @@ async def test_a_thread_that_is_gone_is_replaced(room: Room, times: int, threads
     assert len(room.sandbox.threads.threads) == threads
 
 
-@pytest.mark.parametrize(("fresh", "error"), [(True, None), (False, AssistantBusy)])
+@pytest.mark.parametrize(("gap", "error"), [(True, None), (False, AssistantBusy)])
 async def test_a_session_before_cannot_keep_the_next_from_beginning(
-    room: Room, without_pauses: None, fresh: bool, error: type[Exception] | None
+    room: Room, without_pauses: None, gap: bool, error: type[Exception] | None
 ) -> None:
-    """A last thread that cannot be read is in the way only of turns that would go on in it."""
+    """A thread that cannot be read is in the way only of turns that would go on in it."""
     await room.ask("before")
     room.fails(*["garbage"] * 4, "ok", face="threads", only="threads/history")
-    room.notes = Kept()
-    fate = await room.fate(fresh=fresh, deadline_seconds=2.0)
+    room.settle(gap=gap)
+    fate = await room.fate(deadline_seconds=2.0)
     assert isinstance(fate, error or Answer)
-    assert room.asked == ["before", *([QUESTION] if fresh else [])]
+    assert room.asked == ["before", *([QUESTION] if gap else [])]
 
 
 async def test_several_messages_become_one(room: Room) -> None:
@@ -396,7 +413,7 @@ async def test_a_request_that_never_left_is_repeated_without_a_look(room: Room) 
 async def test_a_worker_that_dies_between_two_steps_is_followed_by_one_that_goes_on(
     room: Room, step: int, moment: str
 ) -> None:
-    """Killed before or after any call: the next one, with the notes, asks once in all, in one thread."""
+    """Killed before or after any call: the next one, with the notes, asks once in all. It may leave an empty thread."""
 
     async def die(_: httpx.Request | httpx.Response) -> None:
         if len(room.paths) == step + 1:
@@ -415,7 +432,7 @@ async def test_a_worker_that_dies_between_two_steps_is_followed_by_one_that_goes
     answer = await room.ask()
     assert (answer.text, answer.partial) == (ANSWER, False)
     assert (room.calls, room.asked) == (1, [QUESTION])
-    assert (room.sandbox.threads.registered, len(room.sandbox.threads.threads)) == (1, 1)
+    assert (room.sandbox.threads.registered, [each for each in room.threads if each]) == (1, [[QUESTION]])
 
 
 @pytest.mark.parametrize("commits", [False, True])
@@ -434,7 +451,7 @@ async def test_no_note_no_question(room: Room, commits: bool) -> None:
     assert room.calls == 0
     room.notes = Kept(room.notes)
     assert (await room.ask()).text == ANSWER
-    assert (room.calls, room.asked, len(room.sandbox.threads.threads)) == (1, [QUESTION], 1)
+    assert (room.calls, room.asked) == (1, [QUESTION])
 
 
 async def test_a_worker_that_dies_in_mid_stream_is_followed_by_one_that_waits(room: Room) -> None:
@@ -472,7 +489,7 @@ async def test_a_late_answer_to_the_turn_before_is_not_this_turns(room: Room) ->
     room.fails("killed")
     assert isinstance(await room.fate("the turn before", deadline_seconds=0.5), AssistantBusy)
     (thread,) = room.sandbox.threads.threads.values()
-    room.notes = Kept()
+    room.settle()
     room.fails("rst")
     room.sandbox.threads.later(0.1, lambda: room.sandbox.threads.add(thread, "assistant", "too late"))
     assert (await room.ask()).text == ANSWER
@@ -490,7 +507,7 @@ async def test_a_turn_that_repeats_the_one_before_is_asked(room: Room) -> None:
 async def test_an_answer_to_the_same_words_before_is_not_this_turns(room: Room) -> None:
     """Only what the thread holds beyond the noted length is looked at."""
     await room.ask()
-    room.notes = Kept()
+    room.settle()
     room.fails("rst")
     assert (await room.ask()).text == ANSWER
     assert (room.calls, room.asked) == (3, [QUESTION, QUESTION])
@@ -500,7 +517,7 @@ async def test_another_turn_that_arrives_late_is_not_this_one(room: Room) -> Non
     """A request of before, held up on its way, with its answer: other words, so this turn is still asked."""
     await room.ask("before")
     (thread,), threads = room.sandbox.threads.threads.values(), room.sandbox.threads
-    room.notes = Kept()
+    room.settle()
     room.fails("rst")
 
     def arrive() -> None:

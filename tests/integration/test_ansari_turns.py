@@ -7,9 +7,11 @@ import pytest
 from app.apply import apply
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
+from app.sandbox.numbers import Number
+from app.sandbox.people import Spoken
 from app.vault import Vault
 from tests import world as shared
-from tests.world import ENVIRON, FAILURE, KEY, PERSON, World, alerts
+from tests.world import ENVIRON, FAILURE, KEY, NUMBER, PERSON, World, alerts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -120,6 +122,38 @@ async def test_what_staff_write_meanwhile_asks_nothing_twice(world: World, fresh
     assert len(world.sandbox.threads.threads) == 1
     [(version,)] = await world.rows("SELECT version FROM lanes")
     assert version > 0
+
+
+@pytest.mark.parametrize("slug", ["amal", "noor"], ids=["tenant", "channel"])
+async def test_nobody_goes_on_in_the_thread_of_another_conversation(world: World, slug: str) -> None:
+    """One person writes by turns to two tenants, or to two channels of one, that have the same backend: a thread for each."""
+    number = "1000200030009999"
+    known = world.sandbox.numbers[NUMBER]
+    world.sandbox.register(
+        Number(
+            phone_number_id=number,
+            webhook_url=world.gate.webhooks(1),
+            app_secret=known.app_secret,
+            token=known.token,
+            ladder=known.ladder,
+        )
+    )
+    await ask_ansari(world)
+    path, url = world.folder / "second.toml", world.sandbox.url
+    assistant = f'[tenants.amal.assistant]\nprovider = "ansari"\nbase_url = "{url}/ansari"\napi_key = "env:AI_KEY"\n'
+    path.write_text(
+        f'[tenants.{slug}]\nname = "{slug.capitalize()}"\n{assistant if slug == "amal" else ""}'
+        f'[tenants.{slug}.channels.second]\nendpoint = "meta"\naddress = "{number}"\nbase_url = "{url}/graph/v23.0"\n'
+        'token = "env:TOKEN"\n'
+    )
+    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
+    await world.open_door()  # one that knows both from its start
+    await world.worker()
+    for n, (to, text) in enumerate([(NUMBER, "my secret"), (number, "one"), (NUMBER, "more"), (number, "two")], 1):
+        await world.sandbox.say(Spoken(phone_number_id=to, sender=PERSON, text=text))
+        await world.got(n)
+    threads = [[row.content for row in each.rows][::2] for each in world.sandbox.threads.threads.values()]
+    assert threads == [["my secret", "more"], ["one", "two"]]
 
 
 async def test_other_words_are_another_question(world: World) -> None:

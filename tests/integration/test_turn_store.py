@@ -73,24 +73,24 @@ async def test_a_gap_begins_a_session_and_its_earliest_message_dates_it(here: Gr
     assert (await turn(here, worker, "answer")).session_at == later
 
 
-async def test_a_session_is_fresh_until_the_assistant_has_answered_in_it(here: Ground) -> None:
-    """The one that keeps it: neither an intent nor another's answer is a conversation that it could go on with; nor is one of
-    the session before. However much was said since it answered.
+async def test_a_session_goes_on_from_what_its_assistant_noted_last_in_it(here: Ground) -> None:
+    """Of a turn that it answered: neither an intent nor another's answer is a conversation that it could go on with; nor is
+    one of the session before. However much was said since it answered.
     """
     lane = await here.lane()
     worker = await here.worker(lease=1e6)
 
-    async def fresh(outcome: str, step: str = "", *, said: datetime = NOW) -> bool:
+    async def last(outcome: str, step: str = "", *, said: datetime = NOW) -> Any:
         await here.ingest(here.placed(lane, sent_at=said))
         [claim] = await here.claim(worker)
         [text] = await turns.open_lanes(here.conn, [turns.Open(claim, 0, noted="ours ")], 10.0, 30.0)
         found = turns.opening(text)
         assert found.turn
         if step:
-            assert await steps.memo(here.conn, worker, [Memo(claim, found.turn.id, step, 0, "1")]) == [True]
+            assert await steps.memo(here.conn, worker, [Memo(claim, found.turn.id, step, 0, f'"{step}"')]) == [True]
         await here.settle(worker, claim, found.turn, outcome=outcome)
         await lanes.release(here.conn, worker, [Release(claim=claim, done_seq=found.turn.last_seq)])
-        return found.fresh
+        return found.last
 
     for outcome, step in (
         ("intent", ""),
@@ -98,11 +98,13 @@ async def test_a_session_is_fresh_until_the_assistant_has_answered_in_it(here: G
         ("failed", "ours x"),
         ("answered", "ours x"),
     ):
-        assert await fresh(outcome, step)
-    assert [await fresh("intent") for _ in range(25)] == [False] * 25
-    assert await fresh("answered", "fallback/theirs x", said=NOW + timedelta(hours=5))
-    assert await fresh("answered", "ours x", said=NOW + timedelta(hours=5))
-    assert not await fresh("answered", said=NOW + timedelta(hours=5))
+        assert await last(outcome, step) is None
+    assert [await last("intent") for _ in range(25)] == ["ours x"] * 25
+    assert await last("answered", "ours y") == "ours x"
+    assert await last("answered", "fallback/theirs x") == "ours y"
+    assert await last("answered", "fallback/theirs x", said=NOW + timedelta(hours=5)) is None
+    assert await last("answered", "ours z", said=NOW + timedelta(hours=5)) is None
+    assert await last("answered", said=NOW + timedelta(hours=5)) == "ours z"
 
 
 # --- what a lane remembers ---

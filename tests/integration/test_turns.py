@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
+import app.assistants.intents
 import workers.formatting
 from app import db, dead
 from app.apply import apply
@@ -23,6 +24,7 @@ from app.sandbox.numbers import Number
 from app.sandbox.numbers import now as sandbox_now
 from app.sandbox.people import Spoken
 from app.text.chunks import split
+from app.text.matching import normalise
 from app.vault import Vault
 from tests import world as shared
 from tests.conftest import Database
@@ -594,6 +596,25 @@ async def test_an_answer_of_a_megabyte_is_cut_and_marked(world: World, monkeypat
     assert size <= LONGEST + 100 and end == "(This answer was cut short.)"
     [(memo,)] = await world.rows("SELECT length(result::text) FROM steps")
     assert memo < 3 * LONGEST
+    assert threads and get_ident() not in threads
+
+
+async def test_many_long_messages_are_matched_beside_the_event_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred letters of a person's, each of ligatures that become 18: a second's work, and no one else waits for it."""
+    threads: set[int] = set()
+
+    def seen(text: str) -> str:
+        if "ﷺ" in text:  # the tenant's own words are read as the file is
+            threads.add(get_ident())
+        return normalise(text)
+
+    monkeypatch.setattr(app.assistants.intents, "normalise", seen)
+    for _ in range(3):
+        await world.say("ﷺ" * 4_000)
+    await world.worker()
+    await world.got(1)
     assert threads and get_ident() not in threads
 
 

@@ -1,5 +1,6 @@
 """What an answer may be at most, and where it is made fit for people: bounded before anything is done with it."""
 
+import time
 from threading import get_ident
 from typing import Any
 
@@ -61,6 +62,15 @@ async def test_what_is_long_is_worked_on_beside_the_event_loop() -> None:
     """And what is short is not sent to a thread for a few microseconds."""
     assert await formatting.apart(formatting.LONG + 1, get_ident) != get_ident()
     assert await formatting.apart(formatting.LONG, get_ident) == get_ident()
+
+
+@pytest.mark.parametrize("piece", ["![", "[", "[[", "[a][", "* a\n", "> a\n", "*(", "\ud800"])
+async def test_what_is_short_takes_a_moment_whatever_it_is(piece: str) -> None:
+    """A person may ask an assistant for thousands of brackets: all others would wait while they are read as Markdown."""
+    text = (piece * formatting.LONG)[: formatting.LONG]
+    began = time.thread_time()
+    await formatting.pieces(await formatting.whatsapp(text))
+    assert time.thread_time() - began < 0.15
 
 
 @pytest.mark.parametrize("where", ["text", "translation"])

@@ -143,6 +143,7 @@ def test_no_pattern_and_no_text_is_slow() -> None:
     began = time.process_time()
     assert many.of("a" * LONGEST) is None
     assert many.of("a " * 2_000_000) is None
+    assert Intents([Intent(match=("ﷺ" * 400,), reply="x")]).of("ﷺ" * 400) is None  # 18 letters each
     assert time.process_time() - began < 0.5
 
 
