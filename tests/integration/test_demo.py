@@ -84,7 +84,7 @@ def test_once_plays_the_conversation_and_leaves_nothing_running(state: Path) -> 
         "[a poll]",
         "*Sources*",
         "Sahih al-Bukhari 1",
-        "Actions are but by intentions, and everyone",
+        "Actions are but by intentions",
     ):
         assert part in output
     assert re.search(r"ack [\d.,]+ ms · queue [\d.,]+ ms · AI [\d.,]+ ms · send [\d.,]+ ms", output)
