@@ -426,6 +426,13 @@ async def test_a_document_is_told_by_name_and_kind_and_a_text_by_its_words(
     assert await room.words(room.asked("document", "read this", spoken=spoken)) == [f"read this\n\n{expected}"]
 
 
+async def test_what_a_file_is_called_is_shown_at_no_length_and_in_one_line(room: Room) -> None:
+    """Its name and its type are whatever its sender says."""
+    spoken = {"filename": "a\n" * 5_000, "media_type": "x/\n" + "y" * 5_000}
+    [words] = await room.words(room.asked("document", "read this", spoken=spoken))
+    assert words.count("\n") == 2 and len(words) < 400
+
+
 async def test_a_long_text_is_cut_and_says_so(room: Room) -> None:
     """Nobody's context is filled by one file; a larger one still is not fetched."""
     spoken = {"file": room.file("text/plain", b"x" * 200_000), "media_type": "text/plain"}
