@@ -115,7 +115,7 @@ class Answering:
 
     async def _ask(self, due: Due, reading: Reading) -> Answer:
         asked, notes = partial(_question, due.opening, reading), partial(self._notes, due)
-        answer = await due.watch.ai(self._asking.ask(due.tenant, asked, notes, due.deadline))
+        answer = await due.watch.ai(self._asking.ask(due.tenant, asked, notes, due.deadline, due.opening.correlation))
         due.spent.add(answer.input_tokens, answer.output_tokens)
         crashpoint("answer.asked")
         return answer
@@ -140,7 +140,14 @@ class Answering:
         """The answer as people read it, in WhatsApp's markup. What is left of nothing but markup is no answer."""
         tenant, texts = due.tenant, due.tenant.texts
         finished = await due.watch.translate(
-            self._translations.finish(tenant, spoken(due.opening), answer, self._notes(due), deadline=due.deadline)
+            self._translations.finish(
+                tenant,
+                spoken(due.opening),
+                answer,
+                self._notes(due),
+                deadline=due.deadline,
+                correlation=due.opening.correlation,
+            )
         )
         due.spent.add(finished.input_tokens, finished.output_tokens)
         text = await formatting.whatsapp(finished.text)
