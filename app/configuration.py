@@ -290,8 +290,8 @@ def _check_assistant(assistant: AssistantSettings, place: str, mistakes: Mistake
 def _check_documents(documents: tuple[Document, ...], place: str, mistakes: Mistakes) -> None:
     if len(documents) > DOCUMENTS:
         mistakes.add(place, f"must be {DOCUMENTS} documents at most.")
-    if sum(len(document.text.encode()) for document in documents) > DOCUMENTS_BYTES:
-        mistakes.add(place, f"must be {DOCUMENTS_BYTES // 1024} KiB together at most.")
+    if (size := sum(len(document.text.encode()) for document in documents)) > DOCUMENTS_BYTES:
+        mistakes.add(place, f"must be {DOCUMENTS_BYTES // 1024} KiB together at most, and are {-(-size // 1024)} KiB.")
     titles: dict[str, str] = {}
     for n, document in enumerate(documents):
         first = titles.setdefault(document.title, f"{place}[{n}]")
@@ -304,11 +304,21 @@ def _check_translation(translation: Translation, assistant: Assistant | None, pl
         _check_url(translation.base_url, f"{place}.base_url", mistakes)
     elif translation.provider == "libretranslate":
         mistakes.add(f"{place}.base_url", "is missing: libretranslate needs it.")
+    if translation.provider == "assistant":
+        for key in ("base_url", "api_key"):
+            if getattr(translation, key) is not None:
+                mistakes.add(
+                    f"{place}.{key}", 'is for libretranslate: set provider = "libretranslate", or take it away.'
+                )
     if translation.provider == "assistant" and assistant is not None and assistant.provider == "ansari":
         mistakes.add(
             f"{place}.provider",
             'must be "libretranslate" or "none": ansari cannot be asked outside of people\'s threads.',
         )
+
+
+# What we put behind a base URL, the longest first.
+_ENDS = ("/v1/messages", "/messages", "/chat/completions", "/audio/transcriptions")
 
 
 def _check_url(url: str, place: str, mistakes: Mistakes) -> None:
@@ -326,6 +336,8 @@ def _check_url(url: str, place: str, mistakes: Mistakes) -> None:
         mistakes.add(place, "must be http://HOST or https://HOST, with a port and a path if need be.")
     elif "?" in url or "#" in url:
         mistakes.add(place, "must not have a query or fragment: paths are put behind it.")
+    elif end := next((end for end in _ENDS if parts.path.endswith(end)), None):
+        mistakes.add(place, f"must end before {end}: that is put behind it.")
 
 
 def _check_intents(intents: tuple[Intent, ...], place: str, mistakes: Mistakes) -> None:

@@ -14,8 +14,14 @@ from typing import TypeVar
 
 import httpx
 import stamina
+import structlog
 
 from app.errors import AssistantBusy, TranslatorBusy
+
+log = structlog.get_logger(__name__)
+
+# It would log each pause in a warning of its own, with keys that tell nothing of ours: `tried` says it instead.
+stamina.instrumentation.set_on_retry_hooks(())
 
 # A header asks for no longer than this (seconds): one wrong figure would silence a number for days.
 LONGEST = 3600.0
@@ -86,7 +92,11 @@ async def tried(
     if patience <= 0:
         raise busy("no time was left")
 
+    failed: Exception | None = None
+
     def again(error: Exception) -> bool | float:
+        nonlocal failed
+        failed = error
         if not isinstance(error, AssistantBusy | TranslatorBusy) or isinstance(error, final):
             return False
         wait = error.retry_after
@@ -104,6 +114,8 @@ async def tried(
                 wait_max=LONGEST_PAUSE,
                 wait_jitter=jitter,
             ):
+                if failed is not None:
+                    log.info("asked again", attempt=attempt.num, reason=f"no {what} yet: {failed}")
                 with attempt:
                     return await once()
     except TimeoutError:

@@ -116,7 +116,7 @@ class Reader:
             missing = f"{source} is not set."
         elif scheme == "file" and name:
             source = "the file that it names"
-            found = self._file(name, SECRET_BYTES, place)
+            found = self._file(name, SECRET_BYTES, place, source)
             if isinstance(found, _Failed):
                 return found
             text = found
@@ -131,31 +131,35 @@ class Reader:
         return Secret(text)
 
     def text(self, raw: object, place: str, most: int) -> str | _Failed:
-        """The whole text that `file:PATH` leads to, of at most so many bytes, as it stands there but for a byte order mark."""
+        """The whole text that `file:PATH` leads to, of at most so many bytes, as it stands there but for a byte order mark.
+
+        Unlike a secret's its path is told, wherever it is wrong.
+        """
         scheme, _, name = raw.partition(":") if isinstance(raw, str) else ("", "", "")
         if scheme != "file" or not name:
             return self._wrong(place, "must be a reference, file:PATH, to a text.")
-        found = self._file(name, most, place)
+        source = f"the file {self._folder / name}"
+        found = self._file(name, most, place, source)
         if isinstance(found, _Failed):
             return found
         found = found.removeprefix("\ufeff")
         if len(found.encode()) > most:
-            return self._wrong(place, f"the file that it names is larger than {most // 1024} KiB.")
+            return self._wrong(place, f"{source} is larger than {most // 1024} KiB.")
         if "\0" in found:
-            return self._wrong(place, "the file that it names has U+0000 in it, which PostgreSQL cannot store.")
+            return self._wrong(place, f"{source} has U+0000 in it, which PostgreSQL cannot store.")
         if not found.strip():
-            return self._wrong(place, "the file that it names is empty.")
+            return self._wrong(place, f"{source} is empty.")
         return found
 
-    def _file(self, name: str, most: int, place: str) -> str | _Failed:
+    def _file(self, name: str, most: int, place: str, source: str) -> str | _Failed:
         """The text of a file beside this one; of one that is larger, more than `most` bytes."""
         try:
             with (self._folder / name).open("rb") as file:
                 raw = file.read(most + 8)  # with a byte order mark before, and half a character at the end
             return codecs.getincrementaldecoder("utf-8")().decode(raw, final=len(raw) <= most)
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not a text"
-            return self._wrong(place, f"the file that it names cannot be read: {why}.")
+            why = error.strerror if isinstance(error, OSError) else "it is not a text in UTF-8"
+            return self._wrong(place, f"{source} cannot be read: {why}.")
 
     def _list(self, kind: Any, raw: object, place: str) -> tuple[Any, ...] | _Failed:
         if not isinstance(raw, list):

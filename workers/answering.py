@@ -6,6 +6,7 @@ Each step is committed before the next, so that whoever has the turn next, after
 """
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from functools import partial
 from uuid import UUID
 
@@ -86,8 +87,10 @@ class Answering:
         self._translations = translations
         self._unkept: OrderedDict[tuple[UUID, int], Answer] = OrderedDict()
 
-    async def answer(self, due: Due) -> Reply:
+    async def answer(self, due: Due, instead: Callable[[], Awaitable[Reply | None]]) -> Reply:
         """The assistant's answer, or that it has none; a kind's sentence, where nothing of what is asked can be read.
+
+        `instead`: what it is answered with though nobody is asked; called when the words of voice messages are known.
 
         Raises:
             DatabaseUnavailable: nobody knows whether a finished step is kept.
@@ -99,6 +102,8 @@ class Answering:
             await self._keep(due, answer)
             return await self._finished(due, answer)
         async with self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline) as reading:
+            if (reply := await instead()) is not None:
+                return reply
             if not reading.lines:
                 return Reply(outcome="told", text=apology(due.tenant.texts, reading.unread))
             try:
@@ -110,7 +115,7 @@ class Answering:
 
     async def _ask(self, due: Due, reading: Reading) -> Answer:
         asked, notes = partial(_question, due.opening, reading), partial(self._notes, due)
-        answer = await due.watch.ai(self._asking.ask(due.tenant, asked, notes, due.deadline))
+        answer = await due.watch.ai(self._asking.ask(due.tenant, asked, notes, due.deadline, due.opening.correlation))
         due.spent.add(answer.input_tokens, answer.output_tokens)
         crashpoint("answer.asked")
         return answer
@@ -135,7 +140,14 @@ class Answering:
         """The answer as people read it, in WhatsApp's markup. What is left of nothing but markup is no answer."""
         tenant, texts = due.tenant, due.tenant.texts
         finished = await due.watch.translate(
-            self._translations.finish(tenant, spoken(due.opening), answer, self._notes(due), deadline=due.deadline)
+            self._translations.finish(
+                tenant,
+                spoken(due.opening),
+                answer,
+                self._notes(due),
+                deadline=due.deadline,
+                correlation=due.opening.correlation,
+            )
         )
         due.spent.add(finished.input_tokens, finished.output_tokens)
         text = await formatting.whatsapp(finished.text)

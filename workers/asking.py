@@ -54,8 +54,9 @@ class Asking:
         self._breakers = breakers
         self._places = places
 
-    async def ask(self, tenant: Tenant, asked: Asked, notes: Noted, deadline: float) -> Answer:
-        """The answer of the first that has one, before `deadline` (monotonic), which is for all together.
+    async def ask(self, tenant: Tenant, asked: Asked, notes: Noted, deadline: float, correlation: str) -> Answer:
+        """The answer of the first that has one, before `deadline` (monotonic), which is for all together. `correlation`: the
+        turn's, for the log.
 
         The fallback has its own `deadline_seconds` of what is left, at most half: then the first is given up. It is asked as
         soon as the first has failed, for whatever reason, and at once where the first's breaker is open. Where a fault cut
@@ -69,11 +70,13 @@ class Asking:
         first, second = notes(""), notes(FALLBACK)
         while True:
             try:
-                return await self._ask(tenant, asked, first, second, deadline)
+                return await self._ask(tenant, asked, first, second, deadline, correlation)
             except Outdated as change:
                 tenant = change.tenant
 
-    async def _ask(self, tenant: Tenant, asked: Asked, first: Notes, second: Notes, deadline: float) -> Answer:
+    async def _ask(
+        self, tenant: Tenant, asked: Asked, first: Notes, second: Notes, deadline: float, correlation: str
+    ) -> Answer:
         if tenant.assistant is None:
             raise AssistantRefused("this tenant has no assistant")
         other = tenant.assistant.fallback
@@ -93,7 +96,7 @@ class Asking:
                     return answer
                 await first.keep(CUT, msgspec.to_builtins(answer))
                 cut = answer
-        log.warning("the fallback is asked", tenant=tenant.slug, reason=reason)
+        log.warning("the fallback is asked", tenant=tenant.slug, correlation=correlation, reason=reason)
         try:
             until = min(deadline, time.monotonic() + other.deadline_seconds)
             answer = await self._one(tenant, other, asked, second, until, self._calls(tenant, fallback=True))

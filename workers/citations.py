@@ -53,13 +53,19 @@ class Sourced(Struct, frozen=True, kw_only=True):
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """One answer's translations: for whom, by whom, into which language, until when (monotonic)."""
+    """One answer's translations: for whom, by whom, into which language, until when (monotonic). `correlation`: for the log."""
 
     tenant: Tenant
     settings: Translation
     translator: Translator
     target: str
     deadline: float
+    correlation: str
+
+    @property
+    def of(self) -> dict[str, str]:
+        """What each line in the log says of it."""
+        return {"tenant": self.tenant.slug, "correlation": self.correlation}
 
 
 def untouched(citations: Sequence[Citation]) -> Sourced:
@@ -92,7 +98,7 @@ async def translated(memory: Memory, round: Round, citations: Sequence[Citation]
     )
     if failed := sum(fate.untranslated for fate in fates):
         metrics.alert("untranslated")
-        log.warning("citations stand untranslated", alert="untranslated", tenant=round.tenant.slug, failed=failed)
+        log.warning("citations stand untranslated", alert="untranslated", failed=failed, **round.of)
     if wanted:
         await notes.keep(MEMO, msgspec.to_builtins(sourced))
         crashpoint("answer.cited")
@@ -124,9 +130,9 @@ async def _all(memory: Memory, round: Round, texts: Sequence[str]) -> dict[str, 
         except DatabaseUnavailable as error:
             unavailable.append(error)
         except TranslationError as error:
-            log.info("a citation stands untranslated", tenant=round.tenant.slug, error=error)
+            log.info("a citation stands untranslated", error=error, **round.of)
         except Exception:  # whatever it was, an answer does not fail for a translation
-            log.exception("a citation cannot be translated", tenant=round.tenant.slug)
+            log.exception("a citation cannot be translated", **round.of)
 
     try:
         async with asyncio.timeout(max(LEAST, round.deadline - time.monotonic())), asyncio.TaskGroup() as group:

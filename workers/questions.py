@@ -21,8 +21,10 @@ log = structlog.get_logger(__name__)
 
 # Kinds whose words are a question by themselves, just as they stand.
 WORDED = frozenset({"text", "interactive", "button"})
+# Kinds that are nothing but words, once a voice message was written down.
+SAID = frozenset({*WORDED, "audio"})
 # Kinds whose words, or caption, a person has said or written.
-IN_OWN_WORDS = frozenset({*WORDED, "audio", "image", "video"})
+IN_OWN_WORDS = frozenset({*SAID, "image", "video"})
 # Kinds that are put into words when they come in (app/channels).
 PUT_INTO_WORDS = {"location": "[Location]", "contacts": "[Contact card]"}
 # What stands for a picture's words, or for itself.

@@ -6,6 +6,7 @@ last what the assistant is asked (workers/answering.py).
 
 from contextlib import nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 
 import msgspec
 import structlog
@@ -17,7 +18,7 @@ from app.store.settlements import Marks
 from app.store.turns import Opening
 from workers.answering import Answering, Due, Reply
 from workers.formatting import apart
-from workers.questions import WORDED, newest
+from workers.questions import IN_OWN_WORDS, SAID, Questions, newest
 from workers.spending import Spending
 from workers.typing import Typing
 
@@ -27,9 +28,10 @@ log = structlog.get_logger(__name__)
 class Replies:
     """`to` a turn."""
 
-    def __init__(self, spending: Spending, answering: Answering, typing: Typing | None) -> None:
-        """`typing`: what shows people that an answer is made; None: nobody does."""
+    def __init__(self, spending: Spending, questions: Questions, answering: Answering, typing: Typing | None) -> None:
+        """`questions`: whom the answering asks too. `typing`: what shows people that an answer is made; None: nobody does."""
         self._spending = spending
+        self._questions = questions
         self._answering = answering
         self._typing = typing
 
@@ -39,14 +41,13 @@ class Replies:
         Raises:
             DatabaseUnavailable: nobody knows whether a finished step is kept.
         """
-        standing = due.standing
-        if not standing:
+        if not due.standing:
             return Reply(outcome="revoked", marks=Marks(asks=due.opening.asking))
-        worded = [message.body for message in standing if message.kind in WORDED and message.body.strip()]
-        intents, beside = due.tenant.intents, len(worded) < len(standing)
-        fixed = await apart(sum(map(len, worded)), intents.answer, worded, due.opening.asking, beside=beside)
+        return await self._by(due, await _fixed(due))
+
+    async def _by(self, due: Due, fixed: Fixed | None) -> Reply:
         reply = await self._first(due, fixed)
-        if fixed is None or fixed.stops is None:
+        if fixed is None or fixed.stops is None or reply.marks.stops is not None:
             return reply
         # That a person wants no answers, or wants them again, is kept whether or not anybody answers now.
         return msgspec.structs.replace(reply, marks=msgspec.structs.replace(reply.marks, stops=fixed.stops))
@@ -56,7 +57,7 @@ class Replies:
         if opening.paused or not (tenant.enabled and due.channel.enabled):
             return Reply(outcome="left")
         if opening.stopped and tenant.intents.can_start and not (fixed and fixed.stops is False):
-            return Reply(outcome="stopped")
+            return await self._stopped(due)
         late = too_late(due.channel, opening)
         if late and due.channel.late in ("store", "notice"):
             return _noticed(due)
@@ -65,11 +66,10 @@ class Replies:
             return Reply(outcome="left")
         asked = due.remembered is not None  # and paid for
         free = by_hand or asked
-        daily = tenant.limits.messages_per_contact_per_day
-        if daily and not free and opening.written >= daily and not (fixed and _always(fixed)):
+        if not free and _beyond(due) and not (fixed and fixed.reply and fixed.weighs):
             return _limited(due, "messages_per_contact_per_day")
         if fixed and fixed.reply:
-            return self._late(due, late, _fixed(due, fixed))
+            return self._late(due, late, _told(due, fixed))
         if tenant.assistant is None and all(message.kind == "location" for message in standing) and not asked:
             return self._late(due, late, Reply(outcome="told", text=tenant.texts.location))
         budget = tenant.limits.tokens_per_day
@@ -77,7 +77,17 @@ class Replies:
             return _limited(due, "tokens_per_day")
         shown = self._typing.shown(tenant, due.channel, newest(opening)) if self._typing else nullcontext()
         with shown:
-            return self._late(due, late, await self._answering.answer(due))
+            return self._late(due, late, await self._answering.answer(due, partial(_heard, due)))
+
+    async def _stopped(self, due: Due) -> Reply:
+        """Who wants no answers gets none; a voice message is heard all the same, for the word that takes it back."""
+        unheard = any(message.kind == "audio" and not message.body for message in due.standing)
+        if due.tenant.transcription is not None and unheard and not _beyond(due):
+            async with self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline):
+                fixed = await _fixed(due)
+            if fixed and fixed.stops is False:
+                return await self._by(due, fixed)
+        return Reply(outcome="stopped")
 
     def _late(self, due: Due, late: bool, reply: Reply) -> Reply:
         """With an apology before it, where it comes late; a failure says that it is sorry already."""
@@ -138,12 +148,30 @@ def _limited(due: Due, limit: str) -> Reply:
     return Reply(outcome="limited", text=due.tenant.texts.limit, marks=Marks(limits=True))
 
 
-def _always(fixed: Fixed) -> bool:
-    """Whether it is answered whatever the day's limit is. An assistant's answer is not, whatever word stands before it."""
-    return bool(fixed.reply) and (fixed.stops is not None or fixed.pauses is not None)
+def _beyond(due: Due) -> bool:
+    """Whether their person has written all that a day allows."""
+    daily = due.tenant.limits.messages_per_contact_per_day
+    return bool(daily) and due.opening.written >= daily
 
 
-def _fixed(due: Due, fixed: Fixed) -> Reply:
+async def _fixed(due: Due) -> Fixed | None:
+    """What the tenant's intents say to it, as far as its words are known: those of a voice message once it was read."""
+    standing, said = due.standing, due.tenant.intents
+    own = [message for message in standing if message.kind in IN_OWN_WORDS and message.body.strip()]
+    words = [message.body for message in own]
+    beside = any(message.kind not in SAID for message in own) or len(own) < len(standing)
+    return await apart(sum(map(len, words)), said.answer, words, due.opening.asking, beside=beside)
+
+
+async def _heard(due: Due) -> Reply | None:
+    """What a turn is answered with instead, now that the words of its voice messages are known."""
+    if all(message.kind != "audio" for message in due.standing):
+        return None
+    fixed = await _fixed(due)
+    return _told(due, fixed) if fixed and fixed.reply else None
+
+
+def _told(due: Due, fixed: Fixed) -> Reply:
     if fixed.pauses is not None:
         metrics.alert("handed_over")
         log.warning(
@@ -156,5 +184,5 @@ def _fixed(due: Due, fixed: Fixed) -> Reply:
     return Reply(
         outcome="intent",
         text=fixed.reply,
-        marks=Marks(asks=fixed.asks, pauses=fixed.pauses),
+        marks=Marks(stops=fixed.stops, asks=fixed.asks, pauses=fixed.pauses),
     )

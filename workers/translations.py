@@ -48,10 +48,12 @@ class Translations:
         self._breakers = breakers
         self._places = places
 
-    async def finish(self, tenant: Tenant, words: str, answer: Answer, notes: Notes, *, deadline: float) -> Finished:
+    async def finish(
+        self, tenant: Tenant, words: str, answer: Answer, notes: Notes, *, deadline: float, correlation: str
+    ) -> Finished:
         """The answer with its sources, before `deadline` (monotonic) or the translation's own, whichever is earlier.
 
-        `words`: what the person wrote. `notes`: of this turn.
+        `words`: what the person wrote. `notes`, `correlation`: of this turn.
 
         Raises:
             DatabaseUnavailable: nobody knows what is remembered, or what was kept; nothing is lost.
@@ -66,6 +68,7 @@ class Translations:
             translator=translator(settings, tenant.assistant, self._calls(tenant, settings)),
             target=settings.target,
             deadline=min(began + settings.deadline_seconds, deadline),
+            correlation=correlation,
         )
         try:
             return await self._finish(round, words, answer, notes)

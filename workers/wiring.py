@@ -52,5 +52,7 @@ def turns(
     places = Places()  # one for all that ask a tenant's assistants
     asking = Asking(clients.assistants, breakers, places, assistant=assistant)
     translations = Translations(memory, clients.assistants, breakers, places)
-    answering = Answering(commits, asking, Questions(files), translations)
-    return Turns(commits, delivery, directory, sessions, Replies(spending, answering, typing), spending, typing)
+    questions = Questions(files)
+    answering = Answering(commits, asking, questions, translations)
+    replies = Replies(spending, questions, answering, typing)
+    return Turns(commits, delivery, directory, sessions, replies, spending, typing)

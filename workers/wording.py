@@ -64,6 +64,8 @@ async def language(client: httpx.AsyncClient, round: Round, words: str, answer: 
         theirs = group.create_task(_recognised(client, round, "words", words, notes))
         ours = group.create_task(_recognised(client, round, "answer", answer.text, notes))
     said, met = theirs.result(), ours.result()
+    if not said.known or (said.language is not None and not met.known):
+        _stands(round, "the engine could not be asked for the language")
     # Not knowing what the answer is in is no reason to change it.
     spoken = said.language if met.known else None
     return Language(
@@ -87,9 +89,9 @@ async def _recognised(client: httpx.AsyncClient, round: Round, name: str, text: 
         )
         told = Told(language=found.language, input_tokens=found.input_tokens, output_tokens=found.output_tokens)
     except TranslationError as error:
-        log.info("a language is not known", tenant=round.tenant.slug, error=error)
+        log.info("a language is not known", error=error, **round.of)
     except Exception:  # whatever it was, an answer does not fail for this
-        log.exception("a language cannot be told", tenant=round.tenant.slug)
+        log.exception("a language cannot be told", **round.of)
     await notes.keep(step, msgspec.to_builtins(told))
     crashpoint("answer.recognised")
     return told
@@ -116,11 +118,15 @@ async def worded(client: httpx.AsyncClient, round: Round, answer: Answer, notes:
     except TranslationError as error:
         said, reason = Worded(), str(error)
     except Exception:  # as above
-        log.exception("an answer cannot be translated", tenant=round.tenant.slug)
+        log.exception("an answer cannot be translated", **round.of)
         said, reason = Worded(), "a mistake of ours"
     if reason is not None:
-        metrics.alert("untranslated")
-        log.warning("an answer stands untranslated", alert="untranslated", tenant=round.tenant.slug, reason=reason)
+        _stands(round, reason)
     await notes.keep(ANSWER, msgspec.to_builtins(said))
     crashpoint("answer.worded")
     return said
+
+
+def _stands(round: Round, reason: str) -> None:
+    metrics.alert("untranslated")
+    log.warning("an answer stands untranslated", alert="untranslated", reason=reason, **round.of)

@@ -22,6 +22,8 @@ class Fixed(Struct, frozen=True, kw_only=True):
     """The intent whose question is in the reply, for `Intents.answer` at the next turn."""
     pauses: float | None = None
     """The conversation is people's for so many hours."""
+    weighs: bool = False
+    """It stops, starts or hands over, or asks whether to: no limit of a day is to keep it from anybody."""
 
 
 class Intents:
@@ -75,24 +77,30 @@ class Intents:
         last = next((intent for intent in reversed(found) if intent.then in ("stop", "start")), None)
         stops = None if last is None else last.then == "stop"
         if beside or len(found) < len(texts):
-            return None if last is None else Fixed(reply=last.reply if stops else "", stops=stops)
+            return None if last is None else Fixed(reply=last.reply if stops else "", stops=stops, weighs=True)
         asks = [_name(intent) for intent in found if intent.then == "confirm"]
         return Fixed(
             reply="\n\n".join(dict.fromkeys(intent.reply for intent in found)),
             stops=stops,
             asks=asks[-1] if asks and not stops else None,
             pauses=max((intent.pause_hours for intent in found if intent.then == "hand_over"), default=None),
+            weighs=any(_weighs(intent) for intent in found),
         )
 
 
 def _confirmed(intent: Intent, yes: bool) -> Fixed:
     if not yes:
-        return Fixed(reply=intent.no or "")
+        return Fixed(reply=intent.no or "", weighs=_weighs(intent))
     return Fixed(
         reply=intent.yes or "",
         stops=True if intent.yes_then == "stop" else None,
         pauses=intent.pause_hours if intent.yes_then == "hand_over" else None,
+        weighs=_weighs(intent),
     )
+
+
+def _weighs(intent: Intent) -> bool:
+    return intent.then in ("stop", "start", "hand_over") or intent.yes_then != "reply"
 
 
 def _assent(intent: Intent, texts: Sequence[str]) -> bool | None:

@@ -196,7 +196,7 @@ class Control:
 
     async def translator(self, request: web.Request) -> web.StreamResponse:
         """Calls and their count."""
-        return _json({"count": self._sandbox.translator.count, "calls": self._sandbox.translator.calls})
+        return _json({"count": self._sandbox.translator.count, "calls": list(self._sandbox.translator.calls)})
 
     async def put_translator(self, request: web.Request) -> web.StreamResponse:
         self._sandbox.translator.speed = msgspec.json.decode(await request.read(), type=Speed)

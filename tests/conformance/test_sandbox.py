@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -749,6 +751,24 @@ async def test_a_conversation_can_be_driven_over_http_alone(world: World) -> Non
     assert (await world.control("POST", "/control/reset"))[0] == 200
     assert (await world.control("GET", "/control/ledger"))[1]["entries"] == []
     assert (await world.control("GET", "/healthz"))[1] == {"status": "ok"}
+
+
+async def test_whatever_the_documentation_lets_one_ask_is_answered(world: World) -> None:
+    """Every GET of docs/sandbox.md's table, after something has come that it tells of."""
+    table = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    paths = [
+        path for row in table.splitlines() if row.startswith("| `") for path in re.findall(r"GET (/control/\w+)", row)
+    ]
+    assert len(paths) == len(set(paths)) >= 9
+    await world.send("hi")
+    await ask(world, question("anything"))
+    words = {"q": "نعم", "source": "ar", "target": "en"}
+    async with world.client.post(f"{world.sandbox.url}/libretranslate/translate", json=words) as answer:
+        assert answer.status == 200
+    for path in paths:
+        status, said = await world.control("GET", path, params={"recipient": PERSON} if path.endswith("/wait") else {})
+        assert status == 200 and isinstance(said, dict), path
+    assert (await world.control("GET", "/control/translator"))[1]["calls"][0]["text"] == "نعم"
 
 
 async def test_any_bytes_can_be_posted_as_a_signed_webhook(world: World) -> None:

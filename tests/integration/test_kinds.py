@@ -11,7 +11,7 @@ from app.sandbox.files import SAID, File
 from app.sandbox.people import FILES, Spoken
 from app.vault import Vault
 from tests import world as shared
-from tests.world import ENVIRON, KEY, LOCATION, NUMBER, PERSON, UNSUPPORTED, World, through_gate
+from tests.world import ENVIRON, KEY, LOCATION, NUMBER, OTHER, PERSON, UNSUPPORTED, World, through_gate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -162,6 +162,95 @@ async def test_silence_in_a_hostile_script_is_kept_as_words(world: World) -> Non
     await world.say(kind="audio", file="9")
     [answer] = await world.got(1)
     assert answer.startswith("You said: a ")
+
+
+# --- words that are not typed ---
+
+STOPPING = (
+    'intents = [{ match = ["hi", "hello"], reply = "Hello! How can we help?" }]',
+    """intents = [
+      { match = ["hi"], reply = "Hello!" },
+      { match = ["agent"], reply = "One moment.", then = "hand_over" },
+      { match = ["stop"], reply = "No more answers.", then = "stop" },
+      { match = ["start"], reply = "Welcome back.", then = "start" },
+    ]""",
+)
+
+
+async def says(world: World, words: str, **more: str) -> None:
+    """A voice message of these words."""
+    files = world.sandbox.files.by_id
+    file = str(1_000 + len(files))
+    files[file] = File(media_type="audio/ogg", data=b"OggS\0" + SAID + words.encode())
+    await world.say(kind="audio", file=file, **more)
+
+
+async def test_a_stop_and_a_start_are_heard_in_voice_messages(world: World) -> None:
+    """Nobody is asked; between the two nobody is answered, whatever they say; behind the start all is as before."""
+    await with_transcription(world, STOPPING)
+    await world.worker()
+    await says(world, "Stop.")
+    assert await world.got(1) == ["No more answers."]
+    assert await world.rows("SELECT stopped_at IS NOT NULL FROM lanes") == [(True,)]
+    for n, words in enumerate(("hi", "Where is it?"), 2):
+        await says(world, words)
+        await world.until("SELECT count(*) = %s FROM usage", n)
+    assert len(world.lines()) == 1 and world.asked == []
+    await says(world, "Start!")
+    assert (await world.got(2))[1] == "Welcome back."
+    await says(world, "Where are you?")
+    assert (await world.got(3))[2] == "You said: Where are you?"
+    assert [each for (each,) in await world.rows("SELECT outcome FROM usage ORDER BY turn_id")] == [
+        "intent",
+        "stopped",
+        "stopped",
+        "intent",
+        "answered",
+    ]
+
+
+async def test_a_voice_message_of_an_intents_words_is_that_intent(world: World) -> None:
+    """Alone it is answered by its reply, and hands over; a stop is heard beside a question, too."""
+    await with_transcription(world, STOPPING)
+    await says(world, "Hi!")
+    await world.worker()
+    assert await world.got(1) == ["Hello!"]
+    await says(world, "agent")
+    assert (await world.got(2))[1] == "One moment."
+    assert await world.rows("SELECT paused_until > now() FROM lanes") == [(True,)]
+    await says(world, "stop", sender=OTHER)
+    await world.say("where are you?", sender=OTHER)
+    assert "No more answers." in await world.got(1, sender=OTHER)
+    assert world.asked == [] or world.asked == [("where are you?",)]
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+async def test_a_stop_is_heard_in_a_caption(world: World, kind: str) -> None:
+    """The picture is not even fetched; other intents are not taken from captions."""
+    await with_transcription(world, STOPPING)
+    end = await world.worker()
+    await world.say("stop", kind=kind)
+    assert await world.got(1) == ["No more answers."]
+    await world.say("hi")
+    await world.until("SELECT count(*) = 2 FROM usage")
+    assert world.asked == [] and world.sandbox.files.fetched == []
+    await end()
+    await world.say("hi", kind="image", sender=OTHER)
+    await world.worker()
+    [answer] = await world.got(1, sender=OTHER)
+    assert answer.startswith("You said:") and answer.endswith("hi")
+
+
+async def test_who_has_stopped_has_nothing_written_down_beyond_the_days_limit(world: World) -> None:
+    """A start is looked for in as many voice messages as a day allows messages."""
+    await with_transcription(world, STOPPING, ("limits = {", "limits = { messages_per_contact_per_day = 2,"))
+    await world.worker()
+    await world.say("stop")
+    await world.got(1)
+    for n in (2, 3, 4):
+        await says(world, f"Where is {n}?")
+        await world.until("SELECT count(*) = %s FROM usage", n)
+    assert len(world.sandbox.transcriptions.calls) == 1 and len(world.lines()) == 1
 
 
 # --- read and typing ---

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from app import db, http
 from app.assistants import Answer, Citation
@@ -320,7 +321,9 @@ async def test_all_citations_are_translated_at_once(bench: Bench) -> None:
     bench.takes(0.3)
     texts = [f"نص {n}" for n in range(24)]
     began = time.monotonic()
-    finished = await worker.finish(bench.tenant(), "?", answer(*texts, *texts), notes, deadline=later())
+    finished = await worker.finish(
+        bench.tenant(), "?", answer(*texts, *texts), notes, correlation="c", deadline=later()
+    )
     assert time.monotonic() - began < 1.2
     assert sorted(bench.calls) == sorted(texts)
     assert [source.translation for source in finished.sources] == [f"[en] {text}" for text in texts] * 2
@@ -333,7 +336,7 @@ async def test_what_fails_stands_in_the_original(bench: Bench, kind: str) -> Non
     """The others are translated all the same, and the person is told of the one that is not."""
     bench.sandbox.faults.queue("translator", [kind], only="نص 2")
     finished = await (await bench.worker()).finish(
-        bench.tenant(), "?", answer("نص 1", "نص 2", "نص 3"), Kept(), deadline=later()
+        bench.tenant(), "?", answer("نص 1", "نص 2", "نص 3"), Kept(), correlation="c", deadline=later()
     )
     assert [source.untranslated for source in finished.sources] == [False, True, False]
     assert finished.sources[1] == Source(text="نص 2", title="Book 2", untranslated=True)
@@ -348,7 +351,7 @@ async def test_what_comes_too_late_stands_in_the_original(bench: Bench, own: flo
     )
     began = time.monotonic()
     finished = await (await bench.worker()).finish(
-        bench.tenant(deadline_seconds=own), "?", answer("نص 1", "نص 2"), Kept(), deadline=later(turns)
+        bench.tenant(deadline_seconds=own), "?", answer("نص 1", "نص 2"), Kept(), correlation="c", deadline=later(turns)
     )
     assert 0.3 < time.monotonic() - began < 1.5
     assert [source.untranslated for source in finished.sources] == [False, True]
@@ -357,8 +360,10 @@ async def test_what_comes_too_late_stands_in_the_original(bench: Bench, own: flo
 async def test_after_the_deadline_what_is_remembered_is_there(bench: Bench) -> None:
     """The assistant took all of the time: nobody is asked, and a remembered translation costs none."""
     worker = await bench.worker()
-    await worker.finish(bench.tenant(), "?", answer("نص 1"), Kept(), deadline=later())
-    finished = await worker.finish(bench.tenant(), "?", answer("نص 1", "نص 2"), Kept(), deadline=later(-1))
+    await worker.finish(bench.tenant(), "?", answer("نص 1"), Kept(), correlation="c", deadline=later())
+    finished = await worker.finish(
+        bench.tenant(), "?", answer("نص 1", "نص 2"), Kept(), correlation="c", deadline=later(-1)
+    )
     assert [source.translation for source in finished.sources] == ["[en] نص 1", None]
     assert bench.calls == ["نص 1"]
 
@@ -366,13 +371,17 @@ async def test_after_the_deadline_what_is_remembered_is_there(bench: Bench) -> N
 async def test_what_is_no_text_in_the_source_language_is_left_alone(bench: Bench) -> None:
     """A quotation without one letter of its script, or whose reader reads the source's language, wants no translation."""
     worker = await bench.worker()
-    finished = await worker.finish(bench.tenant(), "?", answer("In English.", "34", "نص"), Kept(), deadline=later())
+    finished = await worker.finish(
+        bench.tenant(), "?", answer("In English.", "34", "نص"), Kept(), correlation="c", deadline=later()
+    )
     assert [(s.translation, s.untranslated) for s in finished.sources] == [
         (None, False),
         (None, False),
         ("[en] نص", False),
     ]
-    finished = await worker.finish(bench.tenant(target="ar"), "?", answer("نص"), Kept(), deadline=later())
+    finished = await worker.finish(
+        bench.tenant(target="ar"), "?", answer("نص"), Kept(), correlation="c", deadline=later()
+    )
     assert finished.sources == (Source(text="نص", title="Book 1"),)
     assert bench.calls == ["نص"]
 
@@ -381,9 +390,11 @@ async def test_without_a_translation_table_sources_are_as_they_are(bench: Bench)
     """`provider = "none"`, or no table: no note, since nobody expects a translation. Where somebody should: a note."""
     worker, cited = await bench.worker(), answer("نص")
     for tenant in (bench.tenant(provider="none"), msgspec.structs.replace(bench.tenant(), translation=None)):
-        finished = await worker.finish(tenant, "?", cited, Kept(), deadline=later())
+        finished = await worker.finish(tenant, "?", cited, Kept(), correlation="c", deadline=later())
         assert finished == Finished(text=cited.text, sources=(Source(text="نص", title="Book 1"),))
-    finished = await worker.finish(bench.tenant(provider="assistant"), "?", cited, Kept(), deadline=later())
+    finished = await worker.finish(
+        bench.tenant(provider="assistant"), "?", cited, Kept(), correlation="c", deadline=later()
+    )
     assert finished.sources == (Source(text="نص", title="Book 1", untranslated=True),)
     assert bench.calls == []
 
@@ -392,14 +403,16 @@ async def test_after_a_crash_in_the_midst_no_finished_translation_is_made_again(
     """Two of three are done when the worker dies; another makes the third, and no more."""
     bench.sandbox.faults.queue("translator", [Fault(kind="no_answer", seconds=30)], only="نص 3")
     notes, cited = Kept(), answer("نص 1", "نص 2", "نص 3")
-    dying = asyncio.create_task((await bench.worker()).finish(bench.tenant(), "?", cited, notes, deadline=later()))
+    dying = asyncio.create_task(
+        (await bench.worker()).finish(bench.tenant(), "?", cited, notes, correlation="c", deadline=later())
+    )
     async with asyncio.timeout(5):
         while len(await bench.rows()) < 2:
             await asyncio.sleep(0.005)
     dying.cancel()
     await asyncio.wait({dying})
     assert notes == {}
-    finished = await (await bench.worker()).finish(bench.tenant(), "?", cited, notes, deadline=later())
+    finished = await (await bench.worker()).finish(bench.tenant(), "?", cited, notes, correlation="c", deadline=later())
     assert [source.translation for source in finished.sources] == ["[en] نص 1", "[en] نص 2", "[en] نص 3"]
     assert sorted(bench.calls) == ["نص 1", "نص 2", "نص 3", "نص 3"]
 
@@ -408,9 +421,12 @@ async def test_after_a_crash_behind_the_step_nothing_of_it_is_done_again(bench: 
     """The memo says it all, what failed too: not even the memory is asked."""
     bench.sandbox.faults.queue("translator", ["http_403"], only="نص 2")
     notes, cited = Kept(), answer("نص 1", "نص 2")
-    first = await (await bench.worker()).finish(bench.tenant(), "?", cited, notes, deadline=later())
+    first = await (await bench.worker()).finish(bench.tenant(), "?", cited, notes, correlation="c", deadline=later())
     calls, recalls = bench.calls, flushes("recall")
-    assert await (await bench.worker()).finish(bench.tenant(), "?", cited, notes, deadline=later()) == first
+    assert (
+        await (await bench.worker()).finish(bench.tenant(), "?", cited, notes, correlation="c", deadline=later())
+        == first
+    )
     assert (bench.calls, flushes("recall")) == (calls, recalls)
 
 
@@ -419,7 +435,7 @@ async def test_a_database_that_is_away_leaves_the_turn_for_later(bench: Bench) -
     worker = await bench.worker()
     await bench.at.act("ALTER TABLE translations RENAME TO gone")
     with pytest.raises(DatabaseUnavailable):
-        await worker.finish(bench.tenant(), "?", answer("نص 1", "نص 2"), Kept(), deadline=later())
+        await worker.finish(bench.tenant(), "?", answer("نص 1", "نص 2"), Kept(), correlation="c", deadline=later())
     assert bench.calls == []
 
 
@@ -431,11 +447,11 @@ async def test_the_tenants_assistant_translates_under_its_breaker(bench: Bench) 
     breakers = Breakers()
     worker = Translations(await bench.memory(), bench.client, breakers, Places())
     began = time.monotonic()
-    first = await worker.finish(tenant, "?", answer("نص 1", "نص 2"), Kept(), deadline=later())
+    first = await worker.finish(tenant, "?", answer("نص 1", "نص 2"), Kept(), correlation="c", deadline=later())
     assert time.monotonic() - began < 1.0 and len(breakers) == 1
     assert [source.translation for source in first.sources] == ["[translated] نص 1", "[translated] نص 2"]
     assert first.input_tokens > 0 and first.output_tokens > 0
-    again = await worker.finish(tenant, "?", answer("نص 1", "نص 2"), Kept(), deadline=later())
+    again = await worker.finish(tenant, "?", answer("نص 1", "نص 2"), Kept(), correlation="c", deadline=later())
     assert again.sources == first.sources and (again.input_tokens, again.output_tokens) == (0, 0)
     assert bench.sandbox.assistant.count == 2
 
@@ -444,16 +460,18 @@ async def test_the_tenants_assistant_translates_under_its_breaker(bench: Bench) 
 async def test_while_an_engine_is_away_originals_stand_at_once(bench: Bench, fault: str) -> None:
     """After three calls without a translation nobody waits for one, in no turn; what is remembered is there."""
     worker, quoting = await bench.worker(), bench.tenant(deadline_seconds=0.5)
-    known = (await worker.finish(quoting, "?", answer(HADITH), Kept(), deadline=later())).sources
+    known = (await worker.finish(quoting, "?", answer(HADITH), Kept(), correlation="c", deadline=later())).sources
     always = Chance(chance=1.0, fault=Fault(kind=fault))  # type: ignore[arg-type]
     bench.sandbox.faults.chances("translator", [always])
     before = alerts("translator_away")
-    await asyncio.gather(*(worker.finish(quoting, "?", answer(f"نص {n}"), Kept(), deadline=later()) for n in range(3)))
+    await asyncio.gather(
+        *(worker.finish(quoting, "?", answer(f"نص {n}"), Kept(), correlation="c", deadline=later()) for n in range(3))
+    )
     asked, began = bench.sandbox.translator.count, time.monotonic()
     patient = bench.tenant(deadline_seconds=30.0, answers=("ur",))
     for turn in range(3):
         finished = await worker.finish(
-            patient, URDU, answer(HADITH, f"نص آخر {turn}", text="Here."), Kept(), deadline=later(60)
+            patient, URDU, answer(HADITH, f"نص آخر {turn}", text="Here."), Kept(), correlation="c", deadline=later(60)
         )
         assert finished.text == "Here."
         assert finished.sources[0] == known[0] and finished.sources[1].untranslated
@@ -474,6 +492,7 @@ async def test_an_assistant_that_is_away_keeps_no_answer_waiting_for_its_transla
         URDU,
         answer(HADITH, text="Here."),
         Kept(),
+        correlation="c",
         deadline=later(60),
     )
     assert time.monotonic() - began < 0.5
@@ -499,7 +518,9 @@ async def test_whatever_is_cited_the_work_is_bounded_and_the_answer_goes_out(
     answered = msgspec.structs.replace(answer(), citations=tuple(citations))
     kept = bounded(bench.tenant(), answered)
     began = time.process_time()
-    finished = await (await bench.worker()).finish(bench.tenant(), "?", kept, Kept(), deadline=later(30))
+    finished = await (await bench.worker()).finish(
+        bench.tenant(), "?", kept, Kept(), correlation="c", deadline=later(30)
+    )
     whole = await formatting.sourced(await formatting.whatsapp(finished.text), finished.sources, Texts())
     pieces = await formatting.pieces(whole)
     assert time.process_time() - began < 5.0
@@ -524,7 +545,12 @@ async def test_translations_are_together_no_longer_than_an_answer(bench: Bench) 
     tenant = bench.tenant()
     assert tenant.translation
     turn = Round(
-        tenant=tenant, settings=tenant.translation, translator=Wordy(), target="en", deadline=time.monotonic() + 10
+        tenant=tenant,
+        settings=tenant.translation,
+        translator=Wordy(),
+        target="en",
+        deadline=time.monotonic() + 10,
+        correlation="c",
     )
     quoted = [Citation(text=f"{n} " + "ن" * 900) for n in range(100)]
     notes = Kept()
@@ -538,9 +564,11 @@ async def test_a_language_that_the_engine_does_not_know_is_refused_and_nobody_is
     """Each original stands, with the note; an answer, however often, so what it does know is translated as ever."""
     worker = await bench.worker()
     for _ in range(5):
-        finished = await worker.finish(bench.tenant(source="xx"), "?", answer(HADITH), Kept(), deadline=later())
+        finished = await worker.finish(
+            bench.tenant(source="xx"), "?", answer(HADITH), Kept(), correlation="c", deadline=later()
+        )
         assert finished.sources == (Source(text=HADITH, title="Book 1", untranslated=True),)
-    known = await worker.finish(bench.tenant(), "?", answer(HADITH), Kept(), deadline=later())
+    known = await worker.finish(bench.tenant(), "?", answer(HADITH), Kept(), correlation="c", deadline=later())
     assert known.sources[0].translation == f"[en] {HADITH}"
 
 
@@ -564,7 +592,7 @@ async def test_who_writes_in_a_language_of_the_tenants_is_answered_in_it(bench: 
     async with every_engine(bench) as tenants:
         for tenant, mark in zip(tenants, ("[ur]", "[translated]"), strict=True):
             finished = await (await bench.worker()).finish(
-                tenant(answers=("ur",)), URDU, answer(HADITH, text=text), Kept(), deadline=later()
+                tenant(answers=("ur",)), URDU, answer(HADITH, text=text), Kept(), correlation="c", deadline=later()
             )
             assert finished.text == f"{mark} {text}"
             assert finished.sources[0].translation == f"{mark} {HADITH}"
@@ -579,10 +607,45 @@ async def test_an_answer_that_needs_no_translation_stands(bench: Bench, words: s
     async with every_engine(bench) as tenants:
         for tenant in tenants:
             finished = await (await bench.worker()).finish(
-                tenant(answers=("ur",)), words, answer(text=text), Kept(), deadline=later()
+                tenant(answers=("ur",)), words, answer(text=text), Kept(), correlation="c", deadline=later()
             )
             assert finished.text == text
     assert bench.calls == []
+
+
+@pytest.mark.parametrize(
+    ("faults", "told"),
+    [(["http_403"] * 2, 1), (["ok", "http_403"], 1), (["ok", "ok"], 0)],
+    ids=["nobody to ask", "not of the answer", "asked"],
+)
+async def test_who_is_not_answered_in_their_language_for_want_of_an_engine_is_told_of(
+    bench: Bench, faults: list[str], told: int
+) -> None:
+    """The answer goes out as it is; an operator is alerted, once, with the turn's correlation in every line."""
+    for fault, only in zip(faults, (URDU, "Here."), strict=True):
+        bench.sandbox.faults.queue("translator", [Fault(kind=fault)], only=only)  # type: ignore[arg-type]
+    before = alerts("untranslated")
+    with capture_logs() as lines:
+        finished = await (await bench.worker()).finish(
+            bench.tenant(answers=("ur",)), URDU, answer(text="Here."), Kept(), correlation="c-1", deadline=later()
+        )
+    assert finished.text == ("Here." if told else "[ur] Here.")
+    assert alerts("untranslated") - before == told
+    assert [line["event"] for line in lines if line.get("alert")] == ["an answer stands untranslated"] * told
+    assert {line["correlation"] for line in lines} == ({"c-1"} if told else set())
+
+
+async def test_every_line_about_a_turns_citations_has_its_correlation(bench: Bench) -> None:
+    """One id from the webhook to the last part of the answer."""
+    bench.sandbox.faults.queue("translator", ["http_403"])
+    with capture_logs() as lines:
+        await (await bench.worker()).finish(
+            bench.tenant(), "?", answer("نص 1"), Kept(), correlation="c-2", deadline=later()
+        )
+    assert [(line["event"], line["correlation"]) for line in lines] == [
+        ("a citation stands untranslated", "c-2"),
+        ("citations stand untranslated", "c-2"),
+    ]
 
 
 async def test_a_translation_that_loses_a_source_is_not_used(bench: Bench) -> None:
@@ -590,7 +653,7 @@ async def test_a_translation_that_loses_a_source_is_not_used(bench: Bench) -> No
     bench.sandbox.faults.queue("translator", ["ok", "ok", "empty"])
     text = f"It is said: “{HADITH}” [1]."
     finished = await (await bench.worker()).finish(
-        bench.tenant(answers=("ur",)), URDU, answer(text=text), Kept(), deadline=later()
+        bench.tenant(answers=("ur",)), URDU, answer(text=text), Kept(), correlation="c", deadline=later()
     )
     assert finished.text == text
 
@@ -600,7 +663,7 @@ async def test_an_answer_is_kept_with_its_turn_and_not_in_the_memory(bench: Benc
     notes = Kept()
     for _ in range(2):
         finished = await (await bench.worker()).finish(
-            bench.tenant(answers=("ur",)), URDU, answer(text="Here we are."), notes, deadline=later()
+            bench.tenant(answers=("ur",)), URDU, answer(text="Here we are."), notes, correlation="c", deadline=later()
         )
         assert finished.text == "[ur] Here we are."
     assert await bench.rows() == []

@@ -356,6 +356,26 @@ async def test_beyond_the_days_messages_a_person_is_told_once(world: World) -> N
     assert (await world.got(6))[5] == "You said: five"
 
 
+async def test_a_stop_that_asks_back_is_heard_beyond_the_days_messages(world: World) -> None:
+    """The question, and the yes to it."""
+    unsubscribe = """
+[[tenants.noor.intents]]
+match = ["unsubscribe"]
+reply = "No more answers?"
+then = "confirm"
+yes = "Goodbye."
+no = "Good."
+yes_then = "stop"
+"""
+    await configure(world, INTENTS + unsubscribe + "[tenants.noor.limits]\nmessages_per_contact_per_day = 1\n")
+    await world.worker()
+    for n, text in enumerate(("one", "two", "unsubscribe", "yes"), 1):
+        await world.say(text)
+        await world.got(n)
+    assert (await world.got(4))[2:] == ["No more answers?", "Goodbye."]
+    assert await world.rows("SELECT stopped_at IS NOT NULL FROM lanes") == [(True,)]
+
+
 @pytest.mark.parametrize(
     "limit", ["messages_per_contact_per_day = 1", "tokens_per_day = 1", "replies_per_conversation_per_minute = 1"]
 )

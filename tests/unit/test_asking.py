@@ -9,12 +9,13 @@ from uuid import UUID
 import httpx
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from app.assistants import Answer, Question
 from app.assistants.intents import Intents
 from app.configuration import Assistant, AssistantSettings, Limits, Texts
 from app.directory import Directory, Tenant
-from app.errors import AssistantBusy, DatabaseUnavailable
+from app.errors import AssistantBusy, AssistantError, DatabaseUnavailable
 from app.vault import Secret, SecretBytes
 from tests.asking import Kept
 from tests.scripted import Scripted, says
@@ -65,7 +66,7 @@ class Turn:
         asking = Asking(client, self.breakers, Places(), assistant=lambda provider: self.scripted)
         deadline = time.monotonic() + 5
         return await asking.ask(
-            self.tenant, lambda _: Question(lines=()), lambda under: Opened(self.notes[under]), deadline
+            self.tenant, lambda _: Question(lines=()), lambda under: Opened(self.notes[under]), deadline, "c"
         )
 
     @property
@@ -80,6 +81,13 @@ async def test_a_cut_answer_is_not_asked_for_again() -> None:
         await turn.ask()
     assert (await turn.ask()).text == "The whole."
     assert turn.models == ["first", "second", "second"]
+
+
+async def test_that_the_fallback_is_asked_is_told_with_the_turns_correlation() -> None:
+    """One id from the webhook to the last part of the answer."""
+    with capture_logs() as lines:
+        await Turn(Scripted(AssistantError("no"), says("Here."))).ask()
+    assert [(line["event"], line["correlation"]) for line in lines] == [("the fallback is asked", "c")]
 
 
 async def test_a_cut_answer_that_nobody_knows_is_kept_is_asked_for_no_further() -> None:

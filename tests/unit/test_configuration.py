@@ -226,6 +226,14 @@ WRONG = [
     ),
     (
         'name = "Noor Clinic"',
+        'name = "N"\ntranslation = {base_url = "http://libre", api_key = "env:KEY"}',
+        [
+            'tenants.noor.translation.base_url: is for libretranslate: set provider = "libretranslate", or take it away.',
+            'tenants.noor.translation.api_key: is for libretranslate: set provider = "libretranslate", or take it away.',
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
         'name = "N"\ntranslation = {answers = ["ur", "Urdu"], at_once = 0}',
         [
             'tenants.noor.translation.answers[1]: must be a language code like "ar" or "en".',
@@ -351,6 +359,26 @@ WRONG = [
     ),
     (
         '"https://graph.facebook.com/v23.0"',
+        '"https://graph.facebook.com/v23.0/106540352242922/messages"',
+        ["tenants.noor.channels.main.base_url: must end before /messages: that is put behind it."],
+    ),
+    (
+        '"https://api.anthropic.com/"',
+        '"https://api.anthropic.com/v1/messages/"',
+        ["tenants.noor.assistant.base_url: must end before /v1/messages: that is put behind it."],
+    ),
+    (
+        '"https://api.anthropic.com/"',
+        '"https://api.openai.com/v1/chat/completions"',
+        ["tenants.noor.assistant.base_url: must end before /chat/completions: that is put behind it."],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\ntranscription = {base_url = "https://api.openai.com/v1/audio/transcriptions", model = "m"}',
+        ["tenants.noor.transcription.base_url: must end before /audio/transcriptions: that is put behind it."],
+    ),
+    (
+        '"https://graph.facebook.com/v23.0"',
         '"https://gr aph"',
         ["tenants.noor.channels.main.base_url: must be a URL like https://host/path, in ASCII without spaces."],
     ),
@@ -443,7 +471,7 @@ def test_a_secret_can_come_from_a_file_beside_the_configuration(write: Write, tm
     [
         (b"", "the file that it names is empty."),
         (f"{CANARY}\n{CANARY}\n".encode(), "the file that it names must hold one line of printable ASCII."),
-        (b"\xff\xfe", "the file that it names cannot be read: it is not a text."),
+        (b"\xff\xfe", "the file that it names cannot be read: it is not a text in UTF-8."),
         (b"x" * 100_000, "the file that it names must hold one line of printable ASCII."),
     ],
 )
@@ -483,23 +511,31 @@ def test_documents_are_read_from_files_beside_the_configuration(write: Write, tm
         (
             'title = "A"\ntext = "file:b"',
             b"x",
-            "text: the file that it names cannot be read: No such file or directory.",
+            "text: the file {folder}/b cannot be read: No such file or directory.",
         ),
-        ('title = "A"\ntext = "file:a"', b"a\xff", "text: the file that it names cannot be read: it is not a text."),
-        ('title = "A"\ntext = "file:a"', b"a\xc3", "text: the file that it names cannot be read: it is not a text."),
-        ('title = "A"\ntext = "file:a"', b"\xef\xbb\xbf \n", "text: the file that it names is empty."),
+        (
+            'title = "A"\ntext = "file:a"',
+            b"a\xff",
+            "text: the file {folder}/a cannot be read: it is not a text in UTF-8.",
+        ),
+        (
+            'title = "A"\ntext = "file:a"',
+            b"a\xc3",
+            "text: the file {folder}/a cannot be read: it is not a text in UTF-8.",
+        ),
+        ('title = "A"\ntext = "file:a"', b"\xef\xbb\xbf \n", "text: the file {folder}/a is empty."),
         (
             'title = "A"\ntext = "file:a"',
             b"a\0b",
-            "text: the file that it names has U+0000 in it, which PostgreSQL cannot store.",
+            "text: the file {folder}/a has U+0000 in it, which PostgreSQL cannot store.",
         ),
-        ('title = "A"\ntext = "file:a"', b"x" * 262_145, "text: the file that it names is larger than 256 KiB."),
+        ('title = "A"\ntext = "file:a"', b"x" * 262_145, "text: the file {folder}/a is larger than 256 KiB."),
         (
             'title = "A"\ntext = "file:a"',
             b"x" * 262_144 + "é".encode(),
-            "text: the file that it names is larger than 256 KiB.",
+            "text: the file {folder}/a is larger than 256 KiB.",
         ),
-        ('title = "A"\ntext = "file:a"', b"x" * 9_000_000, "text: the file that it names is larger than 256 KiB."),
+        ('title = "A"\ntext = "file:a"', b"x" * 9_000_000, "text: the file {folder}/a is larger than 256 KiB."),
         ('title = " "\ntext = "file:a"', b"x", "title: must be one line of at most 200 characters."),
         ('title = "a\\nb"\ntext = "file:a"', b"x", "title: must be one line of at most 200 characters."),
         (f'title = "{"t" * 201}"\ntext = "file:a"', b"x", "title: must be one line of at most 200 characters."),
@@ -513,7 +549,7 @@ def test_a_document_that_cannot_be_one_is_refused(
     """A reference to a text of one's own, of a bounded size; what is wrong is told with its place."""
     (tmp_path / "a").write_bytes(content)
     found = mistakes(write(WHOLE + DOCUMENTS + text))
-    assert f"tenants.noor.assistant.documents[0].{mistake}" in found
+    assert f"tenants.noor.assistant.documents[0].{mistake.format(folder=tmp_path)}" in found
 
 
 def test_documents_are_few_small_and_of_different_names(write: Write, tmp_path: Path) -> None:
@@ -521,7 +557,9 @@ def test_documents_are_few_small_and_of_different_names(write: Write, tmp_path: 
     (tmp_path / "a").write_text("x" * 200_000)
     every = [DOCUMENTS + f'title = "{n}"\ntext = "file:a"\n' for n in range(21)]
     place = "tenants.noor.assistant.documents"
-    assert mistakes(write(WHOLE + "".join(every[:3]))) == [f"{place}: must be 512 KiB together at most."]
+    assert mistakes(write(WHOLE + "".join(every[:3]))) == [
+        f"{place}: must be 512 KiB together at most, and are 586 KiB."
+    ]
     (tmp_path / "a").write_text("x")
     assert mistakes(write(WHOLE + "".join(every))) == [f"{place}: must be 20 documents at most."]
     assert mistakes(write(WHOLE + every[0] + every[1] + every[0])) == [

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.assistants.intents import LONGEST, Intents
-from app.configuration import Intent
+from app.configuration import Intent, Then, YesThen
 from app.text.assent import LANGUAGES, assents
 from app.text.matching import Pattern, normalise
 
@@ -206,6 +206,32 @@ def test_a_word_on_stopping_is_heard_whatever_stands_beside_it(
     fixed = INTENTS.answer(texts, beside=beside)
     assert (fixed and (fixed.reply, fixed.stops)) == heard
     assert fixed is None or (fixed.asks, fixed.pauses) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("then", "yes_then", "texts", "weighs"),
+    [
+        ("reply", "reply", ["cancel"], [False]),
+        ("confirm", "reply", ["cancel", "yes"], [False, False]),
+        ("confirm", "stop", ["cancel", "yes"], [True, True]),
+        ("confirm", "hand_over", ["cancel", "no"], [True, True]),
+        ("hand_over", "reply", ["cancel"], [True]),
+        ("stop", "reply", ["cancel"], [True]),
+        ("start", "reply", ["cancel"], [True]),
+    ],
+)
+def test_what_stops_starts_or_hands_over_weighs_from_the_question_on(
+    then: Then, yes_then: YesThen, texts: list[str], weighs: list[bool]
+) -> None:
+    """No limit holds for it; for what only says something it does."""
+    intents = Intents([Intent(match=("cancel",), reply="?", then=then, yes="yes", no="no", yes_then=yes_then)])
+    found, asking = [], None
+    for text in texts:
+        fixed = intents.answer([text], asking)
+        assert fixed is not None
+        asking = fixed.asks
+        found.append(fixed.weighs)
+    assert found == weighs
 
 
 def test_a_stop_can_be_taken_back_where_an_intent_does_so() -> None:

@@ -1,12 +1,17 @@
 """Another try: after which statuses, and how long an answer's headers ask to wait before it."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import httpx
 import pytest
+import stamina
+from structlog.testing import capture_logs
 
-from app.retrying import LONGEST, passes, retry_after
+from app.errors import AssistantBusy
+from app.redaction import KNOWN
+from app.retrying import LONGEST, passes, retry_after, tried
 
 NOW = datetime(2026, 5, 1, 10, 0, 0, tzinfo=UTC)
 SOON = NOW + timedelta(seconds=90)
@@ -76,3 +81,22 @@ def test_milliseconds_count_where_they_are_told(value: str, seconds: float) -> N
 def test_what_fails_on_the_other_side_or_between_may_pass(statuses: tuple[int, ...], may: bool) -> None:
     """Whatever number a proxy has for it; what is said of the request itself does not."""
     assert {passes(status) for status in statuses} == {may}
+
+
+@pytest.mark.anyio
+async def test_another_try_is_told_in_one_line_of_our_own() -> None:
+    """Which try it is, and why: in keys that the log lets through. What is not tried again has no line."""
+    fates = [AssistantBusy("HTTP 503"), AssistantBusy("HTTP 429", retry_after=0.01), None]
+
+    async def once() -> str:
+        if (fate := fates.pop(0)) is not None:
+            raise fate
+        return "here"
+
+    with capture_logs() as lines, stamina.set_testing(True, attempts=3, cap=True):
+        assert await tried(once, busy=AssistantBusy, deadline=time.monotonic() + 5, tries=3, what="answer") == "here"
+    assert lines == [
+        {"event": "asked again", "log_level": "info", "attempt": n, "reason": f"no answer yet: HTTP {status}"}
+        for n, status in ((2, 503), (3, 429))
+    ]
+    assert {"attempt", "reason"} <= KNOWN
