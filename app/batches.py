@@ -28,7 +28,7 @@ MOST_BYTES = 4 * 1024 * 1024
 MOST_WAITING = 20_000
 # So many hear of a flush at once; then the loop looks at its sockets and timers before the next. What each of them goes on
 # to do takes about a millisecond, and five hundred of them in a row would keep everybody else waiting for half a second.
-TOLD_AT_ONCE = 8
+TOLD_AT_ONCE = 2
 # When our own loop comes later than by LATE, a flush has GRACE more: to read what may have come (seconds).
 LATE, GRACE = 0.1, 0.25
 
