@@ -7,13 +7,13 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
 from app.errors import ConfigurationError
-from app.tables import Mistakes, Name, Reader
+from app.tables import Mistakes, Name, Reader, element
 from app.text import assent
 from app.text.matching import Pattern, normalise
 from app.vault import Secret
@@ -50,6 +50,7 @@ EndpointKind = Literal["cloud", "evolution"]
 InDoubt = Literal["resend", "park"]
 Late = Literal["answer", "apologise", "notice", "store"]
 Then = Literal["reply", "confirm", "hand_over", "stop", "start"]
+Table = Literal["assistant", "translation", "transcription", "texts", "limits", "intents"]
 YesThen = Literal["reply", "hand_over", "stop"]
 
 # So long after a person's last message WhatsApp takes a text for them; then it is refused as 131047 (docs/wire-cloud.md).
@@ -162,6 +163,8 @@ class Intent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     app/text/matching.py says what is alike, app/assistants/intents.py what follows.
     """
 
+    CALLED: ClassVar = ("match", "patterns")
+
     reply: Text
     match: tuple[Text, ...] = ()
     patterns: tuple[Text, ...] = ()
@@ -200,12 +203,14 @@ class Answering(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Tenant(Answering, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[tenants.<slug>]`: an organisation. A table that is not in the file is left as the database has it.
 
-    A tenant may have no assistant: what its intents do not answer is answered with `texts.failure`.
+    `without` takes back those of before. A tenant may have no assistant: what its intents do not answer is answered with
+    `texts.failure`.
     """
 
     name: Text
     enabled: bool = True
     in_doubt: InDoubt = "resend"
+    without: tuple[Table, ...] = ()
     channels: dict[str, Channel] = {}
 
 
@@ -250,7 +255,9 @@ def load(path: Path, environ: Mapping[str, str]) -> Configuration:
         raise ConfigurationError(f"{path}: names no endpoint and no tenant.")
     reader.mistakes.stop(path)
     assert found is not None
-    return Configuration(path=path, endpoints=found.endpoints, tenants=found.tenants, warnings=tuple(_warnings(found)))
+    return Configuration(
+        path=path, endpoints=found.endpoints, tenants=found.tenants, warnings=tuple(_warnings(found, tables))
+    )
 
 
 def _check(tables: Tables, mistakes: Mistakes) -> None:
@@ -270,6 +277,9 @@ def _check(tables: Tables, mistakes: Mistakes) -> None:
         if tenant.transcription is not None:
             _check_url(tenant.transcription.base_url, f"{place}.transcription.base_url", mistakes)
         _check_intents(tenant.intents or (), f"{place}.intents", mistakes)
+        for table in tenant.without:
+            if getattr(tenant, table) is not None:
+                mistakes.add(f"{place}.without", f"takes {table} back, and {place}.{table} stands in the file.")
         for name, channel in tenant.channels.items():
             here = f"{place}.channels.{name}"
             _check_url(channel.base_url, f"{here}.base_url", mistakes)
@@ -343,7 +353,7 @@ def _check_url(url: str, place: str, mistakes: Mistakes) -> None:
 def _check_intents(intents: tuple[Intent, ...], place: str, mistakes: Mistakes) -> None:
     firsts: dict[tuple[str, str], tuple[str, tuple[object, ...]]] = {}
     for n, intent in enumerate(intents):
-        here = f"{place}[{n}]"
+        here = element(place, n, Intent, intent)
         if not intent.match and not intent.patterns:
             mistakes.add(f"{here}.match", "must have one text at least.")
         for k, text in enumerate(intent.match):
@@ -364,9 +374,13 @@ def _check_intents(intents: tuple[Intent, ...], place: str, mistakes: Mistakes) 
         _check_then(intent, here, mistakes)
     if sum(len(intent.patterns) for intent in intents) > MOST_PATTERNS:
         mistakes.add(place, f"have more than {MOST_PATTERNS} patterns.")
-    stops = [n for n, intent in enumerate(intents) if "stop" in (intent.then, intent.yes_then)]
+    stops = [
+        element(place, n, Intent, intent)
+        for n, intent in enumerate(intents)
+        if "stop" in (intent.then, intent.yes_then)
+    ]
     if stops and not any(intent.then == "start" for intent in intents):
-        mistakes.add(f"{place}[{stops[0]}]", 'stops answers, and no intent has then = "start", to want them again.')
+        mistakes.add(stops[0], 'stops answers, and no intent has then = "start", to want them again.')
 
 
 def _check_once(
@@ -399,17 +413,19 @@ def _check_then(intent: Intent, place: str, mistakes: Mistakes) -> None:
         mistakes.add(f"{place}.then", 'must be "confirm", or there is nothing to say yes or no to.')
 
 
-def _warnings(tables: Tables) -> Iterator[str]:
-    """One for each key that is kept, and does nothing or too little."""
+def _warnings(tables: Tables, written: dict[str, Any]) -> Iterator[str]:
+    """One for each key that is kept, and does nothing or too little. `written`: the tables as they stand in the file."""
     for slug, endpoint in tables.endpoints.items():
         if endpoint.kind == "evolution":
             yield f'endpoints.{slug}.kind: "evolution" does nothing yet: webhooks of this endpoint are not read.'
     for slug, tenant in tables.tenants.items():
-        place = f"tenants.{slug}"
-        if (assistant := tenant.assistant) is not None:
-            for asked, name in ((assistant, "assistant"), (assistant.fallback, "assistant.fallback")):
-                if asked is not None and asked.provider == "ansari" and asked.documents:
-                    yield f"{place}.{name}.documents: does nothing with ansari: it has sources of its own."
+        place, theirs = f"tenants.{slug}", written["tenants"][slug]
+        if tenant.assistant is not None:
+            yield from _unused_of_assistant(tenant.assistant, f"{place}.assistant", theirs["assistant"])
+        for n, intent in enumerate(tenant.intents or ()):
+            if "pause_hours" in theirs["intents"][n] and "hand_over" not in (intent.then, intent.yes_then):
+                here = element(f"{place}.intents", n, Intent, intent)
+                yield f"{here}.pause_hours: does nothing: only a hand-over leaves the conversation to people."
         for name, channel in tenant.channels.items():
             if channel.late in ("apologise", "notice") and channel.answer_within_hours >= WINDOW_HOURS:
                 yield (
@@ -417,3 +433,28 @@ def _warnings(tables: Tables) -> Iterator[str]:
                     f'"{channel.late}": WhatsApp takes no text so long after a person\'s last message, so whoever did not '
                     "write again gets none."
                 )
+
+
+# Keys that say nothing to Ansari's backend, and why.
+_NOT_FOR_ANSARI = {
+    "documents": "it has sources of its own",
+    "system": "it has instructions of its own",
+    "max_tokens": "it bounds its answers itself",
+}
+
+
+def _unused_of_assistant(assistant: AssistantSettings, place: str, written: dict[str, Any]) -> Iterator[str]:
+    if assistant.provider == "ansari":
+        for key, why in _NOT_FOR_ANSARI.items():
+            if written.get(key):
+                yield f"{place}.{key}: does nothing with ansari: {why}."
+        if written.get("images"):
+            yield f"{place}.images: does nothing with ansari: it is never shown pictures."
+    if isinstance(assistant, Assistant) and (fallback := assistant.fallback) is not None:
+        theirs = written["fallback"]
+        if "deadline_seconds" in theirs and fallback.deadline_seconds >= assistant.deadline_seconds:
+            yield (
+                f"{place}.fallback.deadline_seconds: is its share of {place}.deadline_seconds, and at most half of that "
+                f"is kept for it: {assistant.deadline_seconds / 2:g}."
+            )
+        yield from _unused_of_assistant(fallback, f"{place}.fallback", theirs)

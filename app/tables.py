@@ -19,6 +19,8 @@ from app.errors import ConfigurationError
 from app.vault import Secret
 
 SECRET_BYTES = 64 * 1024
+# Characters of what a person knows an element of a list by.
+SHOWN = 40
 
 Name = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z", description="letters, digits, - and _, at most 63")
@@ -163,8 +165,9 @@ class Reader:
 
     def _list(self, kind: Any, raw: object, place: str) -> tuple[Any, ...] | _Failed:
         if not isinstance(raw, list):
-            return self._wrong(place, "must be a list.")
-        values = tuple(self.value(kind, each, f"{place}[{n}]") for n, each in enumerate(raw))
+            advice = f": write [[{place}]], with double brackets" if isinstance(raw, dict) else ""
+            return self._wrong(place, f"must be a list{advice}.")
+        values = tuple(self.value(kind, each, element(place, n, kind, each)) for n, each in enumerate(raw))
         return FAILED if any(each is FAILED for each in values) else values
 
     def _tables(self, kind: type[Struct], raw: object, place: str) -> dict[str, Any] | _Failed:
@@ -182,6 +185,18 @@ class Reader:
     def _wrong(self, place: str, reason: str) -> _Failed:
         self.mistakes.add(place, reason)
         return FAILED
+
+
+def element(place: str, n: int, kind: Any, each: object) -> str:
+    """The place of one of a list: its number, from zero, and what a person knows it by, where its kind has `CALLED`, keys
+    that say so: the first text of the first of them that it has.
+    """
+    for key in getattr(kind, "CALLED", ()):
+        value = each.get(key) if isinstance(each, dict) else getattr(each, key, None)
+        first = next(iter(value), None) if isinstance(value, list | tuple) else value
+        if isinstance(first, str):
+            return f"{place}[{n}] ({msgspec.json.encode(first[:SHOWN]).decode()})"
+    return f"{place}[{n}]"
 
 
 def _join(place: str, key: str) -> str:

@@ -173,7 +173,7 @@ async def test_documents_are_kept_with_the_tenant(here: Installation) -> None:
     file.write_text("11")
     assert (await here.apply(BOTH + document)).changes == ("~ tenants.noor.assistant.documents: replaced (1 → 1)",)
     file.unlink()
-    with pytest.raises(ConfigurationError, match=r"documents\[0\]\.text: the file that it names cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"documents\[0\]\.text: the file .*prices\.txt cannot be read"):
         await here.apply(BOTH + document)
     assert (await here.apply(BOTH)).changes == ("~ tenants.noor.assistant.documents: replaced (1 → 0)",)
 
@@ -202,6 +202,38 @@ async def test_what_the_file_does_not_name_stays(here: Installation) -> None:
     assert (await here.apply(ENDPOINT + tenant("noor", address="1001"))).changes == (
         "~ tenants.noor.intents: replaced (1 → 1)",
         "~ tenants.noor.channels.main.enabled: false → true",
+    )
+
+
+async def test_what_stays_in_force_is_told_and_can_be_taken_back(here: Installation) -> None:
+    """Whoever deletes a table from the file reads that it goes on working, and how to end it; that ends it for good."""
+    voice = (
+        '[tenants.noor.transcription]\nbase_url = "https://api.openai.com/v1"\nmodel = "whisper-1"\napi_key = "env:KEY"'
+    )
+    whole = ENDPOINT + tenant("noor", address="1001")
+    assert (await here.apply(ENDPOINT + tenant("noor", address="1001", more=voice))).warnings == ()
+    again = await here.apply(whole)
+    told = (
+        "tenants.noor: the database has transcription of an earlier file, which this one does not name: left in force. "
+        'To take back: without = ["transcription"].'
+    )
+    assert (again.changes, again.warnings) == ((), (told,))
+    name = 'name = "Clinic noor"'
+    ended = await here.apply(whole.replace(name, f'{name}\nwithout = ["transcription"]'))
+    assert (ended.changes, ended.warnings) == (("- tenants.noor.transcription",), ())
+    assert here.rows("SELECT settings -> 'transcription' FROM tenants") == [(None,)]
+    assert (await here.apply(whole)).warnings == ()
+
+
+async def test_an_assistant_can_be_taken_back(here: Installation) -> None:
+    """With whatever needs one told."""
+    voice = '[tenants.noor.transcription]\nbase_url = "https://api.openai.com/v1"\nmodel = "whisper-1"'
+    await here.apply(ENDPOINT + tenant("noor", address="1001", more=voice))
+    applied = await here.apply('[tenants.noor]\nname = "Clinic noor"\nwithout = ["assistant", "intents"]\n' + voice)
+    assert applied.changes == ("- tenants.noor.assistant", "~ tenants.noor.intents: replaced (1 → 0)")
+    assert applied.warnings == (
+        "tenants.noor: has no assistant: what no intent answers is answered with texts.failure.",
+        "tenants.noor.transcription: does nothing without an assistant.",
     )
 
 

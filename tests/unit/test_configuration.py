@@ -243,13 +243,16 @@ WRONG = [
     (
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["hi"], reply = "a"}, {match = ["Hi!"], reply = "b"}]',
-        ["tenants.noor.intents[1].match[0]: is the same as tenants.noor.intents[0].match[0], which has another reply."],
+        [
+            'tenants.noor.intents[1] ("Hi!").match[0]: is the same as tenants.noor.intents[0] ("hi").match[0], '
+            "which has another reply."
+        ],
     ),
     (
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["?!"], reply = "a"}, {match = [], reply = "a"}]',
         [
-            "tenants.noor.intents[0].match[0]: is nothing but punctuation, space or tashkeel, which are not compared.",
+            'tenants.noor.intents[0] ("?!").match[0]: is nothing but punctuation, space or tashkeel, which are not compared.',
             "tenants.noor.intents[1].match: must have one text at least.",
         ],
     ),
@@ -257,15 +260,16 @@ WRONG = [
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{patterns = ["* * *"], reply = "a"}, {patterns = ["a*b*c*d*e*f*g*h*i*j*k*l"], reply = "a"}]',
         [
-            "tenants.noor.intents[0].patterns[0]: must have 2 letters at least besides its stars.",
-            "tenants.noor.intents[1].patterns[0]: must have 10 stars at most.",
+            'tenants.noor.intents[0] ("* * *").patterns[0]: must have 2 letters at least besides its stars.',
+            'tenants.noor.intents[1] ("a*b*c*d*e*f*g*h*i*j*k*l").patterns[0]: must have 10 stars at most.',
         ],
     ),
     (
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{patterns = ["* Price *"], reply = "a"}, {patterns = ["* «price» **"], reply = "b"}]',
         [
-            "tenants.noor.intents[1].patterns[0]: is the same as tenants.noor.intents[0].patterns[0], "
+            'tenants.noor.intents[1] ("* «price» **").patterns[0]: is the same as '
+            'tenants.noor.intents[0] ("* Price *").patterns[0], '
             "which has another reply."
         ],
     ),
@@ -273,7 +277,7 @@ WRONG = [
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["a"], reply = "x"}, {match = ["A"], reply = "x", then = "hand_over"}]',
         [
-            "tenants.noor.intents[1].match[0]: is the same as tenants.noor.intents[0].match[0], "
+            'tenants.noor.intents[1] ("A").match[0]: is the same as tenants.noor.intents[0] ("a").match[0], '
             "from which something else follows."
         ],
     ),
@@ -281,25 +285,26 @@ WRONG = [
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["a"], reply = "Sure?", then = "confirm", language = "xx"}]',
         [
-            'tenants.noor.intents[0].yes: is missing: an intent with then = "confirm" says it after a yes.',
-            'tenants.noor.intents[0].no: is missing: an intent with then = "confirm" says it after a no.',
-            f"tenants.noor.intents[0].language: must be one whose words for yes and no are known: {', '.join(LANGUAGES)}.",
+            'tenants.noor.intents[0] ("a").yes: is missing: an intent with then = "confirm" says it after a yes.',
+            'tenants.noor.intents[0] ("a").no: is missing: an intent with then = "confirm" says it after a no.',
+            'tenants.noor.intents[0] ("a").language: must be one whose words for yes and no are known: '
+            f"{', '.join(LANGUAGES)}.",
         ],
     ),
     (
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["a"], reply = "x", yes = "y"}]',
-        ['tenants.noor.intents[0].then: must be "confirm", or there is nothing to say yes or no to.'],
+        ['tenants.noor.intents[0] ("a").then: must be "confirm", or there is nothing to say yes or no to.'],
     ),
     (
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["stop"], reply = "Bye.", then = "stop"}]',
-        ['tenants.noor.intents[0]: stops answers, and no intent has then = "start", to want them again.'],
+        ['tenants.noor.intents[0] ("stop"): stops answers, and no intent has then = "start", to want them again.'],
     ),
     (
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["hi"]}]',
-        ["tenants.noor.intents[0].reply: is missing."],
+        ['tenants.noor.intents[0] ("hi").reply: is missing.'],
     ),
     (
         'provider = "anthropic"',
@@ -404,8 +409,25 @@ WRONG = [
     ),
     ('name = "Noor Clinic"', 'name = "N"\ncolour = 1', [
         ("tenants.noor.colour: unknown key; known are assistant, translation, transcription, texts, limits, intents, name, "
-        "enabled, in_doubt, channels.")
+        "enabled, in_doubt, without, channels.")
     ]),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\n[tenants.noor.intents]\nmatch = ["hi"]\nreply = "a"',
+        ["tenants.noor.intents: must be a list: write [[tenants.noor.intents]], with double brackets."],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nwithout = ["assistant", "channels"]',
+        [
+            "tenants.noor.without[1]: must be assistant or translation or transcription or texts or limits or intents.",
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nwithout = ["assistant"]',
+        ["tenants.noor.without: takes assistant back, and tenants.noor.assistant stands in the file."],
+    ),
     ("[endpoints.meta]", "[[endpoints]]", ["endpoints: must be a table."]),
 ]  # fmt: skip
 
@@ -573,13 +595,41 @@ def test_every_provider_answers(write: Write, provider: str) -> None:
     assert load(write(WHOLE.replace('"anthropic"', f'"{provider}"')), ENVIRON).warnings == ()
 
 
-def test_documents_that_do_nothing_are_told(write: Write, tmp_path: Path) -> None:
-    """Ansari's backend has sources of its own."""
+ANSARI = "tenants.noor.assistant.{}: does nothing with ansari: {}."
+
+
+@pytest.mark.parametrize(
+    ("table", "more", "warnings"),
+    [
+        (ASSISTANT.replace("anthropic", "ansari", 1), 'system = "x"\nimages = true\nmax_tokens = 4096\n', [
+            ANSARI.format("system", "it has instructions of its own"),
+            ANSARI.format("max_tokens", "it bounds its answers itself"),
+            ANSARI.format("images", "it is never shown pictures"),
+        ]),
+        (ASSISTANT.replace("anthropic", "ansari", 1), 'system = ""\nimages = false\n', []),
+        (ASSISTANT.replace("anthropic", "ansari", 1), DOCUMENTS + 'title = "A"\ntext = "file:a"\n', [
+            ANSARI.format("documents", "it has sources of its own"),
+        ]),
+        (ASSISTANT, 'system = "x"\nimages = true\nmax_tokens = 4096\n', []),
+        (ASSISTANT, ASSISTANT.replace("assistant]", "assistant.fallback]").replace("anthropic", "ansari", 1)
+         + "max_tokens = 5\ndeadline_seconds = 60\n", [
+            ("tenants.noor.assistant.fallback.deadline_seconds: is its share of tenants.noor.assistant.deadline_seconds, "
+            "and at most half of that is kept for it: 30."),
+            ANSARI.replace("assistant.", "assistant.fallback.").format("max_tokens", "it bounds its answers itself"),
+        ]),
+        (ASSISTANT, ASSISTANT.replace("assistant]", "assistant.fallback]"), []),
+        (ASSISTANT, '[[tenants.noor.intents]]\nmatch = ["hours"]\nreply = "9 to 5"\npause_hours = 24\n', [
+            'tenants.noor.intents[0] ("hours").pause_hours: does nothing: only a hand-over leaves the conversation to people.'
+        ]),
+        (ASSISTANT, '[[tenants.noor.intents]]\nmatch = ["agent"]\nreply = "Yes."\nthen = "hand_over"\npause_hours = 2\n', []),
+    ],
+)  # fmt: skip
+def test_keys_that_do_nothing_are_told(
+    write: Write, tmp_path: Path, table: str, more: str, warnings: list[str]
+) -> None:
+    """As the documentation promises, and what does something is not."""
     (tmp_path / "a").write_text("x")
-    ansari = WHOLE.replace('"anthropic"', '"ansari"') + DOCUMENTS + 'title = "A"\ntext = "file:a"\n'
-    assert load(write(ansari), ENVIRON).warnings == (
-        "tenants.noor.assistant.documents: does nothing with ansari: it has sources of its own.",
-    )
+    assert list(load(write(ENDPOINT + TENANT + CHANNEL + table + more), ENVIRON).warnings) == warnings
 
 
 @pytest.mark.parametrize(

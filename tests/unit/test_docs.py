@@ -228,3 +228,27 @@ def test_endings_and_codes_are_listed() -> None:
     codes = {*cloud_codes.UNKNOWN, *cloud_codes.HELD, *cloud_codes.BUSY, cloud_codes.PAIR} - {*range(200, 300)}
     assert "200–299" in told
     assert {code for code in codes if not re.search(rf"\b{code}\b", told)} == set()
+
+
+@pytest.mark.parametrize("page", ["docs/configuration.md", "docs/sandbox.md", "README.md"])
+def test_a_whole_configuration_that_is_shown_can_be_applied(page: str, tmp_path: Path) -> None:
+    """As it stands there, without a mistake and without a warning; its secrets and documents are where it says."""
+    [shown] = [
+        block
+        for block in re.findall(r"^```toml\n(.*?)^```", text(page), re.DOTALL | re.MULTILINE)
+        if "[endpoints" in block
+    ]
+    for name in re.findall(r'"file:([^"]+)"', shown):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("secret")
+    (tmp_path / "qasid.toml").write_text(shown)
+    found = configuration.load(tmp_path / "qasid.toml", dict.fromkeys(re.findall(r'"env:(\w+)"', shown), "secret"))
+    assert found.warnings == () and set(found.tenants) == {"noor"}
+
+
+def test_compose_mounts_what_a_configuration_may_refer_to() -> None:
+    """The folders that docs/operations.md names; and none of them is a thing for git."""
+    ignored = text(".gitignore").splitlines()
+    for name in ("qasid.toml", "secrets", "documents"):
+        assert f'"./{name}:/etc/qasid/{name}:ro"' in text("compose.yaml")
+        assert f"/{name}" in {line.rstrip("/") for line in ignored}
