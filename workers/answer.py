@@ -17,7 +17,7 @@ from app.directory import Channel, Tenant, Watch
 from app.errors import DatabaseUnavailable, Unknown
 from app.log import fingerprint
 from app.store.lanes import MOST_CLAIMS, Claim, Release
-from app.store.settlements import Settlement
+from app.store.settlements import Marks, Settlement
 from app.store.turns import Chunk, Open, Opening, Turn
 from workers import formatting
 from workers.answering import Due, Reply, remembered
@@ -127,7 +127,7 @@ class Turns:
                         spent=spent,
                         deadline=time.monotonic() + (tenant.assistant.deadline_seconds if tenant.assistant else 0.0),
                     )
-                    reply = await self._replies.to(due)
+                    reply = self._still_wanted(claim, await self._replies.to(due))
                 if before:  # its gate's wait went on while the assistant wrote
                     before = msgspec.structs.replace(
                         before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened))
@@ -149,6 +149,14 @@ class Turns:
                     raise
                 await self._directory.refresh()
         raise AssertionError
+
+    def _still_wanted(self, claim: Claim, reply: Reply) -> Reply:
+        """The reply, unless its tenant or channel was switched off while it was made: whoever did so wants to hear no more."""
+        directory = self._directory.current
+        tenant, channel = directory.tenant(claim.tenant_id), directory.channel(claim.tenant_id, claim.channel_id)
+        if tenant.enabled and channel.enabled:
+            return reply
+        return Reply(outcome="left", model=reply.model, marks=Marks(stops=reply.marks.stops))
 
     def _lane(self, claim: Claim, tenant: Tenant, channel: Channel, opening: Opening, watch: Stopwatch) -> Lane:
         return Lane(

@@ -24,7 +24,7 @@ from app.store.lanes import Claim
 from app.store.settlements import NOTHING, Ending, Marks
 from app.store.steps import Memo
 from app.store.turns import Asked, Opening, Turn
-from app.text.whole import VISIBLE
+from app.text.markup import VISIBLE
 from workers import formatting
 from workers.asking import Asking
 from workers.commits import Commits

@@ -32,7 +32,7 @@ WORDLESS = "[A picture, without words.]"
 UNSEEN = "[A picture, which cannot be seen here.]"
 # Of a text file so many characters are passed on: some 15,000 tokens.
 MOST_CHARACTERS = 50_000
-# A file's name is its sender's: shown, but not at any length.
+# A file's name and type are its sender's: shown, but not at any length.
 MOST_OF_A_NAME = 120
 
 
@@ -144,11 +144,11 @@ def _picture(words: str, file: Media) -> Line:
 def _document(file: File | None, body: str) -> Line:
     """A picture that was sent as a file is a picture, a short text is passed on whole; of all else the name and the kind."""
     said, fetched = (file.attachment, file.fetched) if file is not None else (Attachment(id=""), None)
-    name = " ".join(said.filename.split())[:MOST_OF_A_NAME]
+    name = _line(said.filename)
     words = "" if body == said.filename else body.strip()
     if fetched is not None and fetched.media_type in media.IMAGES:
         return _picture(words or name, fetched)
-    kind = media.essence(said.media_type)
+    kind = _line(media.essence(said.media_type))
     called = " ".join(part for part in ("Document", name and f'"{name}"', kind and f"({kind})") if part)
     text = media.text_of(fetched.data) if fetched is not None and fetched.media_type == media.TEXT else None
     if text is None:
@@ -158,6 +158,10 @@ def _document(file: File | None, body: str) -> Line:
     else:
         about = f"[{called}:]\n{text}"
     return Line("user", f"{words}\n\n{about}" if words else about)
+
+
+def _line(said: str) -> str:
+    return " ".join(said.split())[:MOST_OF_A_NAME]
 
 
 def _named(kind: str) -> str:

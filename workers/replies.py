@@ -150,7 +150,8 @@ def _limited(due: Due, limit: str) -> Reply:
 
 def _beyond(due: Due) -> bool:
     """Whether their person has written all that a day allows."""
-    return 0 < (due.tenant.limits.messages_per_contact_per_day or 0) <= due.opening.written
+    daily = due.tenant.limits.messages_per_contact_per_day
+    return daily is not None and 0 < daily <= due.opening.written
 
 
 async def _fixed(due: Due) -> Fixed | None:

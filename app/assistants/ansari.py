@@ -17,7 +17,7 @@ from app import http
 from app.assistants import Answer, Asking, Call, Line, Notes, Question, keeps
 from app.assistants.ansari_thread import Place, Seen, bare, begin, look
 from app.assistants.ansari_wire import Backend, NotTaken
-from app.assistants.parts import Draft
+from app.assistants.parts import Cut, Draft
 from app.assistants.parts import answer as composed
 from app.configuration import AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt
@@ -34,8 +34,8 @@ GRACE = (0.5, 1.0)
 LINGER = 20.0
 
 
-class _Cut(AssistantBusy):
-    """Words came, and no end that we could make out. Not to be asked again."""
+class _Unconfirmed(AssistantBusy):
+    """Words came to an end, and nobody says whether that was all of them. Not to be asked again."""
 
 
 class Ansari:
@@ -55,6 +55,8 @@ class Ansari:
         turn = _Turn(client, settings, question, notes, deadline)
         try:
             return await turn.answer(asking)
+        except Cut as cut:
+            return composed([cut.part])
         except AssistantBusy:
             if turn.heard.strip():
                 return turn.said(turn.heard, partial=True)
@@ -94,7 +96,7 @@ class _Turn:
         return Answer(text=text, model=self._model, input_tokens=0, output_tokens=0, stopped="", partial=partial)
 
     async def answer(self, asking: Asking | None) -> Answer:
-        """Try until there is one. Raises as `Assistant.ask`, _Cut for one without an end."""
+        """Try until there is one. Raises as `Assistant.ask`; Cut for one that broke off, _Unconfirmed."""
 
         async def once() -> Answer:
             async with watched(asking) as call:
@@ -103,7 +105,7 @@ class _Turn:
         return await tried(
             once,
             busy=AssistantBusy,
-            final=(_Cut,),
+            final=(Cut, _Unconfirmed),
             deadline=self._deadline,
             tries=TRIES,
             what="whole answer",
@@ -198,7 +200,9 @@ class _Turn:
         return True
 
     async def _whole(self, place: Place, *, ended: bool) -> Answer:
-        """What was heard, if the thread says that it is all; else what the thread has. Raises _Cut if neither is whole."""
+        """What was heard, if the thread says that it is all; else what the thread has. Raises Cut if neither is whole,
+        _Unconfirmed if what was heard may be.
+        """
         until = min(self._until, time.monotonic() + LINGER)
         pause = FIRST_PAUSE
         heard = bare(self.heard)
@@ -208,16 +212,21 @@ class _Turn:
             except AssistantError:  # the words in hand are worth more than the reason
                 seen = Seen()
             if seen.gave_up:
-                raise _Cut("the backend failed in the midst of its answer; its log says why")
+                raise self._draft.cut("the backend failed in the midst of its answer; its log says why")
+            stored = bare("".join(seen.texts))
+            if seen.texts and heard.endswith(2 * stored):  # something between said it twice
+                return self.said("\n\n".join(seen.texts))
             if seen.texts and heard.endswith(bare(seen.texts[-1])):
                 return self.said(self.heard)
             if seen.texts and seen.there:
-                if bare("".join(seen.texts)) not in heard:  # it goes on where the stream broke off
+                if stored not in heard:  # it goes on where the stream broke off
                     return self.said("\n\n".join(seen.texts))
                 if ended:
                     return self.said(self.heard)
             if time.monotonic() + pause >= until:
-                raise _Cut("the answer was cut, and is not in the thread")
+                if ended and not seen.there:
+                    raise _Unconfirmed("the answer ended, and its thread does not say that this was all")
+                raise self._draft.cut("the answer was cut, and is not in the thread")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -75,6 +75,8 @@ class ProcessFace:
                 return sockets.reset(request)
             case "html":
                 return wire.page()
+            case "redirect":
+                return web.Response(status=307, headers={"Location": "/elsewhere"})
             case "queued":
                 self._threads.later(fault.wait(_LATE), lambda: self._both(thread, asked.message, said))
                 return sockets.reset(request)
@@ -102,11 +104,9 @@ class ProcessFace:
         await asyncio.sleep(pace.first_token + (fault.wait(4.0) if kind == "slow" else 0.0))
         broken = kind in {"cut", "truncated", "cut_late", "truncated_late", "apology", "stall"}
         text = said.text[: len(said.text) // 2] if broken else said.text
-        if kind not in {"empty", "apology_only"}:
-            step = pace.characters if pace.between else max(1, len(text))
-            for at in range(0, len(text), step):
-                await response.write(text[at : at + step].encode())
-                await asyncio.sleep(pace.between)
+        for piece in _spoken(kind, text, pace.characters if pace.between else max(1, len(text))):
+            await response.write(piece)
+            await asyncio.sleep(pace.between)
         if kind == "stall":
             await sockets.hold(request, fault.wait(60.0))
             return response
@@ -118,7 +118,7 @@ class ProcessFace:
             if kind == "silence":
                 await asyncio.sleep(fault.wait(4.0))
             self._answer(thread, said)
-            if said.citations and kind != "empty":
+            if said.citations and kind not in {"empty", "blank"}:
                 await response.write(said.citations.encode())
         if kind in {"cut", "cut_late", "cut_after"}:
             await asyncio.sleep(0.01)  # so that what was said is on its way before the reset
@@ -145,6 +145,21 @@ class ProcessFace:
             self._threads.add(thread, "user", [result])
         whole = said.text.strip()
         self._threads.add(thread, "assistant", f"{whole}\n\n{said.citations}" if said.citations else whole)
+
+
+def _spoken(kind: str, text: str, step: int) -> list[bytes]:
+    """What is streamed of a text, in pieces of so many characters."""
+    pieces = [text[at : at + step].encode() for at in range(0, len(text), step)]
+    match kind:
+        case "empty" | "apology_only":
+            return []
+        case "blank":
+            return [b" \n \t"]
+        case "nonsense":
+            return [text[: len(text) // 2].encode(), b"\xff\xfe", text[len(text) // 2 :].encode()]
+        case "repeat":
+            return pieces * 2
+    return pieces
 
 
 def unauthorized(threads: Threads, request: web.Request) -> web.Response | None:

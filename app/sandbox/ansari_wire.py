@@ -20,6 +20,7 @@ DETAILS = {
     500: "Message processing failed: the model is away",
     502: "Bad gateway",
     524: "A timeout occurred",
+    529: "Overloaded",
 }
 
 Shape = TypeVar("Shape")
@@ -60,7 +61,7 @@ async def body(request: web.Request, shape: type[Shape]) -> Shape:
 def refused(fault: Fault) -> web.Response:
     status = int(fault.kind.removeprefix("http_"))
     answer = json({"detail": DETAILS[status]}, status=status)
-    if status == 429:
+    if status in (429, 529):
         answer.headers["retry-after"] = str(math.ceil(fault.wait(1.0)))
     return answer
 

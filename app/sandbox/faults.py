@@ -72,6 +72,8 @@ AnsariKind = Literal[
     "http_422",
     "http_429",  # with Retry-After: `seconds` (1)
     "http_500",  # nothing is stored
+    "http_529",  # likewise; with Retry-After: `seconds` (1)
+    "redirect",  # 307, to a place of its own
     "http_502",  # the turn is stored; the answer after `seconds` (0.3)
     "http_524",  # likewise: Cloudflare's, which waits 100 s for an answer and no longer
     "html",  # a 200 with a page, of whatever stands before the backend; nothing is stored
@@ -81,6 +83,9 @@ AnsariKind = Literal[
     "truncated_late",  # as truncated, likewise
     "cut_after",  # all of the text, and the answer stored; then a reset in place of the stream's end
     "empty",  # a stream without a word; the answer is stored
+    "blank",  # a stream of white space; the answer is stored
+    "nonsense",  # half the text, bytes that are no UTF-8, the rest; the answer is stored
+    "repeat",  # the whole stream a second time; the answer is stored once
     "apology",  # half the text, a clean end; what is stored is the backend's apology
     "apology_only",  # likewise, without a word in the stream
     "stall",  # half the text, then nothing for `seconds` (60)

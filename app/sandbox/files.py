@@ -65,6 +65,11 @@ class Files:
         self.fetched.clear()
         self.places.clear()
 
+    def digest(self, id: str) -> str | None:
+        """A file's SHA-256 in base64, as webhooks have it: Graph has it in hex (WIRE.md 1.2). None: there is no such file."""
+        file = self.by_id.get(id)
+        return None if file is None else base64.b64encode(hashlib.sha256(file.data).digest()).decode()
+
     def count(self, what: str) -> int:
         """Requests of one sort, so far."""
         return sum(each.what == what for each in self.fetched)

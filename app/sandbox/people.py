@@ -58,14 +58,19 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     extra: dict[str, object] = {}
 
 
-def webhook(number: Number, spoken: Sequence[Spoken]) -> tuple[bytes, tuple[str, ...]]:
-    """One webhook's bytes with these messages to `number`, and their ids in order. Raises ValueError."""
+def webhook(
+    number: Number, spoken: Sequence[Spoken], digest: Callable[[str], str | None]
+) -> tuple[bytes, tuple[str, ...]]:
+    """One webhook's bytes with these messages to `number`, and their ids in order. Raises ValueError.
+
+    `digest`: the SHA-256 of the file of an id, in base64; None: there is no such file.
+    """
     ids: list[str] = []
     parts: list[tuple[Number, str, dict[str, object]]] = []
     messages: list[Json] = []
     contacts: dict[object, Json] = {}
     for each in spoken:
-        built = message(each, number)
+        built = message(each, number, digest)
         ids.append(str(built["id"]))
         if each.kind == "echo":
             parts.append((number, "smb_message_echoes", {"message_echoes": [built]}))
@@ -79,7 +84,7 @@ def webhook(number: Number, spoken: Sequence[Spoken]) -> tuple[bytes, tuple[str,
     return envelope(parts), tuple(ids)
 
 
-def message(spoken: Spoken, number: Number) -> Json:
+def message(spoken: Spoken, number: Number, digest: Callable[[str], str | None]) -> Json:
     """The item of `value.messages`. Raises ValueError if what its kind needs is missing."""
     if not spoken.sender and not spoken.user_id:
         raise ValueError("a message needs `from` or `user_id`")
@@ -97,7 +102,11 @@ def message(spoken: Spoken, number: Number) -> Json:
         built["from_parent_user_id"] = spoken.parent_user_id
     if spoken.reply_to:
         built["context"] = {"from": number.display_phone_number, "id": spoken.reply_to}
-    return built | _BODIES[spoken.kind](spoken) | spoken.extra
+    body = _BODIES[spoken.kind](spoken)
+    file = body.get(spoken.kind)
+    if spoken.kind in FILES and isinstance(file, dict) and (sha256 := digest(file["id"])) is not None:
+        file["sha256"] = sha256
+    return built | body | spoken.extra
 
 
 def _contact(spoken: Spoken) -> Json:
@@ -119,9 +128,7 @@ def _text(spoken: Spoken) -> Json:
 
 
 def _file(spoken: Spoken, media_type: str) -> Json:
-    # The digest is that of no file: whoever checks it takes it for none, being too short.
-    file: Json = {"id": spoken.file or FILES[spoken.kind], "mime_type": spoken.media_type or media_type}
-    return file | {"sha256": "c2FuZGJveA=="}
+    return {"id": spoken.file or FILES[spoken.kind], "mime_type": spoken.media_type or media_type}
 
 
 def _image(spoken: Spoken) -> Json:

@@ -112,7 +112,7 @@ class Sandbox:
         if len(addresses) != 1:
             raise ValueError("one webhook is for one number")
         number = self.numbers[addresses.pop()]
-        body, ids = people.webhook(number, spoken)
+        body, ids = people.webhook(number, spoken, self.files.digest)
         for each in ids:
             self.ledger.said(number.phone_number_id, each)
             self.meter.inbound(number.phone_number_id, now())

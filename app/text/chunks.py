@@ -14,7 +14,7 @@ import regex
 
 from app.text.cuts import Cuts
 from app.text.direction import EMBEDDINGS, ISOLATES, Directions
-from app.text.whole import FENCE, LEAST_FOR_REOPENING, QUOTE, VISIBLE
+from app.text.markup import FENCE, LEAST_FOR_REOPENING, QUOTE, VISIBLE
 
 _OPENS_DIRECTION = regex.compile(f"[{ISOLATES}{EMBEDDINGS}]")
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import regex
 from msgspec import Struct
 
+from app.text.markup import VISIBLE
 from app.text.storable import storable
-from app.text.whole import VISIBLE
 
 FSI, PDI = "\u2068", "\u2069"
 _ISOLATES = regex.compile("[\u2066-\u2069]")

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import regex
 
-from app.text.whole import LAST_VISIBLE, Markup, directions, list_markers
+from app.text.markup import LAST_VISIBLE, Markup, directions, list_markers
 
 # `\X` alone looks back over the whole run of flags at each of them.
 _GRAPHEME = regex.compile(r"[\U0001F1E6-\U0001F1FF]{2}(?=[\U0001F1E6-\U0001F1FF])|\X")

@@ -12,8 +12,8 @@ from markdown_it.token import Token
 from app.text.commonmark import parsed
 from app.text.direction import closed
 from app.text.inline import FENCE, code, inline
+from app.text.markup import VISIBLE
 from app.text.storable import storable
-from app.text.whole import VISIBLE
 
 _RULE = "———"
 _LANGUAGE = regex.compile(r"[!-~]+")

@@ -11,7 +11,7 @@ from app.assistants import Asking
 from app.assistants.parts import LONGEST
 from app.configuration import Assistant, Translation
 from app.errors import AssistantRefused, TranslatorRefused
-from app.text.whole import VISIBLE
+from app.text.markup import VISIBLE
 
 # What a translation has no use for and PostgreSQL or a reader may stumble over: control characters, and those that turn
 # the direction of whatever follows.

@@ -67,7 +67,9 @@ class _Worker:
         notes = TurnNotes(commits, claim, opening.turn, opening)
         formatted = from_markdown(answer.text)
         began = time.monotonic()
-        finished = await self._translations.finish(tenant, "?", answer, notes, correlation="", deadline=began + 60.0)
+        finished = await self._translations.finish(
+            tenant, "?", answer, notes, deadline=began + 60.0, correlation="bench"
+        )
         with_sources(formatted, finished.sources, heading="S", translation="T", untranslated="U")
         return finished, time.monotonic() - began
 

@@ -4,6 +4,7 @@ What the other suites conclude from the sandbox they can conclude only because o
 """
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -28,7 +29,7 @@ from app.sandbox import scripts
 from app.sandbox.faults import Chance, Fault, Faults, StatusFaults
 from app.sandbox.limits import Limits
 from app.sandbox.numbers import Ladder, NotLoopback, Number
-from app.sandbox.people import Spoken
+from app.sandbox.people import FILES, Spoken
 from app.sandbox.server import running
 from app.sandbox.simulation import Sandbox
 
@@ -509,6 +510,16 @@ async def test_a_persons_message_has_metas_shape(
     assert message["timestamp"].isdecimal()
     contacts = [{"profile": {"name": "Ana"}, "wa_id": PERSON}]
     assert change["value"].get("contacts") == (None if message["type"] == "system" else contacts)
+
+
+async def test_a_message_with_a_file_has_its_digest(world: World) -> None:
+    """The SHA-256 of the very file, in base64; of one that is not there, none."""
+    for kind, id in (*FILES.items(), ("image", "9")):
+        await world.sandbox.say(Spoken(phone_number_id=NUMBER, sender=PERSON, kind=kind, file=id))  # type: ignore[arg-type]
+        (message,) = json.loads(world.webhook.bodies[-1][0])["entry"][0]["changes"][0]["value"]["messages"]
+        file = world.sandbox.files.by_id.get(id)
+        digest = base64.b64encode(hashlib.sha256(file.data).digest()).decode() if file else None
+        assert (message[kind]["id"], message[kind].get("sha256")) == (id, digest)
 
 
 async def test_a_person_without_a_number_and_an_echo_of_the_business_are_shaped_as_metas(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from app.apply import apply
 from app.sandbox.faults import Fault
 from app.sandbox.files import SAID, File
-from app.sandbox.people import Spoken
+from app.sandbox.people import FILES, Spoken
 from app.vault import Vault
 from tests import world as shared
 from tests.world import ENVIRON, KEY, LOCATION, NUMBER, OTHER, PERSON, UNSUPPORTED, World, through_gate
@@ -90,6 +90,16 @@ async def test_a_picture_reaches_the_assistant(world: World) -> None:
     [answer] = await world.got(1)
     assert re.fullmatch(r"You said:\n\n1\. \[image/jpeg, \d+ bytes\]\n2\. what is this\?", answer)
     assert [each.what for each in world.sandbox.files.fetched] == ["where", "download"]
+
+
+async def test_a_picture_that_is_not_the_one_that_was_sent_is_not_shown(world: World) -> None:
+    """Its digest in the webhook is another: whatever Graph says of the file that lies there now, nobody is shown it."""
+    await world.say(kind="image")
+    sent = world.sandbox.files.by_id[FILES["image"]]
+    world.sandbox.files.by_id[FILES["image"]] = msgspec.structs.replace(sent, data=sent.data + b"\0")
+    await world.worker()
+    assert await world.got(1, timeout=30) == [UNSUPPORTED]
+    assert world.sandbox.files.count("download") > 1 and world.asked == []
 
 
 async def test_a_picture_that_points_inside_is_told_so_and_costs_nothing_else(world: World) -> None:

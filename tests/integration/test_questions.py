@@ -95,7 +95,8 @@ class Room:
         """A message of this kind as ingest stores it; `spoken` and `edited` are what the person did in WhatsApp."""
         spoken = {"phone_number_id": NUMBER, "sender": "15550002222", **more.pop("spoken", {})}
         if kind in ("image", "audio", "video", "document", "sticker"):
-            raw = msgspec.json.encode(message(Spoken(kind=kind, text=body, **spoken), self.number))  # type: ignore[arg-type]
+            said = Spoken(kind=kind, text=body, **spoken)  # type: ignore[arg-type]
+            raw = msgspec.json.encode(message(said, self.number, self.sandbox.files.digest))
             more.setdefault("raw", msgspec.Raw(raw))
         fields = {
             "id": uuid4(),
@@ -235,9 +236,11 @@ async def test_an_assistant_that_does_not_see_is_shown_none(room: Room, blind: d
 
 @pytest.mark.parametrize("fault", ["gone", "wrong_type", "too_big", "inside", "elsewhere", "redirect"])
 async def test_a_picture_that_cannot_be_had_is_told_so(room: Room, fault: str) -> None:
-    """The turn goes on without it; where it was to be fetched from inside, an operator is told."""
+    """The turn goes on without it, whether it may be asked for again or not; where it was to be fetched from inside, an
+    operator is told.
+    """
     before = alerts("media_forbidden")
-    room.sandbox.faults.queue("media", [Fault(kind=fault)])  # type: ignore[arg-type]
+    room.sandbox.faults.queue("media", [Fault(kind=fault)] * 5)  # type: ignore[arg-type]
     assert await room.read(room.asked("image")) == Reading(lines=(), unread=("image",))
     assert alerts("media_forbidden") - before == (fault in ("inside", "elsewhere", "redirect"))
 
@@ -424,6 +427,13 @@ async def test_a_document_is_told_by_name_and_kind_and_a_text_by_its_words(
     """With its caption before it."""
     spoken = {"file": room.file(media_type, data), "media_type": media_type, "filename": " a \n file"}
     assert await room.words(room.asked("document", "read this", spoken=spoken)) == [f"read this\n\n{expected}"]
+
+
+async def test_what_a_file_is_called_is_shown_at_no_length_and_in_one_line(room: Room) -> None:
+    """Its name and its type are whatever its sender says."""
+    spoken = {"filename": "a\n" * 5_000, "media_type": "x/\n" + "y" * 5_000}
+    [words] = await room.words(room.asked("document", "read this", spoken=spoken))
+    assert words.count("\n") == 2 and len(words) < 400
 
 
 async def test_a_long_text_is_cut_and_says_so(room: Room) -> None:

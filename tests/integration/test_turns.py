@@ -19,6 +19,7 @@ from app.assistants import Answer, Citation
 from app.assistants.parts import LONGEST
 from app.errors import AssistantBusy, AssistantError
 from app.replay import Replays
+from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import Number
 from app.sandbox.numbers import now as sandbox_now
@@ -617,6 +618,22 @@ async def test_an_answer_of_a_megabyte_is_cut_and_marked(world: World, monkeypat
     [(memo,)] = await world.rows("SELECT length(result::text) FROM steps")
     assert memo < 3 * LONGEST
     assert threads and get_ident() not in threads
+
+
+@pytest.mark.parametrize("what", ["tenant", "channel"])
+async def test_who_is_switched_off_while_an_answer_is_made_does_not_send_it(world: World, what: str) -> None:
+    """Nothing more is said to anybody, though it was paid for."""
+    world.sandbox.assistant.pace = Pace(first_token=1.5)
+    await world.worker()
+    await world.say("question")
+    assert await world.sandbox.assistant.wait(1, 10.0)
+    if what == "tenant":
+        await configure(world, "enabled = false\n")
+    else:
+        await channel(world, "enabled = false")
+    await world.at_rest()
+    assert world.lines() == []
+    assert await world.rows("SELECT outcome, output_tokens > 0 FROM usage") == [("left", True)]
 
 
 async def test_many_long_messages_are_matched_beside_the_event_loop(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from app.text.chunks import split
 from app.text.citations import FSI, PDI, Source, isolated, with_sources
 from app.text.languages import may_be
+from app.text.markup import VISIBLE
 from app.text.passages import Masked, masked, unmasked
-from app.text.whole import VISIBLE
 
 WORDS = {"heading": "Sources", "translation": "Translation:", "untranslated": "(not translated)"}
 HADITH = "إِنَّمَا الأَعْمَالُ بِالنِّيَّاتِ، وَإِنَّمَا لِكُلِّ امْرِئٍ مَا نَوَى."

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from app.text.chunks import split
 from app.text.direction import Directions
+from app.text.markup import VISIBLE
 from app.text.whatsapp import from_markdown
-from app.text.whole import VISIBLE
 
 MILLION = 1_000_000
 LETTERS = regex.compile(r"[^\p{L}\p{M}]")

@@ -7,8 +7,8 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.text.markup import VISIBLE
 from app.text.whatsapp import from_markdown
-from app.text.whole import VISIBLE
 from tests.corpora import naughty_strings
 
 MARKUP = {
