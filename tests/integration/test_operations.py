@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 # What stands behind `-c "SET ROLE qasid_courier"`.
-STATEMENTS = re.findall(r'-c "SET ROLE qasid_courier" -c "(.*?)"\n', PAGE, re.DOTALL)
+STATEMENTS: list[str] = re.findall(r'-c "SET ROLE qasid_courier" -c "(.*?)"\n', PAGE, re.DOTALL)
 
 
 def statement(words: str) -> str:

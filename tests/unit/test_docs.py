@@ -233,7 +233,11 @@ def test_endings_and_codes_are_listed() -> None:
 @pytest.mark.parametrize("page", ["docs/configuration.md", "docs/sandbox.md", "README.md"])
 def test_a_whole_configuration_that_is_shown_can_be_applied(page: str, tmp_path: Path) -> None:
     """As it stands there, without a mistake and without a warning; its secrets and documents are where it says."""
-    [shown] = [block for block in re.findall(r"^```toml\n(.*?)^```", text(page), re.DOTALL | re.MULTILINE) if "[endpoints" in block]
+    [shown] = [
+        block
+        for block in re.findall(r"^```toml\n(.*?)^```", text(page), re.DOTALL | re.MULTILINE)
+        if "[endpoints" in block
+    ]
     for name in re.findall(r'"file:([^"]+)"', shown):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("secret")
