@@ -17,7 +17,7 @@ from app.store import chunks, lanes, settlements, steps, transcripts, turns
 from app.store.lanes import Claim
 
 # Of one flush. Its parameters are made and its rows read in the event loop, at 0.1 to 0.2 ms each.
-MOST_ROWS = 64
+MOST_ROWS = 32
 
 Row = TypeVar("Row")
 Verdict = TypeVar("Verdict")
