@@ -1,7 +1,8 @@
 """`qasid apply`: brings a configuration file into the database, all of it or nothing, and tells what changed.
 
 A table that the file names becomes what the file says, its absent keys their defaults, its lists whole; what the file
-does not name stays as it is. Nothing is deleted: `enabled = false` stops a tenant or channel.
+does not name stays as it is, unless the tenant's `without` takes it back. No tenant and no channel is deleted:
+`enabled = false` stops it.
 """
 
 import difflib
@@ -16,6 +17,7 @@ import psycopg
 from msgspec import Struct
 
 from app import configuration, db
+from app.assistants.intents import Intents
 from app.configuration import Answering, Channel, Configuration, Endpoint, Tenant
 from app.db import Connection
 from app.differences import differences
@@ -172,8 +174,13 @@ class _Plan:
         place, owner = f"tenants.{slug}", owner_of("tenant", tenant_id)
         stored = answering(row.settings) if row is not None else Answering()
         opened = each_secret(stored, lambda field, sealed: self._opened(sealed, owner, field))
-        unnamed = {f: getattr(opened, f) for f in Answering.__struct_fields__ if getattr(wanted, f) is None}
-        after = msgspec.structs.replace(wanted, **unnamed, channels={})
+        stays = [f for f in Answering.__struct_fields__ if getattr(wanted, f) is None and f not in wanted.without]
+        after = msgspec.structs.replace(wanted, **{f: getattr(opened, f) for f in stays}, without=(), channels={})
+        if kept := [f for f in stays if getattr(opened, f)]:
+            self.warnings.append(
+                f"{place}: the database has {', '.join(kept)} of an earlier file, which this one does not name: left in "
+                f"force. To take back: without = {msgspec.json.encode(kept).decode()}."
+            )
         if row is None:
             lines = [f"+ tenant {slug}"]
         else:
@@ -186,8 +193,15 @@ class _Plan:
             lines = differences(place, before, after) or self._renewed(place, secrets_in(stored))
             if before.enabled != after.enabled or before.assistant != after.assistant:
                 self._waking.add(tenant_id)
+            if _can_start(before) and not _can_start(after):
+                self.warnings.append(
+                    f'{place}.intents: none of them has then = "start" any more, so no stop of before counts: whoever had '
+                    "stopped is answered again."
+                )
         if after.assistant is None:
             self.warnings.append(f"{place}: has no assistant: what no intent answers is answered with texts.failure.")
+            if after.transcription is not None:
+                self.warnings.append(f"{place}.transcription: does nothing without an assistant.")
         if lines:
             self.changes += lines
             settings = Answering(**{f: getattr(after, f) for f in Answering.__struct_fields__})
@@ -246,6 +260,10 @@ class _Plan:
 
     def _renewed(self, place: str, sealed: Sequence[str]) -> list[str]:
         return [] if all(self._vault.is_current(each) for each in sealed) else [f"~ {place}: {ANEW}"]
+
+
+def _can_start(tenant: Tenant) -> bool:
+    return Intents(tenant.intents or ()).can_start
 
 
 def _no_endpoint(name: str, known: list[str]) -> str:

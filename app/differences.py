@@ -28,8 +28,8 @@ def _lines(place: str, before: Struct, after: Struct) -> Iterator[str]:
             yield f"- {here}"
         elif _is_secret(old) or _is_secret(new):
             yield f"~ {here}: changed"
-        elif isinstance(new, tuple):
-            yield f"~ {here}: replaced ({len(old or ())} → {len(new)})"
+        elif isinstance(old, tuple) or isinstance(new, tuple):
+            yield f"~ {here}: replaced ({len(old or ())} → {len(new or ())})"
         else:
             yield f"~ {here}: {_shown(old)} → {_shown(new)}"
 

@@ -4,7 +4,7 @@ Look-ups never touch the database. Nothing here writes, and no `repr` shows a se
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from types import TracebackType
 from typing import Self, cast
 from uuid import UUID
@@ -15,11 +15,21 @@ import structlog
 from msgspec import Struct
 
 from app import db, tasks
-from app.configuration import Answering, Assistant, EndpointKind, InDoubt, Intent, Late, Limits, Texts
+from app.assistants.intents import Intents
+from app.configuration import (
+    Answering,
+    Assistant,
+    EndpointKind,
+    InDoubt,
+    Late,
+    Limits,
+    Texts,
+    Transcription,
+    Translation,
+)
 from app.db import Connection, Pool
 from app.errors import ConfigurationError, DatabaseUnavailable, QasidError, Unknown
 from app.store import configuration as store
-from app.text.matching import normalise
 from app.vault import (
     DIGEST_FIELD,
     INSTALLATION,
@@ -61,7 +71,7 @@ class Channel(Struct, frozen=True, kw_only=True):
 
 
 class Tenant(Struct, frozen=True, kw_only=True):
-    """An organisation. `intents` maps a normalised text to its reply (`app.assistants.intents.reply_for`)."""
+    """An organisation. `intents`: ready to look up."""
 
     id: UUID
     slug: str
@@ -71,7 +81,9 @@ class Tenant(Struct, frozen=True, kw_only=True):
     assistant: Assistant | None
     texts: Texts
     limits: Limits
-    intents: Mapping[str, str]
+    intents: Intents
+    translation: Translation | None = None
+    transcription: Transcription | None = None
 
 
 class Directory:
@@ -150,11 +162,6 @@ def answering(settings: str) -> Answering:
         raise ConfigurationError(f"A tenant's settings are not of this build's form: {error}.") from None
 
 
-def compiled(intents: tuple[Intent, ...]) -> dict[str, str]:
-    """Each normalised text with its reply."""
-    return {normalise(text): intent.reply for intent in intents for text in intent.match}
-
-
 async def read(conn: Connection, vault: Vault) -> Directory:
     """The configuration as the database has it, in one statement.
 
@@ -197,7 +204,9 @@ def _tenant(row: store.Tenant, vault: Vault) -> Tenant:
         assistant=settings.assistant,
         texts=settings.texts or Texts(),
         limits=settings.limits or Limits(),
-        intents=compiled(settings.intents or ()),
+        intents=Intents(settings.intents or ()),
+        translation=settings.translation,
+        transcription=settings.transcription,
     )
 
 

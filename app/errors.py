@@ -13,10 +13,18 @@ QasidError
 │   ├── Refused            the provider answered, and did not take it
 │   ├── NeverLeft          nothing of it reached the provider: sending again is safe
 │   │   └── HeldBack       by ourselves: it says nothing of the provider
+│   │       └── Inside     a URL that came in data leads to an address that is not public
 │   └── InDoubt            it may have arrived: sending again may double it
-└── AssistantError         no usable answer
-    ├── AssistantBusy      worth another try within the deadline
-    └── AssistantRefused   another try would end the same way
+├── MediaError             what a person attached cannot be had
+│   ├── MediaBusy          worth another try within the deadline
+│   └── MediaRefused       another try would end the same way
+│       └── MediaForbidden it is to be fetched from where we may not ask: an operator is told
+├── AssistantError         no usable answer
+│   ├── AssistantBusy      worth another try within the deadline
+│   └── AssistantRefused   another try would end the same way
+└── TranslationError       no usable translation: the original stands
+    ├── TranslatorBusy     worth another try within the deadline
+    └── TranslatorRefused  another try would end the same way
 """
 
 from collections.abc import Mapping
@@ -39,6 +47,10 @@ class DatabaseUnavailable(QasidError):
 
 class Overloaded(DatabaseUnavailable):
     """A queue of our own is full: of what was asked last nothing has happened, and it says nothing of the database."""
+
+
+class LaneLost(DatabaseUnavailable):
+    """The lane is another worker's by now: of what was asked last nothing has happened, and the database is well."""
 
 
 class SpoolError(QasidError):
@@ -100,6 +112,10 @@ class HeldBack(NeverLeft):
     """We did not let it go: it may no longer leave, or is no request that anybody could send."""
 
 
+class Inside(HeldBack):
+    """A URL that came in data leads to an address that is not public. The message names no URL."""
+
+
 class InDoubt(SendError):
     """The request may have arrived: sending again may double it.
 
@@ -111,6 +127,22 @@ class InDoubt(SendError):
         super().__init__(message)
         self.after = after
         self.headers = headers or {}
+
+
+class MediaError(QasidError):
+    """What a person attached cannot be had. The message says why, and quotes neither URL nor content."""
+
+
+class MediaBusy(MediaError):
+    """It may well be had at another try: cut, slow, refused for now, its URL expired."""
+
+
+class MediaRefused(MediaError):
+    """Another try would end the same way: gone, too large, not of the kind that it was said to be."""
+
+
+class MediaForbidden(MediaRefused):
+    """It is to be fetched from where we may not ask: another host, an address inside, a redirect."""
 
 
 class AssistantError(QasidError):
@@ -130,3 +162,22 @@ class AssistantBusy(AssistantError):
 
 class AssistantRefused(AssistantError):
     """Another try would end the same way: a wrong key, a wrong model, a refusal."""
+
+
+class TranslationError(QasidError):
+    """The translator gave no usable translation. The message never quotes a text."""
+
+
+class TranslatorBusy(TranslationError):
+    """It may well translate at another try: overloaded, unreachable, too slow.
+
+    `retry_after` is in seconds, as the engine asked, or None.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TranslatorRefused(TranslationError):
+    """Another try would end the same way: a wrong key, a language that it does not know, no translator at all."""

@@ -8,6 +8,7 @@ It keeps no cookies, follows no redirects, reads no proxy from the environment, 
 import asyncio
 import re
 import select
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -22,11 +23,14 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from httpx_aiohttp import AiohttpTransport
 
+from app import addresses
 from app.crashpoints import crashpoint
-from app.errors import HeldBack, InDoubt, NeverLeft, SendError
+from app.errors import HeldBack, InDoubt, Inside, NeverLeft, SendError
 
 # Linux tells a peer's FIN without our reading a byte of what came before it; elsewhere only a full hang-up shows.
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+# A request ends so much before the deadline of whoever makes it (seconds): to be told from one that was given up.
+EARLY = 0.05
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -66,6 +70,7 @@ def client(
     limit: int = 1000,
     keepalive: float = 15.0,
     max_response: int = 8 * 1024 * 1024,
+    public: bool = False,
 ) -> httpx.AsyncClient:
     """A client for one kind of provider; make one per process, close it with `aclose()`.
 
@@ -73,10 +78,13 @@ def client(
     for a free connection, DNS, TCP and TLS together. `limit` is the number of connections, `keepalive` how long an idle
     one is kept: stay below the provider's own (15 is; Node's default is 5). `max_response` is in bytes.
 
+    `public`: for URLs that come in data. It connects to public addresses alone, whatever a name resolves to at that very
+    moment, and raises `Inside` where there is none.
+
     TLS is verified against certifi's roots, or SSL_CERT_FILE's where that is set.
     """
     return httpx.AsyncClient(
-        transport=_Transport(total=total, limit=limit, keepalive=keepalive, max_response=max_response),
+        transport=_Transport(total=total, limit=limit, keepalive=keepalive, max_response=max_response, public=public),
         # Of httpx's four times, aiohttp takes `pool` for the wait and the connecting together; `total` bounds the rest.
         timeout=httpx.Timeout(connect=connect, pool=connect, read=None, write=None),
         headers={"User-Agent": "qasid", "Accept-Encoding": "identity"},
@@ -147,6 +155,9 @@ async def stream(
         yield Stream(response)
     finally:
         await response.aclose()
+        # httpx's answer and its body hold each other, with all of aiohttp's beneath them: thousands at once would wait for
+        # the garbage collector, which stops the event loop meanwhile.
+        del response.stream
 
 
 class _HeldBack(Exception):
@@ -159,9 +170,22 @@ class _Departure:
     def __init__(self, may_leave: Callable[[], bool] | None) -> None:
         self.may_leave = may_leave
         self.left = False
+        self.inside = False
+        """An address that is not public was not connected to."""
 
 
 _departure: ContextVar[_Departure] = ContextVar("departure")
+
+
+def _public_socket(
+    address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[object, ...]],
+) -> socket.socket:
+    """A socket for the address that is about to be connected to, if it is public. What it came from does not matter."""
+    family, kind, protocol, _, place = address
+    if not addresses.is_public(str(place[0])):
+        _departure.get().inside = True
+        raise OSError("no public address")
+    return socket.socket(family, kind, protocol)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -170,8 +194,13 @@ class _Connector(aiohttp.TCPConnector):
     `connect` is the last thing that aiohttp awaits before it writes the request; it runs in the task of the request.
     """
 
-    def __init__(self, *, limit: int, keepalive: float, ssl_context: ssl.SSLContext) -> None:
-        super().__init__(limit=limit, keepalive_timeout=keepalive, ssl=ssl_context)
+    def __init__(self, *, limit: int, keepalive: float, ssl_context: ssl.SSLContext, public: bool) -> None:
+        super().__init__(
+            limit=limit,
+            keepalive_timeout=keepalive,
+            ssl=ssl_context,
+            socket_factory=_public_socket if public else None,
+        )
         self._handed_out: WeakSet[ResponseHandler] = WeakSet()
 
     async def connect(
@@ -235,9 +264,9 @@ def _usable(protocol: ResponseHandler, *, fresh: bool) -> bool:
 class _Transport(AiohttpTransport):
     """httpx-aiohttp's transport with a deadline, and errors that say what became of the request."""
 
-    def __init__(self, *, total: float, limit: int, keepalive: float, max_response: int) -> None:
+    def __init__(self, *, total: float, limit: int, keepalive: float, max_response: int, public: bool) -> None:
         def session() -> aiohttp.ClientSession:
-            connector = _Connector(limit=limit, keepalive=keepalive, ssl_context=self.ssl_context)
+            connector = _Connector(limit=limit, keepalive=keepalive, ssl_context=self.ssl_context, public=public)
             return aiohttp.ClientSession(
                 connector=connector, request_class=_Request, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
             )
@@ -262,6 +291,8 @@ class _Transport(AiohttpTransport):
         except _HeldBack:
             raise HeldBack(f"{host}: held back at the last moment before the write") from None
         except Exception as fault:  # noqa: BLE001  aiohttp lets errors of many trees through; the moment alone decides
+            if departure.inside and not departure.left:
+                raise Inside("it leads to an address that is not public") from None
             outcome: type[SendError] = InDoubt if departure.left else NeverLeft
             # Without the cause: aiohttp's errors carry the request's headers, and so a token.
             raise outcome(f"{host}: {_reason(fault)}") from None

@@ -22,8 +22,6 @@ log = structlog.get_logger(__name__)
 # How often the loop says that it turns, and how late it may be before the thread looks why (seconds). What blocks for
 # both together is always seen.
 BEAT, SLOW = 0.1, 0.1
-# The lag is exported once in so many beats: the worst of them.
-BEATS = 5
 # What stands still for so long may never go on: then the thread itself tells of it (seconds).
 STUCK = 5.0
 # A place is told of once in so many seconds, and any place at all once in so many: what ails, ails on.
@@ -49,7 +47,6 @@ class LoopWatch:
         self._due = 0.0  # monotonic; when the loop is to beat next. It names the beat, too
         self._depth = 0  # frames of whoever runs the loop
         self._seen: tuple[float, list[str]] = (0.0, [])  # the beat that was overdue, and where the loop was
-        self._worst, self._beats = 0.0, 0
         self._quiet: dict[str, float] = {}
         self._quiet_until = 0.0
         self._untold = 0
@@ -90,11 +87,7 @@ class LoopWatch:
         now = time.monotonic()
         due, (overdue, places) = self._due, self._seen
         lag = max(0.0, now - due)
-        self._worst = max(self._worst, lag)
-        self._beats += 1
-        if self._beats >= BEATS:
-            metrics.loop_lag(self._worst)
-            self._worst, self._beats = 0.0, 0
+        metrics.loop_lag(lag)
         if overdue == due and places:
             metrics.loop_blocked()
             self._tell(now, lag, places)

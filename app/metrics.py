@@ -30,6 +30,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1, 2.5, 5, 10, 30, 60)
+_LAGS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 _OUTAGES = (1, 2, 5, 10, 20, 45, 90, 300, 900, 3600)
 
@@ -48,6 +49,8 @@ _statuses = _by_label(Counter("qasid_statuses", "Statuses of our messages", ["st
 _wake_ups = _by_label(Counter("qasid_wake_ups", "Wake-ups", ["result"]))
 _woken_lanes = _by_label(Counter("qasid_woken_lanes", "Lanes that wake-ups named", ["result"]))
 _turns = _by_label(Counter("qasid_turns", "Turns settled", ["outcome"]))
+_limited = _by_label(Counter("qasid_limited", "Turns and calls that met a limit of their tenant's", ["limit"]))
+_fallbacks = _by_label(Counter("qasid_fallbacks", "Turns that went on to the second assistant", ["result"]))
 _sends = _by_label(Counter("qasid_sends", "Attempts to hand a chunk to the provider", ["outcome"]))
 _stages = _by_label(Histogram("qasid_stage_seconds", "Duration of a stage", ["stage"], buckets=_SECONDS))
 _alerts = _by_label(Counter("qasid_alerts", "What a person should look at", ["kind"]))
@@ -61,6 +64,9 @@ _breaker_states = Gauge("qasid_breaker_state", "1: in this state", ["dependency"
 _breakers_forced = Gauge("qasid_breaker_forced", "1: held by a person", ["dependency"], multiprocess_mode="livemax")
 _breaker_state, _breaker_forced = _by_label(_breaker_states), _by_label(_breakers_forced)
 _sessions = _by_label(Counter("qasid_sessions", "Turns by where their conversation came from", ["result"]))
+_translations = _by_label(Counter("qasid_translations", "Texts to translate by what became of them", ["result"]))
+_files = _by_label(Counter("qasid_files", "Files that people sent, by what became of them", ["result"]))
+_typing = _by_label(Counter("qasid_typing", "Read receipts, with or without typing", ["result"]))
 _session_bytes = Gauge("qasid_session_bytes", "Conversations kept in memory", multiprocess_mode="livesum")
 _lanes_held = Gauge("qasid_lanes_held", "Lanes that this process holds", multiprocess_mode="livesum")
 _spooled = _by_label(Counter("qasid_spooled", "Webhooks that the database could not take", ["result"]))
@@ -72,7 +78,7 @@ _spool_unreadable = Gauge(
     "qasid_spool_unreadable", "Files of the spool that the disk refuses", multiprocess_mode="livemax"
 )
 _spool_refuses = Gauge("qasid_spool_refuses", "1: the spool takes no webhooks", multiprocess_mode="livemax")
-_loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_SECONDS)
+_loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes", buckets=_LAGS)
 _loop_blocked = Counter("qasid_loop_blocked", "Times that the event loop was held up, and where is known")
 
 
@@ -116,13 +122,23 @@ def turn(outcome: str) -> None:
     _turns(outcome).inc()
 
 
+def limited(limit: str) -> None:
+    """A turn or a call met a limit, by the name of its key: it is not answered by the assistant, or waits."""
+    _limited(limit).inc()
+
+
+def fallback(result: str) -> None:
+    """The second assistant was asked: answered, failed."""
+    _fallbacks(result).inc()
+
+
 def send(outcome: str) -> None:
     """An attempt ended: accepted, refused, held, never_left, in_doubt."""
     _sends(outcome).inc()
 
 
 def stage(name: str, seconds: float) -> None:
-    """A stage of a message's way took so long: ack, queue, db, ai, send, fastpath."""
+    """A stage of a message's way took so long: ack, queue, db, ai, translate, send, fastpath."""
     _stages(name).observe(seconds)
 
 
@@ -149,7 +165,7 @@ def alert(kind: str) -> None:
 def breaker(breaker: Breaker, before: State, *, kind: str | None = None) -> None:
     """A breaker has changed: fit for its `on_change`. Call it once at the start, too, so that there is something to see.
 
-    `kind`: it is one of many (channel, assistant), as many as there are tenants. Then it has series of its own only while
+    `kind`: it is one of many (channel, assistant, …), as many as there are tenants. Then it has series of its own only while
     it is not closed, or is held; what is counted is counted for all of its kind together. Not for processes that share.
     """
     name, state = breaker.name, breaker.state
@@ -196,6 +212,21 @@ def lanes_held(lanes: int) -> None:
 def session(result: str) -> None:
     """A turn had its conversation so far: from memory (hit), from the database (miss), from memory without knowing (stale)."""
     _sessions(result).inc()
+
+
+def translation(result: str) -> None:
+    """A text was translated (made), or had been before (remembered), or stands as it was (failed)."""
+    _translations(result).inc()
+
+
+def file(result: str) -> None:
+    """A file that came with a message was read, transcribed, busy, refused, forbidden, unread."""
+    _files(result).inc()
+
+
+def typing(result: str) -> None:
+    """A person was told that their message was read, or that an answer is on its way: shown, failed, dropped."""
+    _typing(result).inc()
 
 
 def session_bytes(size: int) -> None:

@@ -1,4 +1,4 @@
-"""What counts as a failure of the database, a channel, an assistant, and when it is worth asking again. Data, no machine."""
+"""What counts as a failure of the database, a channel, an assistant and its helpers, and when to ask again. Data, no machine."""
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -13,6 +13,8 @@ from app.errors import (
     Overloaded,
     Refused,
     SendError,
+    TranslatorBusy,
+    TranslatorRefused,
 )
 
 # The server refused the data itself: the same rows would be refused again, other rows would not.
@@ -34,6 +36,18 @@ class ChannelOpen(Open, NeverLeft):
 
 class AssistantOpen(Open, AssistantBusy):
     """The assistant was not asked."""
+
+
+class AssistantSkipped(Open, AssistantRefused):
+    """Likewise, and whoever wanted to ask it goes on without: nobody waits until it may be asked."""
+
+
+class TranslatorOpen(Open, TranslatorRefused):
+    """The translator was not asked: the original stands, at once."""
+
+
+class TranscriberOpen(Open, AssistantRefused):
+    """Nobody was asked to write down what was said: the person is told so, at once."""
 
 
 def of_database(error: Exception) -> Verdict:
@@ -64,12 +78,15 @@ def of_channel(error: Exception) -> Verdict:
 
 
 def of_assistant(error: Exception) -> Verdict:
-    """A wrong key or a refusal to answer is an answer; overloaded, unreachable and cut in mid-stream are failures."""
-    if isinstance(error, AssistantRefused):
+    """A wrong key or a refusal to answer is an answer; overloaded, unreachable and cut in mid-stream are failures.
+
+    So it is with those who translate and transcribe.
+    """
+    if isinstance(error, (AssistantRefused, TranslatorRefused)):
         return "good"
     if isinstance(error.__cause__, HeldBack):
         return "neither"
-    return "failed" if isinstance(error, (AssistantBusy, OSError)) else "neither"
+    return "failed" if isinstance(error, (AssistantBusy, TranslatorBusy, OSError)) else "neither"
 
 
 NOT_THE_SERVERS = (
@@ -94,3 +111,7 @@ DATABASE = Policy(judge=of_database, refusal=DatabaseOpen, failures=5, deadlines
 CHANNEL = Policy(judge=of_channel, refusal=ChannelOpen, share=0.5, pause=1.0)
 # An answer may take a minute; of the one that asks whether it is there the first words will do: `Call.began`.
 ASSISTANT = Policy(judge=of_assistant, refusal=AssistantOpen, share=0.5, pause=1.0, longest_probe=75.0)
+# Of a quiet tenant's translations and voice messages ten are never under way within ten seconds, and each that fails has
+# kept a person waiting for what they can do without: three in a row are enough (workers/breakers.py, `now`).
+TRANSLATOR = Policy(judge=of_assistant, refusal=TranslatorOpen, failures=3, pause=1.0, longest_probe=75.0)
+TRANSCRIBER = Policy(judge=of_assistant, refusal=TranscriberOpen, failures=3, pause=1.0, longest_probe=75.0)

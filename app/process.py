@@ -66,8 +66,10 @@ def settle_memory() -> None:
     """Call once all is imported and made: the garbage collector then leaves what lasts for ever alone.
 
     A full collection would walk a few hundred thousand objects of libraries, and stop the event loop for it. What
-    requests leave behind is collected as before, only less often: almost all of it goes by reference counting.
+    requests leave behind is collected as before, a full collection only seldom: almost all of it goes by reference counting.
+    Those of the younger are small, since the event loop stands still for each: with 2,000 turns at work one of 400,000
+    objects took a sixth of a second.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(5_000, 5, 800)

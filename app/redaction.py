@@ -21,8 +21,8 @@ def _words(text: str) -> frozenset[str]:
 
 
 NUMBERS: Final = _words(
-    "ack_ms ai_ms db_ms fastpath_ms queue_ms send_ms applied attempt attempts bytes chunks code count days depth "
-    "duplicates exit_code failed held ignored input_tokens items lanes lost messages milliseconds n output_tokens pid port "
+    "ack_ms ai_ms db_ms fastpath_ms queue_ms send_ms translate_ms applied attempt attempts bytes chunks code count days "
+    "depth duplicates exit_code failed held ignored input_tokens items lanes lost messages milliseconds n output_tokens pid port "
     "quarantined refused retry_after rows seconds segments seq size spooled sqlstate stale stale_s stored tokens turns version "
     "waiting webhooks"
 )

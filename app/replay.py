@@ -59,6 +59,8 @@ def refusal(letter: DeadLetter, *, again: bool) -> str | None:
         return "its tenant or channel is disabled: nothing would be sent"
     if letter.kind == "turn" and letter.row.paused:
         return "its conversation is left to a person for now: nobody would be answered"
+    if letter.kind == "turn" and letter.row.stopped:
+        return "its person wants no answers since they wrote a stop word: they would not be answered"
     if letter.row.late_after is not None:
         return (
             f"its messages are older than the channel's answer_within_hours ({letter.row.late_after:g}), so nobody would "
@@ -197,7 +199,7 @@ async def a_door(url: str, settings: Settings) -> AsyncIterator[tuple[db.Pool, I
 def _late(item: Item, channel: Channel) -> list[str]:
     """What to know of a message that nobody will be answered for, since its own time counts, not the replay's."""
     limit = timedelta(hours=channel.answer_within_hours)
-    if not isinstance(item, Message) or not item.answered or channel.late == "answer":
+    if not isinstance(item, Message) or not item.answered or channel.late in ("answer", "apologise"):
         return []
     if datetime.now(UTC) - item.sent_at <= limit:
         return []

@@ -4,6 +4,7 @@ An unknown `QASID_*` name is an error, since a setting that is misspelt is a set
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from msgspec import Meta, Struct, field
 from app.errors import ConfigurationError
 
 PREFIX = "QASID_"
+_HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)+")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -38,6 +40,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     in_doubt_seconds: Seconds = 30.0
     in_doubt_max_seconds: Seconds = 900.0
     pair_seconds: Seconds = 6.0
+    media_hosts: str = "lookaside.fbsbx.com,*.fbcdn.net,*.whatsapp.net"
     worker_lanes: Annotated[int, Meta(ge=1, le=100_000)] = 2000
     session_cache_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
     web_workers: Annotated[int, Meta(ge=1, le=64)] = 2
@@ -55,12 +58,23 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
         if self.in_doubt_seconds > self.in_doubt_max_seconds:
             raise ConfigurationError("QASID_IN_DOUBT_SECONDS must not be above QASID_IN_DOUBT_MAX_SECONDS.")
+        for host in self.media_host_names:
+            if not _HOST.fullmatch(host):
+                raise ConfigurationError(
+                    f"QASID_MEDIA_HOSTS has {host!r} in it; it must be names like files.example.org or "
+                    "*.example.org, in lower case, by commas."
+                )
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise ConfigurationError(
                 f"QASID_LOG_LEVEL is {self.log_level!r}; it must be debug, info, warning or error."
             )
         if self.log_format not in ("auto", "json", "console"):
             raise ConfigurationError(f"QASID_LOG_FORMAT is {self.log_format!r}; it must be auto, json or console.")
+
+    @property
+    def media_host_names(self) -> tuple[str, ...]:
+        """`media_hosts`, one by one."""
+        return tuple(host.strip() for host in self.media_hosts.split(",") if host.strip())
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:

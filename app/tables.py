@@ -4,6 +4,7 @@ msgspec judges the values; the walk is ours, since msgspec stops at the first mi
 table it is in.
 """
 
+import codecs
 import difflib
 import re
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from app.errors import ConfigurationError
 from app.vault import Secret
 
 SECRET_BYTES = 64 * 1024
+# Characters of what a person knows an element of a list by.
+SHOWN = 40
 
 Name = Annotated[
     str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z", description="letters, digits, - and _, at most 63")
@@ -93,6 +96,8 @@ class Reader:
             return self._tables(inner[1], raw, place)
         if isinstance(kind, type) and issubclass(kind, Struct):
             return self.table(kind, raw, place) or FAILED
+        if most := (_meta(kind).extra or {}).get("from_file"):
+            return self.text(raw, place, most)
         if isinstance(raw, str) and "\0" in raw:
             return self._wrong(place, "has the character U+0000 in it, which PostgreSQL cannot store.")
         try:
@@ -112,13 +117,11 @@ class Reader:
             source = f"the environment variable {named}"
             missing = f"{source} is not set."
         elif scheme == "file" and name:
-            source = missing = "the file that it names"
-            try:
-                with (self._folder / name).open("rb") as file:
-                    text = file.read(SECRET_BYTES + 1).decode()
-            except (OSError, ValueError) as error:
-                why = error.strerror if isinstance(error, OSError) else "it is not a text"
-                return self._wrong(place, f"{source} cannot be read: {why}.")
+            source = "the file that it names"
+            found = self._file(name, SECRET_BYTES, place, source)
+            if isinstance(found, _Failed):
+                return found
+            text = found
             missing = f"{source} is empty."
         else:
             return self._wrong(place, "must be a reference, env:NAME or file:PATH; a secret never stands in this file.")
@@ -129,10 +132,42 @@ class Reader:
             return self._wrong(place, f"{source} must hold one line of printable ASCII.")
         return Secret(text)
 
+    def text(self, raw: object, place: str, most: int) -> str | _Failed:
+        """The whole text that `file:PATH` leads to, of at most so many bytes, as it stands there but for a byte order mark.
+
+        Unlike a secret's its path is told, wherever it is wrong.
+        """
+        scheme, _, name = raw.partition(":") if isinstance(raw, str) else ("", "", "")
+        if scheme != "file" or not name:
+            return self._wrong(place, "must be a reference, file:PATH, to a text.")
+        source = f"the file {self._folder / name}"
+        found = self._file(name, most, place, source)
+        if isinstance(found, _Failed):
+            return found
+        found = found.removeprefix("\ufeff")
+        if len(found.encode()) > most:
+            return self._wrong(place, f"{source} is larger than {most // 1024} KiB.")
+        if "\0" in found:
+            return self._wrong(place, f"{source} has U+0000 in it, which PostgreSQL cannot store.")
+        if not found.strip():
+            return self._wrong(place, f"{source} is empty.")
+        return found
+
+    def _file(self, name: str, most: int, place: str, source: str) -> str | _Failed:
+        """The text of a file beside this one; of one that is larger, more than `most` bytes."""
+        try:
+            with (self._folder / name).open("rb") as file:
+                raw = file.read(most + 8)  # with a byte order mark before, and half a character at the end
+            return codecs.getincrementaldecoder("utf-8")().decode(raw, final=len(raw) <= most)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not a text in UTF-8"
+            return self._wrong(place, f"{source} cannot be read: {why}.")
+
     def _list(self, kind: Any, raw: object, place: str) -> tuple[Any, ...] | _Failed:
         if not isinstance(raw, list):
-            return self._wrong(place, "must be a list.")
-        values = tuple(self.value(kind, each, f"{place}[{n}]") for n, each in enumerate(raw))
+            advice = f": write [[{place}]], with double brackets" if isinstance(raw, dict) else ""
+            return self._wrong(place, f"must be a list{advice}.")
+        values = tuple(self.value(kind, each, element(place, n, kind, each)) for n, each in enumerate(raw))
         return FAILED if any(each is FAILED for each in values) else values
 
     def _tables(self, kind: type[Struct], raw: object, place: str) -> dict[str, Any] | _Failed:
@@ -150,6 +185,18 @@ class Reader:
     def _wrong(self, place: str, reason: str) -> _Failed:
         self.mistakes.add(place, reason)
         return FAILED
+
+
+def element(place: str, n: int, kind: Any, each: object) -> str:
+    """The place of one of a list: its number, from zero, and what a person knows it by, where its kind has `CALLED`, keys
+    that say so: the first text of the first of them that it has.
+    """
+    for key in getattr(kind, "CALLED", ()):
+        value = each.get(key) if isinstance(each, dict) else getattr(each, key, None)
+        first = next(iter(value), None) if isinstance(value, list | tuple) else value
+        if isinstance(first, str):
+            return f"{place}[{n}] ({msgspec.json.encode(first[:SHOWN]).decode()})"
+    return f"{place}[{n}]"
 
 
 def _join(place: str, key: str) -> str:

@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from app import db
 from app.db import Connection
 from app.messages import Identity, Key, Message, Status
-from app.store import doors, inbox, lanes, statuses, turns
+from app.store import doors, inbox, lanes, settlements, statuses, turns
 from app.store.inbox import Outcome, Placed
 from app.store.lanes import Claim
 from app.store.statuses import Effect, Reported
@@ -182,10 +182,10 @@ class Ground(Struct, frozen=True):
         """Settle a turn with chunks of these bodies; the fence's word and the chunks' ids."""
         pieces = [(uuid4(), body) for body in bodies]
         settlement: dict[str, Any] = {"version": None, "outcome": "answered", "send": False, "correlation": "c"} | more
-        [settled] = await turns.settle(
+        [settled] = await settlements.settle(
             self.conn,
             worker,
-            [turns.Settlement(claim=claim, turn=turn, body=" ".join(bodies), pieces=pieces, **settlement)],
+            [settlements.Settlement(claim=claim, turn=turn, body=" ".join(bodies), pieces=pieces, **settlement)],
         )
         return settled.fence, [id for id, _ in pieces]
 

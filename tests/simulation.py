@@ -22,8 +22,9 @@ from psycopg.rows import tuple_row
 from app.directory import Directory, Watch
 from app.errors import InDoubt, NeverLeft
 from app.settings import Settings
-from app.store import chunks, doors, lanes, turns
-from workers.answer import Turns
+from app.store import chunks, doors, lanes, settlements, steps, turns
+from app.translation.memory import Memory
+from workers import wiring
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
@@ -31,7 +32,21 @@ from workers.lane import Lanes
 from workers.sessions import Sessions
 
 # Modules that read the clock of the process they run in; `time` in them is replaced by `CLOCK`.
-CLOCKED = ("workers.lane", "workers.deliver", "workers.breakers", "workers.stopwatch", "app.assistants.anthropic")
+CLOCKED = (
+    "workers.lane",
+    "workers.deliver",
+    "workers.breakers",
+    "workers.stopwatch",
+    "workers.answer",
+    "workers.asking",
+    "workers.places",
+    "workers.spending",
+    "workers.files",
+    "workers.translations",
+    "app.retrying",
+    "app.assistants.calls",
+    "app.assistants.whole",
+)
 CLOCK = SimpleNamespace(monotonic=lambda: Loop.running.time())
 
 Fault = Literal[
@@ -56,8 +71,8 @@ def statements() -> dict[str, str]:
         lanes.BURY_LANES: "bury",
         lanes.DISOWN: "disown",
         turns.OPEN: "open",
-        turns.MEMO: "memo",
-        turns.SETTLE: "settle",
+        steps.MEMO: "memo",
+        settlements.SETTLE: "settle",
         chunks.INTENT: "intend",
         chunks.FACT: "record",
         chunks.ABANDON: "abandon",
@@ -93,6 +108,15 @@ class Loop(asyncio.SelectorEventLoop):
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]  # typeshed ties the arguments
         self._moved = True
         return super().call_soon(callback, *args, context=context)
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]  # as above
+        """At once, in no thread: how long one takes is another clock's matter."""
+        done = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001  whatever it is, it is the awaiter's
+            done.set_exception(error)
+        return done
 
     def turn(self) -> bool:
         """Run what is ready once; whether that made anything else ready."""
@@ -238,7 +262,11 @@ class Process:
         client = httpx.AsyncClient(transport=Transport(self), trust_env=False)
         breakers = Breakers()
         delivery = Delivery(self.commits, self.lanes, directory, client, settings, breakers)
-        self.lanes.serve(Turns(self.commits, delivery, directory, client, Sessions(0), breakers).work)
+        clients = wiring.Clients(assistants=client, files=client, outside=client)
+        memory = Memory(pool, client, patience=settings.send_timeout_seconds)
+        sessions = Sessions(0)
+        answers = wiring.turns(self.commits, delivery, directory, sessions, breakers, clients, memory=memory)
+        self.lanes.serve(answers.work)
         self._tasks: list[asyncio.Task[Any]] = [self.loop.create_task(self.lanes.__aenter__())]
 
     @property

@@ -21,7 +21,7 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 
 import workers.main
-from app import db, http
+from app import assistants, db, http
 from app.apply import apply
 from app.asgi import create_app
 from app.directory import Watch
@@ -31,13 +31,14 @@ from app.sandbox.people import Spoken
 from app.sandbox.server import running
 from app.sandbox.simulation import Said, Sandbox
 from app.settings import Settings
+from app.translation.memory import Memory
 from app.vault import Vault
-from workers.answer import Turns
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
 from workers.lane import Lanes
 from workers.sessions import Sessions
+from workers.wiring import Clients, turns
 
 NUMBER, PERSON, OTHER = "1000200030004000", "15550002222", "15550003333"
 KEY = "11" * 32
@@ -86,7 +87,7 @@ token = "{token}"
 
 
 class Hold:
-    """Keeps requests of one face (`send` or `assistant`) that contain `only`: before they are passed on, or after."""
+    """Keeps requests of one face (`send`, `read` or `assistant`) that contain `only`: before they are passed on, or after."""
 
     def __init__(self, face: str, only: str, *, after: bool) -> None:
         self.face, self.only, self.after = face, only.encode(), after
@@ -121,7 +122,9 @@ class Gate:
 
     async def call(self, request: web.Request) -> web.Response:
         body = await request.read()
-        face = "assistant" if request.path.startswith("/anthropic") else "send"
+        face = (
+            "assistant" if request.path.startswith("/anthropic") else "read" if b'"status":"read"' in body else "send"
+        )
         hold = next((hold for hold in self._holds if hold.face == face and hold.only in body), None)
         if hold is not None and not hold.after:
             hold.arrived.set()
@@ -162,6 +165,7 @@ class World:
         self.sandbox, self.gate, self.stack = sandbox, gate, stack
         self.file: dict[str, object] = {"in_doubt": "resend", "deadline": 10, "token": "env:TOKEN", "brake": 20}
         self.direct = True
+        self.assistant: Callable[[str], assistants.Assistant] = assistants.assistant
 
     def settings(self, **more: Any) -> Settings:
         return Settings(database_url=self.url, secret_key=KEY, worker_metrics_port=0, **{**TIMES, **more})
@@ -189,7 +193,7 @@ class World:
     async def worker(self, **more: Any) -> Callable[[], Any]:
         """The worker process's own wiring, in this loop; returns what stops it."""
         stop = asyncio.Event()
-        task = asyncio.create_task(workers.main.work(self.settings(**more), stop))
+        task = asyncio.create_task(workers.main.work(self.settings(**more), stop, assistant=self.assistant))
 
         async def end() -> None:
             stop.set()
@@ -215,7 +219,11 @@ class World:
         lanes = Lanes(commits, settings)
         breakers = Breakers()
         delivery = Delivery(commits, lanes, directory, client, settings, breakers)
-        lanes.serve(Turns(commits, delivery, directory, assistants or client, Sessions(1 << 20), breakers).work)
+        clients = Clients(assistants=assistants or client, files=client, outside=client)
+        memory = Memory(pool, client, patience=settings.send_timeout_seconds)
+        self.stack.push_async_callback(memory.aclose)
+        sessions = Sessions(1 << 20)
+        lanes.serve(turns(commits, delivery, directory, sessions, breakers, clients, memory=memory).work)
         return await self.stack.enter_async_context(lanes)
 
     async def process(self, **more: Any) -> asyncio.subprocess.Process:

@@ -1,58 +1,41 @@
 """One claimed lane, worked: finish open chunks, else begin the next turn, answer it, settle it, send it.
 
-Each finished step is committed before the next; after a kill another worker goes on where this one was.
+Each finished step is committed before the next; after a kill another worker goes on where this one was. What a turn is
+answered with, workers/replies.py decides; who is asked for it, workers/asking.py.
 """
 
 import asyncio
+import time
 from contextlib import nullcontext
-from datetime import timedelta
 from uuid import UUID, uuid4
 
-import httpx
 import msgspec
 import structlog
-from msgspec import Struct
 
 from app import metrics
-from app.assistants import Line, assistant
-from app.assistants.intents import reply_for
-from app.configuration import Assistant
-from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant, Watch
-from app.errors import AssistantError, DatabaseUnavailable, Unknown
+from app.errors import DatabaseUnavailable, Unknown
 from app.log import fingerprint
 from app.store.lanes import MOST_CLAIMS, Claim, Release
-from app.store.turns import Asked, Chunk, Ending, Memo, Opening, Settlement, Turn
-from app.text.chunks import split
-from app.text.whatsapp import from_markdown
-from workers.breakers import Breakers
+from app.store.settlements import Marks, Settlement
+from app.store.turns import Chunk, Open, Opening, Turn
+from workers import formatting
+from workers.answering import Due, Reply, remembered
 from workers.commits import Commits
 from workers.deliver import Delivery, Lane
+from workers.notes import noted
 from workers.opening import Opened, Openings
+from workers.questions import newest
+from workers.replies import Replies, too_late
 from workers.sessions import Sessions
+from workers.spending import Spending, Spent
 from workers.stopwatch import Stopwatch
+from workers.typing import Typing
 
 log = structlog.get_logger(__name__)
 
 # A turn whose messages are edited or revoked again and again settles at the version of the moment after so many restarts.
 MOST_RESTARTS = 2
-# Rough, and on the safe side for Arabic: a token is about three characters.
-CHARACTERS_PER_TOKEN = 3
-# Characters above which an answer is formatted in a thread: a parser takes a few milliseconds for less.
-LONG = 8_000
-# Kinds whose words are a question by themselves. A caption without its picture is not.
-WORDED = frozenset({"text", "interactive", "button"})
-
-
-class Reply(Struct, frozen=True, kw_only=True):
-    """What a turn is answered with, empty where nobody is. An assistant's is Markdown, and kept so as the memo of its step."""
-
-    outcome: Ending
-    text: str = ""
-    model: str | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    ai_ms: float | None = None
 
 
 class Turns:
@@ -63,17 +46,19 @@ class Turns:
         commits: Commits,
         delivery: Delivery,
         directory: Watch,
-        client: httpx.AsyncClient,
         sessions: Sessions,
-        breakers: Breakers,
+        replies: Replies,
+        spending: Spending,
+        typing: Typing | None = None,
     ) -> None:
-        """`sessions`: what this worker remembers of conversations. `breakers`: those that `delivery` has."""
-        self._breakers = breakers
+        """`sessions`: what this worker remembers of conversations. `typing`: who tells people that they were read."""
         self._commits = commits
         self._openings = Openings(commits, sessions)
         self._delivery = delivery
         self._directory = directory
-        self._client = client
+        self._replies = replies
+        self._spending = spending
+        self._typing = typing
 
     async def work(self, claim: Claim) -> Release:
         """Do what is due in this lane, and say how to give it back.
@@ -83,8 +68,13 @@ class Turns:
         """
         watch = Stopwatch()
         tenant, channel = await self._whose(claim)
-        history = tenant.assistant.history_messages if tenant.assistant else 0
-        brake = tenant.limits.replies_per_conversation_per_minute
+        wanted = Open(
+            claim,
+            history=tenant.assistant.history_messages if tenant.assistant else 0,
+            brake=tenant.limits.replies_per_conversation_per_minute,
+            daily=tenant.limits.messages_per_contact_per_day or 0,
+            noted=noted(tenant),
+        )
         # Counted before its rows are read: reading them may be what kills us. After too many tries its head is parked.
         # People are told so where that can be done; where even that fails, its end is written without reading it.
         attempts = await watch.db(self._commits.tried(claim)) if claim.suspect else claim.attempts
@@ -92,44 +82,61 @@ class Turns:
             return Release(claim=claim, done_seq=None, again_in=0.0)
         if attempts > MOST_CLAIMS + 1:  # even telling the person failed
             return await self._give_up(claim, tenant)
-        for restart in range(MOST_RESTARTS + 2):
-            try:
-                found = await watch.db(self._openings.open(claim, history, brake))
-            except msgspec.DecodeError:  # rows of another build, or damaged ones
-                if attempts <= MOST_CLAIMS:
-                    raise
-                return await self._give_up(claim, tenant)
-            opened, opening = watch.elapsed, found.opening
-            before, chunks = _split(opening)
-            turn = opening.turn
-            if attempts > MOST_CLAIMS and chunks:
-                return await self._give_up(claim, tenant)
-            if chunks:
+        with self._spending.turn(tenant.id) as spent:
+            for restart in range(MOST_RESTARTS + 2):
+                try:
+                    found = await watch.db(self._openings.open(wanted))
+                except msgspec.DecodeError:  # rows of another build, or damaged ones
+                    if attempts <= MOST_CLAIMS:
+                        raise
+                    return await self._give_up(claim, tenant)
+                opened, opening = watch.elapsed, found.opening
+                before, chunks = _split(opening)
+                turn = opening.turn
+                if attempts > MOST_CLAIMS and chunks:
+                    return await self._give_up(claim, tenant)
+                if chunks:
+                    lane = self._lane(claim, tenant, channel, opening, watch)
+                    gone = channel.late == "store" and too_late(channel, opening)
+                    silent = gone or not (tenant.enabled and channel.enabled)
+                    if silent and lane.manual:  # a person's text is not let go of without a word
+                        return await self._give_up(claim, tenant, "its tenant or channel is disabled")
+                    return await self._delivery.entry(
+                        lane, before, chunks, silent=silent or (opening.paused and not lane.manual)
+                    )
+                # Nothing is left; or the chunks of an entry were erased; or another opening of this lane has only just begun
+                # its turn, unseen by ours: a statement whose client is gone may still run. Then the next opening sees it.
+                if turn is None:
+                    return Release(claim=claim, done_seq=opening.done_seq + 1 if opening.kind == "send" else None)
+                if turn.settled:
+                    return Release(claim=claim, done_seq=turn.last_seq)
+                if attempts > MOST_CLAIMS:
+                    reply = self._parked(claim, tenant)
+                else:
+                    if (answer := remembered(opening)) is not None:  # it was paid for, whatever becomes of it now
+                        spent.add(answer.input_tokens, answer.output_tokens)
+                    watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000
+                    due = Due(
+                        claim=claim,
+                        tenant=tenant,
+                        channel=channel,
+                        opening=opening,
+                        turn=turn,
+                        watch=watch,
+                        remembered=answer,
+                        spent=spent,
+                        deadline=time.monotonic() + (tenant.assistant.deadline_seconds if tenant.assistant else 0.0),
+                    )
+                    reply = self._still_wanted(claim, await self._replies.to(due))
+                if before:  # its gate's wait went on while the assistant wrote
+                    before = msgspec.structs.replace(
+                        before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened))
+                    )
                 lane = self._lane(claim, tenant, channel, opening, watch)
-                silent = not (tenant.enabled and channel.enabled) or _too_late(channel, opening)
-                if silent and lane.manual:  # a person's text is not let go of without a word
-                    return await self._give_up(claim, tenant, "its tenant or channel is disabled")
-                return await self._delivery.entry(
-                    lane, before, chunks, silent=silent or (opening.paused and not lane.manual)
-                )
-            # Nothing is left; or the chunks of an entry were erased; or another opening of this lane has only just begun
-            # its turn, unseen by ours: a statement whose client is gone may still run. Then the next opening sees it.
-            if turn is None:
-                return Release(claim=claim, done_seq=opening.done_seq + 1 if opening.kind == "send" else None)
-            if turn.settled:
-                return Release(claim=claim, done_seq=turn.last_seq)
-            if attempts > MOST_CLAIMS:
-                reply = self._parked(claim, tenant)
-            else:
-                watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000
-                reply = await self._reply(claim, tenant, channel, opening, turn, watch)
-            if before:  # its gate's wait went on while the assistant wrote
-                before = msgspec.structs.replace(before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened)))
-            lane = self._lane(claim, tenant, channel, opening, watch)
-            version = opening.version if restart < MOST_RESTARTS else None
-            release = await self._settle(lane, found, turn, version, reply, before)
-            if release is not None:
-                return release
+                version = opening.version if restart < MOST_RESTARTS else None
+                release = await self._settle(lane, found, turn, version, reply, spent, before)
+                if release is not None:
+                    return release
         raise AssertionError("a settlement without a version is never turned away for its version")
 
     async def _whose(self, claim: Claim) -> tuple[Tenant, Channel]:
@@ -143,6 +150,14 @@ class Turns:
                 await self._directory.refresh()
         raise AssertionError
 
+    def _still_wanted(self, claim: Claim, reply: Reply) -> Reply:
+        """The reply, unless its tenant or channel was switched off while it was made: whoever did so wants to hear no more."""
+        directory = self._directory.current
+        tenant, channel = directory.tenant(claim.tenant_id), directory.channel(claim.tenant_id, claim.channel_id)
+        if tenant.enabled and channel.enabled:
+            return reply
+        return Reply(outcome="left", model=reply.model, marks=Marks(stops=reply.marks.stops))
+
     def _lane(self, claim: Claim, tenant: Tenant, channel: Channel, opening: Opening, watch: Stopwatch) -> Lane:
         return Lane(
             claim=claim,
@@ -154,94 +169,7 @@ class Turns:
             watch=watch,
         )
 
-    # --- the answer ---
-
-    async def _reply(
-        self, claim: Claim, tenant: Tenant, channel: Channel, opening: Opening, turn: Turn, watch: Stopwatch
-    ) -> Reply:
-        standing = [message for message in opening.asked if not message.revoked]
-        if not standing:
-            return Reply(outcome="revoked")
-        if opening.paused or not (tenant.enabled and channel.enabled):
-            return Reply(outcome="left")
-        if _too_late(channel, opening):
-            return Reply(outcome="late")
-        brake = tenant.limits.replies_per_conversation_per_minute
-        if 0 < brake <= opening.replied:
-            metrics.alert("loop_brake")
-            log.error(
-                "too many replies in a minute: left to a person",
-                alert="loop_brake",
-                tenant=tenant.slug,
-                conversation=claim.conversation_id,
-                correlation=opening.correlation,
-            )
-            return Reply(outcome="left")
-        worded = [message.body for message in standing if message.kind in WORDED and message.body.strip()]
-        if len(worded) == len(standing) and (fixed := reply_for(tenant.intents, worded)):
-            return Reply(outcome="intent", text=fixed)
-        if not worded:
-            only_places = all(message.kind == "location" for message in standing)
-            return Reply(outcome="told", text=tenant.texts.location if only_places else tenant.texts.unsupported)
-        if "answer" in opening.memo:
-            remembered = msgspec.convert(opening.memo["answer"], Reply)
-            return await self._formatted(tenant, turn, remembered)
-        return await self._ask(claim, tenant, channel, opening, turn, standing, watch)
-
-    async def _ask(
-        self,
-        claim: Claim,
-        tenant: Tenant,
-        channel: Channel,
-        opening: Opening,
-        turn: Turn,
-        standing: list[Asked],
-        watch: Stopwatch,
-    ) -> Reply:
-        try:
-            if tenant.assistant is None:
-                raise AssistantError("this tenant has no assistant")
-            lines = _conversation(tenant.assistant, channel, opening, standing)
-            # What waits for its breaker waits within the deadline of the answer: see `Assistant.ask`.
-            asking = assistant(tenant.assistant.provider).ask(
-                self._client, tenant.assistant, lines, lambda: self._breakers.assistant(tenant)
-            )
-            answer = await watch.ai(asking)
-        except AssistantError as error:
-            metrics.alert("assistant_failed")
-            log.error(
-                "assistant failed",
-                alert="assistant_failed",
-                tenant=tenant.slug,
-                turn=turn.id,
-                correlation=standing[0].correlation,
-                error=error,
-            )
-            return Reply(outcome="failed", text=tenant.texts.failure)
-        reply = Reply(
-            outcome="answered",
-            text=answer.text,
-            model=answer.model,
-            input_tokens=answer.input_tokens,
-            output_tokens=answer.output_tokens,
-            ai_ms=watch.ai_ms,
-        )
-        crashpoint("answer.asked")
-        # As it came: what formatting it may do to this process must not be done after every claim's new question.
-        await watch.db(
-            self._commits.memo(Memo(claim, turn.id, "answer", opening.version, msgspec.json.encode(reply).decode()))
-        )
-        crashpoint("answer.remembered")
-        return await self._formatted(tenant, turn, reply)
-
-    async def _formatted(self, tenant: Tenant, turn: Turn, reply: Reply) -> Reply:
-        """The reply in WhatsApp's markup. What is left of nothing but markup is no answer."""
-        text = await _formatted(reply.text)
-        if text.strip():
-            return msgspec.structs.replace(reply, text=text)
-        metrics.alert("assistant_failed")
-        log.error("assistant failed", alert="assistant_failed", tenant=tenant.slug, turn=turn.id, reason="only markup")
-        return msgspec.structs.replace(reply, outcome="failed", text=tenant.texts.failure)
+    # --- what nobody can work on ---
 
     async def _give_up(self, claim: Claim, tenant: Tenant, reason: str = "it fails at every try") -> Release:
         """End what nobody can work on, without reading it."""
@@ -266,10 +194,17 @@ class Turns:
     # --- its end ---
 
     async def _settle(
-        self, lane: Lane, found: Opened, turn: Turn, version: int | None, reply: Reply, before: Chunk | None
+        self,
+        lane: Lane,
+        found: Opened,
+        turn: Turn,
+        version: int | None,
+        reply: Reply,
+        spent: Spent,
+        before: Chunk | None,
     ) -> Release | None:
         """Commit the answer, send its first chunk, and go on as far as the gates allow. None: what was asked has changed."""
-        pieces = [(uuid4(), piece) for piece in split(reply.text)]
+        pieces = [(uuid4(), piece) for piece in await formatting.pieces(reply.text)]
         # A gate may have opened while the assistant wrote: whoever opened it has made the lane due again.
         gate_open = before is None or before.opens_in <= 0
         wanted = bool(pieces) and gate_open
@@ -283,10 +218,11 @@ class Turns:
                 pieces=pieces,
                 send=call is not None,
                 correlation=lane.correlation,
-                input_tokens=reply.input_tokens,
-                output_tokens=reply.output_tokens,
+                input_tokens=spent.input_tokens,
+                output_tokens=spent.output_tokens,
                 model=reply.model,
-                ai_ms=reply.ai_ms,
+                ai_ms=lane.watch.ai_ms or None,
+                marks=reply.marks,
             )
             try:
                 settled = await lane.watch.db(self._commits.settle(settlement))
@@ -317,6 +253,8 @@ class Turns:
             release = Release(claim=lane.claim, done_seq=None, again_in=0.0)
         else:
             release = await self._delivery.entry(lane, before, chunks)
+        if self._typing and reply.outcome in ("intent", "told"):  # behind the answer, so never in its way
+            self._typing.read(lane.tenant, lane.channel, newest(found.opening))
         log.info(
             "turn",
             tenant=lane.tenant.slug,
@@ -326,25 +264,12 @@ class Turns:
             to=fingerprint(lane.to.value),
             messages=turn.last_seq - turn.first_seq + 1,
             chunks=len(pieces),
-            input_tokens=reply.input_tokens,
-            output_tokens=reply.output_tokens,
+            input_tokens=spent.input_tokens,
+            output_tokens=spent.output_tokens,
             **({} if found.stale_s is None else {"stale_s": round(found.stale_s, 1)}),
             **lane.watch.stages(fast=reply.outcome == "intent"),
         )
         return release
-
-
-async def _formatted(markdown: str) -> str:
-    """A hostile text of this length can keep the parser busy for seconds: then not in the event loop."""
-    if len(markdown) > LONG:
-        return await asyncio.to_thread(from_markdown, markdown)
-    return from_markdown(markdown)
-
-
-def _too_late(channel: Channel, opening: Opening) -> bool:
-    """Whether nobody expects this answer any more: asked again at each claim, since a channel may be held for days."""
-    newest = max((message.sent_at for message in opening.asked if not message.revoked), default=opening.now)
-    return channel.late != "answer" and opening.now - newest > timedelta(hours=channel.answer_within_hours)
 
 
 def _split(opening: Opening) -> tuple[Chunk | None, list[Chunk]]:
@@ -371,19 +296,3 @@ def _fresh(turn: Turn, no: int, id: UUID, body: str) -> Chunk:
         quiet_for=0.0,
         flowing=False,
     )
-
-
-def _conversation(settings: Assistant, channel: Channel, opening: Opening, standing: list[Asked]) -> list[Line]:
-    """What the assistant is shown: the session so far, as far as it fits, then what is asked now."""
-    now = [Line("user", message.body) for message in standing if message.body.strip()]
-    gap = timedelta(hours=channel.session_gap_hours)
-    room = settings.history_tokens * CHARACTERS_PER_TOKEN
-    later = standing[0].sent_at
-    past: list[Line] = []
-    for said in reversed([each for each in opening.said if not each.revoked]):
-        room -= len(said.body)
-        if later - said.at > gap or room < 0:
-            break
-        past.append(Line("assistant" if said.mine else "user", said.body))
-        later = said.at
-    return past[::-1] + now

@@ -1,4 +1,4 @@
-"""The breakers of this worker: one for each channel, one for each tenant's assistant.
+"""The breakers of this worker: one for each channel, each tenant's assistant, its fallback, its translator, its transcriber.
 
 It says who may ask now, and when who was turned away comes again. What is asked, and of whom, is not its business.
 """
@@ -7,8 +7,15 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from typing import Literal, cast
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from typing import Literal
 from uuid import UUID
 
 import structlog
@@ -16,9 +23,9 @@ import structlog
 from app import metrics
 from app.breaker import STANDS_OPEN, Breaker, Call, Forced, Policy, State
 from app.directory import Channel, Directory, Tenant, Watch
-from app.errors import Unknown
-from app.policies import ASSISTANT, CHANNEL, AssistantOpen, ChannelOpen
-from app.store.breakers import assistant_of, channel_of
+from app.errors import AssistantBusy, AssistantRefused, TranslatorBusy, Unknown
+from app.policies import ASSISTANT, CHANNEL, TRANSCRIBER, TRANSLATOR, AssistantOpen, AssistantSkipped, ChannelOpen
+from app.store.breakers import Kind, name_of
 from workers.budget import jittered
 
 log = structlog.get_logger(__name__)
@@ -29,8 +36,24 @@ STEP = 0.25
 # A turn that waits for its assistant looks so often whether it may ask (seconds): in memory, at no cost.
 LOOK = 1.0
 
-Kind = Literal["channel", "assistant"]
-Key = tuple[Kind, UUID, UUID | None]
+POLICIES: Mapping[Kind, Policy] = {
+    "channel": CHANNEL,
+    "assistant": ASSISTANT,
+    "translator": TRANSLATOR,
+    "transcriber": TRANSCRIBER,
+}
+Place = Callable[[], AbstractAsyncContextManager[None]]
+# Of a tenant: one of its channels, its assistant's fallback, or whoever it has only one of.
+Part = UUID | Literal["fallback"] | None
+Key = tuple[Kind, UUID, Part]
+
+
+class Outdated(AssistantRefused):
+    """Whoever waited for this assistant has settings of before: `tenant` has those of now, to ask with instead."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        super().__init__("its settings have changed")
+        self.tenant = tenant
 
 
 class _Kept:
@@ -41,6 +64,8 @@ class _Kept:
         self.leads_to = leads_to
         self.next_turn = 0.0
         """When the next lane that is turned away comes again (by the breakers' clock)."""
+        self.answers = 0
+        """How many of the calls that nobody waits for were answered."""
 
 
 class Breakers:
@@ -62,7 +87,7 @@ class Breakers:
         self.reopened: Callable[[UUID, UUID], None] = lambda tenant, channel: None
 
     def __len__(self) -> int:
-        """Channels and assistants that have one."""
+        """How many there are."""
         return len(self._kept)
 
     def heard(self, forced: Mapping[str, Forced]) -> None:
@@ -105,69 +130,117 @@ class Breakers:
                 return turn - now
         return jittered(longest, self._draw)
 
+    def well(self, tenant: Tenant, channel: Channel) -> bool:
+        """Whether nothing is known against asking this channel; it takes no place and counts nothing."""
+        return self._of_channel(tenant, channel).breaker.state == "closed"
+
     def _of_channel(self, tenant: Tenant, channel: Channel) -> _Kept:
-        return self._get(
-            ("channel", channel.tenant_id, channel.id),
-            channel_of(tenant.slug, channel.slug),
-            CHANNEL,
-            (channel.endpoint_id, channel.base_url, channel.address, channel.token),
-        )
+        key: Key = ("channel", channel.tenant_id, channel.id)
+        return self._get(key, name_of("channel", tenant.slug, channel.slug), _sends(channel))
 
     # --- assistants ---
 
     @asynccontextmanager
-    async def assistant(self, tenant: Tenant) -> AsyncIterator[Call]:
-        """One call to the tenant's assistant, as soon as it may be made: the caller's deadline bounds the wait."""
-        with ExitStack() as stack:
-            while True:
-                breaker = self._of_assistant(tenant).breaker
-                try:
-                    call = stack.enter_context(breaker.watching())
-                    break
-                except AssistantOpen as refusal:
-                    wait = LOOK if refusal.retry_after is None else min(refusal.retry_after, LOOK)
-                await asyncio.sleep(jittered(max(wait, 0.05), self._draw))
-            yield call
+    async def assistant(
+        self, tenant: Tenant, *, fallback: bool = False, waits: bool = True, place: Place = nullcontext
+    ) -> AsyncIterator[Call]:
+        """One call to the tenant's assistant or its fallback, as soon as it may be made: the caller's deadline bounds the wait.
 
-    def _of_assistant(self, tenant: Tenant) -> _Kept:
-        settings = tenant.assistant
-        leads_to = settings and (settings.provider, settings.base_url, settings.model, settings.api_key)
-        return self._get(("assistant", tenant.id, None), assistant_of(tenant.slug), ASSISTANT, leads_to)
+        It is made in a `place()`, which nobody holds while the breaker lets nobody in. Who does not wait for the breaker
+        waits for no place either while it is open.
 
-    # --- both ---
+        Raises:
+            AssistantSkipped: it may not be made now, and the caller does not wait for that.
+            Outdated: while they waited the tenant's settings have changed.
+        """
+        part: Literal["fallback"] | None = "fallback" if fallback else None
+        while True:
+            breaker = self._of_tenant(tenant, "assistant", part).breaker
+            if not waits and not breaker.allows_writes:
+                raise AssistantSkipped(breaker.name, retry_after=breaker.retry_in)
+            async with place():
+                with ExitStack() as stack:
+                    try:
+                        call = stack.enter_context(breaker.watching())
+                    except AssistantOpen as refusal:
+                        if not waits:
+                            continue
+                        wait = LOOK if refusal.retry_after is None else min(refusal.retry_after, LOOK)
+                    else:
+                        yield call
+                        return
+            await asyncio.sleep(jittered(max(wait, 0.05), self._draw))
+            if self.directory is not None and self._left(
+                ("assistant", tenant.id, part), _asked(tenant, "assistant", part)
+            ):
+                raise Outdated(self.directory.current.tenant(tenant.id))
 
-    def _get(self, key: Key, name: str, policy: Policy, leads_to: object) -> _Kept:
+    # --- those who help it ---
+
+    @asynccontextmanager
+    async def now(self, tenant: Tenant, kind: Literal["translator", "transcriber"]) -> AsyncIterator[Call]:
+        """One call to the tenant's translator or transcriber, now or not at all: people can do without what it brings.
+
+        One that fails after another was answered meanwhile counts nowhere: who is slow is not away.
+
+        Raises:
+            TranslatorOpen, TranscriberOpen: it may not be made now.
+        """
+        kept = self._of_tenant(tenant, kind, None)
+        answers = kept.answers
+        with kept.breaker.watching() as call:
+            try:
+                yield call
+            except (TranslatorBusy, AssistantBusy):
+                if kept.answers != answers:
+                    call.ended(asyncio.CancelledError())
+                raise
+            kept.answers += 1
+
+    # --- all ---
+
+    def _of_tenant(self, tenant: Tenant, kind: Kind, part: Literal["fallback"] | None) -> _Kept:
+        return self._get((kind, tenant.id, part), name_of(kind, tenant.slug, part or ""), _asked(tenant, kind, part))
+
+    def _get(self, key: Key, name: str, leads_to: object) -> _Kept:
         kept = self._kept.get(key)
         if kept is None or kept.leads_to != leads_to:  # whoever mended it has it asked at once
-            self._forget(key)
-            breaker = Breaker(name, policy, clock=self._clock, draw=self._draw)
-            new = kept = self._kept[key] = _Kept(breaker, leads_to)
-            breaker.on_change = lambda _, before: self._changed(key, new, before)
+            breaker = Breaker(name, POLICIES[key[0]], clock=self._clock, draw=self._draw)
+            new = kept = _Kept(breaker, leads_to)
+            if not self._left(
+                key, leads_to
+            ):  # else a turn under way has settings of before: what it meets counts nowhere
+                self._forget(key)
+                self._kept[key] = new
+                breaker.on_change = lambda _, before: self._changed(key, new, before)
             breaker.forced = self._forced.get(name)
         return kept
 
+    def _left(self, key: Key, leads_to: object) -> bool:
+        """Whether the configuration of now leads elsewhere."""
+        return self.directory is not None and _leads_to(key, self.directory.current) != leads_to
+
     def _changed(self, key: Key, kept: _Kept, before: State) -> None:
-        kind, tenant, channel = key
+        kind, tenant, part = key
         breaker = kept.breaker
         metrics.breaker(breaker, before, kind=kind)
         if breaker.state in STANDS_OPEN and before not in STANDS_OPEN:
-            if kind == "channel":
-                metrics.alert("channel_away")
-                log.error("a channel is away", alert="channel_away", breaker=breaker.name, reason=breaker.reason)
-            else:
-                metrics.alert("assistant_away")
-                log.error("an assistant is away", alert="assistant_away", breaker=breaker.name, reason=breaker.reason)
+            alert = f"{kind}_away"
+            metrics.alert(alert)
+            log.error("a provider is away", alert=alert, breaker=breaker.name, reason=breaker.reason)
         elif breaker.state == "closed" and before in STANDS_OPEN:
             kept.next_turn = 0.0
-            told = {"breaker": breaker.name, "seconds": round(breaker.stood_open, 1), "reason": breaker.reason}
-            if kind == "channel":
-                log.warning("a channel is back", **told)
-                self.reopened(tenant, cast(UUID, channel))
-            else:
-                log.warning("an assistant is back", **told)
+            log.warning(
+                "a provider is back",
+                breaker=breaker.name,
+                seconds=round(breaker.stood_open, 1),
+                reason=breaker.reason,
+            )
+            if isinstance(part, UUID):
+                self.reopened(tenant, part)
 
     def _drop_what_left(self, directory: Directory) -> None:
-        for key in [key for key in self._kept if not _configured(key, directory)]:
+        for key in [key for key, kept in self._kept.items() if kept.leads_to != _leads_to(key, directory)]:
             self._forget(key)
         self._version = directory.version
 
@@ -177,12 +250,37 @@ class Breakers:
             metrics.forget_breaker(kept.breaker)
 
 
-def _configured(key: Key, directory: Directory) -> bool:
-    _, tenant_id, channel_id = key
+def _leads_to(key: Key, directory: Directory) -> object:
+    """Where it leads by this configuration; None: nowhere."""
+    kind, tenant_id, part = key
     try:
         tenant = directory.tenant(tenant_id)
-        if channel_id is None:
-            return tenant.enabled and tenant.assistant is not None
-        return tenant.enabled and directory.channel(tenant_id, channel_id).enabled
+        if not tenant.enabled:
+            return None
+        if isinstance(part, UUID):
+            channel = directory.channel(tenant_id, part)
+            return _sends(channel) if channel.enabled else None
+        return _asked(tenant, kind, part)
     except Unknown:
-        return False
+        return None
+
+
+def _sends(channel: Channel) -> object:
+    """Who is sent to, and with what."""
+    return channel.endpoint_id, channel.base_url, channel.address, channel.token
+
+
+def _asked(tenant: Tenant, kind: Kind, part: Literal["fallback"] | None) -> object:
+    """Who is asked, and with what: whatever mends that asks somebody else. None: the tenant has nobody of this kind."""
+    match kind:
+        case "translator":
+            engine = tenant.translation
+            if engine is None or engine.provider != "libretranslate":  # or it is the assistant, who has its own breaker
+                return None
+            return engine.base_url, engine.api_key
+        case "transcriber":
+            writer = tenant.transcription
+            return writer and (writer.base_url, writer.model, writer.api_key)
+        case _:
+            settings = tenant.assistant and (tenant.assistant.fallback if part else tenant.assistant)
+            return settings and (settings.provider, settings.base_url, settings.model, settings.api_key)

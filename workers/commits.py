@@ -12,9 +12,12 @@ import psycopg
 from app import db
 from app.batches import Batches
 from app.db import Connection, Pool
-from app.errors import DatabaseUnavailable
-from app.store import chunks, lanes, turns
+from app.errors import DatabaseUnavailable, LaneLost
+from app.store import chunks, lanes, settlements, steps, transcripts, turns
 from app.store.lanes import Claim
+
+# Of one flush. Its parameters are made and its rows read in the event loop, at 0.1 to 0.2 ms each.
+MOST_ROWS = 32
 
 Row = TypeVar("Row")
 Verdict = TypeVar("Verdict")
@@ -50,13 +53,16 @@ class Commits:
                 async with db.connection(pool) as conn:
                     return await write(conn, rows)
 
-            return Batches(name, flush, patience=patience, late=late)
+            return Batches(name, flush, patience=patience, late=late, most_rows=MOST_ROWS)
 
         async def opened(conn: Connection, rows: Sequence[turns.Open]) -> list[str]:
             return await turns.open_lanes(conn, rows, order_wait, silence)
 
-        async def settled(conn: Connection, rows: Sequence[turns.Settlement]) -> list[turns.Settled]:
-            return await turns.settle(conn, self.worker, rows)
+        async def noted(conn: Connection, rows: Sequence[steps.Memo]) -> list[bool]:
+            return await steps.memo(conn, self.worker, rows)
+
+        async def settled(conn: Connection, rows: Sequence[settlements.Settlement]) -> list[settlements.Settled]:
+            return await settlements.settle(conn, self.worker, rows)
 
         async def intended(conn: Connection, rows: Sequence[chunks.Intent]) -> list[chunks.Permission]:
             return await chunks.intend(conn, self.worker, rows)
@@ -65,22 +71,23 @@ class Commits:
             return await lanes.release(conn, self.worker, rows)
 
         self._open = batched("open", opened)
-        self._memo = batched("memo", turns.memo)
+        self._memo = batched("memo", noted)
         self._settle = batched("settle", settled)
         self._intent = batched("intent", intended)
         self._fact = batched("fact", chunks.record)
         self._release = batched("release", released)
 
-    async def open(self, claim: Claim, history: int, brake: int) -> turns.Opening:
+    async def open(self, wanted: turns.Open) -> turns.Opening:
         """See `turns.open_lanes` and, for what it raises, `turns.opening`."""
-        return turns.opening(await self._open.submit(turns.Open(claim, history, brake)))
+        return turns.opening(await self._open.submit(wanted))
 
-    async def memo(self, memo: turns.Memo) -> None:
-        """See `turns.memo`."""
-        await self._memo.submit(memo)
+    async def memo(self, memo: steps.Memo) -> None:
+        """See `steps.memo`. Raises LaneLost where the lane is another's: whatever would follow from the step is not ours to do."""
+        if not await self._memo.submit(memo):
+            raise LaneLost("memo: the lane is another worker's")
 
-    async def settle(self, settlement: turns.Settlement) -> turns.Settled:
-        """See `turns.settle`."""
+    async def settle(self, settlement: settlements.Settlement) -> settlements.Settled:
+        """See `settlements.settle`."""
         return await self._settle.submit(settlement)
 
     async def intend(self, intent: chunks.Intent) -> chunks.Permission:
@@ -118,7 +125,17 @@ class Commits:
         except psycopg.Error as error:
             raise DatabaseUnavailable(f"wake: {type(error).__name__}") from error
 
+    async def transcript(self, tenant: UUID, message: UUID, words: str) -> None:
+        """See `transcripts.keep`. Rare, hence alone."""
+        try:
+            async with db.connection(self.pool) as conn:
+                await transcripts.keep(conn, tenant, message, words)
+        except db.BAD_DATA:  # it would be refused at every try
+            raise
+        except psycopg.Error as error:
+            raise DatabaseUnavailable(f"transcript: {type(error).__name__}") from error
+
     async def park_head(self, claim: Claim, reason: str) -> int | None:
-        """See `turns.park_head`. Rare, hence alone."""
+        """See `settlements.park_head`. Rare, hence alone."""
         async with db.connection(self.pool) as conn:
-            return await turns.park_head(conn, self.worker, claim, reason)
+            return await settlements.park_head(conn, self.worker, claim, reason)

@@ -138,6 +138,10 @@ class Delivery:
                 opens_in = 0.0
         return Release(claim=lane.claim, done_seq=seq)
 
+    def free(self, tenant: Tenant, channel: Channel) -> bool:
+        """Whether a number may be asked for what is no message: nothing is held back from it, and it is well."""
+        return not self._held(tenant.id, channel.id) and self._breakers.well(tenant, channel)
+
     def place(self, lane: Lane) -> AbstractContextManager[Call | None]:
         """A place for one send in the breaker of the lane's channel, to be taken before its intent; None: not now."""
         return self._breakers.channel(lane.tenant, lane.channel)
@@ -292,8 +296,11 @@ class Delivery:
 
     def _held_for(self, lane: Lane) -> float:
         """Seconds that nothing may be sent for this lane; 0: it may."""
+        return self._held(lane.tenant.id, lane.channel.id)
+
+    def _held(self, tenant: UUID, channel: UUID) -> float:
         now, until = time.monotonic(), 0.0
-        for whom in (lane.channel.id, lane.tenant.id):
+        for whom in (channel, tenant):
             if (held := self._held_until.get(whom, 0.0)) > now:
                 until = max(until, held)
             else:

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 # Lanes claimed by one statement: between two of them the shares of the tenants are counted anew.
 AT_ONCE = 64
+# While both wait, so much of a worker's places goes to lanes that have been due for long, the rest to those that are live.
+BACKLOG = 0.25
 # Without a wake-up, what is due is found within this time (seconds).
 LOOK = 1.0
 # How long a claim under way is waited for when the worker stops (seconds).
@@ -69,6 +71,7 @@ class Lanes:
         self._passed = asyncio.Condition()
         self._passes = 0
         self._looking = False
+        self._owed = 0.0  # of a place, to the backlog
         self._strays = False  # a claim or a release got no answer: we may own lanes that we do not know of
         self._stopping = False
         self._work: Callable[[Claim], Awaitable[Release]]
@@ -212,9 +215,10 @@ class Lanes:
                 full = [tenant for tenant, lanes_held in share.items() if lanes_held >= max(1, self._slots // 2)]
                 most = min(free, AT_ONCE)
                 suspects = not any(self._on_probation())
-                claims = await lanes.claim(conn, worker, most, full, suspects=suspects)
+                behind = self._share_of_backlog(most)
+                claims = await lanes.claim(conn, worker, most, full, behind=behind, suspects=suspects)
                 if not claims and full:  # nobody else waits
-                    claims = await lanes.claim(conn, worker, most, suspects=suspects)
+                    claims = await lanes.claim(conn, worker, most, behind=behind, suspects=suspects)
                 if claims:
                     crashpoint("lane.claimed")
                 for claim in claims:
@@ -222,6 +226,13 @@ class Lanes:
                 if len(claims) < most:
                     break
         metrics.lanes_held(len(self._held))
+
+    def _share_of_backlog(self, most: int) -> int:
+        """How many of so many places go to the backlog though others wait: a share of them, also where they free one by one."""
+        self._owed += most * BACKLOG
+        share = int(self._owed)
+        self._owed -= share
+        return share
 
     def _begin(self, claim: Claim) -> None:
         task = asyncio.create_task(self._attend(claim), name=f"lane {claim.conversation_id}")

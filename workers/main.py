@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
@@ -11,9 +12,9 @@ import uvloop
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import UndefinedTable
 
-from app import db, http, log, metrics, place, process, tasks
+from app import assistants, db, http, log, metrics, place, process, tasks
 from app import settings as settings_of_environment
-from app.assistants import assistant
+from app.assistants import Assistant
 from app.breaker import Breaker
 from app.channels import provider
 from app.directory import Watch
@@ -24,20 +25,26 @@ from app.outages import Outages
 from app.policies import DATABASE
 from app.prober import Prober
 from app.settings import Settings
+from app.translation.memory import Memory
 from app.vault import Vault
-from workers.answer import Turns
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
+from workers.files import MOST_BYTES
 from workers.lane import Lanes
 from workers.listening import answer_wake_ups
 from workers.sessions import Sessions
+from workers.typing import Typing
 from workers.warming import warm
+from workers.wiring import Clients, turns
 
 logger = structlog.get_logger(__name__)
 
 # How long its connections may take to close when all else has ended (seconds).
 SAQ_ENDS = 5.0
+# Connections for files that people sent, and for those who write down voice messages; how long one request may take (seconds).
+FILES = 64
+FILE_SECONDS = 120.0
 
 
 def run() -> None:
@@ -52,8 +59,13 @@ def run() -> None:
         runner.run(work(settings))
 
 
-async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
-    """The same within a running loop; ends when `stop` is set."""
+async def work(
+    settings: Settings,
+    stop: asyncio.Event | None = None,
+    *,
+    assistant: Callable[[str], Assistant] = assistants.assistant,
+) -> None:
+    """The same within a running loop; ends when `stop` is set. `assistant`: who answers, by a provider's name."""
     stop = stop or asyncio.Event()
     tasks.hear(asyncio.get_running_loop())
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -78,8 +90,13 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         provider("cloud")  # imported now: the first turn would hold all others up for it
         assistant("anthropic")
         providers = http.client(total=settings.send_timeout_seconds, limit=settings.worker_lanes)
-        assistants = http.client(total=600.0, limit=settings.worker_lanes)
-        for client in (providers, assistants):
+        answerers = http.client(total=600.0, limit=settings.worker_lanes)
+        files, outside = (
+            http.client(total=FILE_SECONDS, limit=FILES, max_response=MOST_BYTES + 1, public=public)
+            for public in (False, True)
+        )
+        clients = Clients(assistants=answerers, files=files, outside=outside)
+        for client in (providers, answerers, files, outside):
             stack.push_async_callback(client.aclose)
         stack.callback(
             metrics.serve_worker_metrics(settings.host, settings.worker_metrics_port, settings.metrics_token)
@@ -94,7 +111,23 @@ async def work(settings: Settings, stop: asyncio.Event | None = None) -> None:
         )
         lanes = Lanes(commits, settings)
         delivery = Delivery(commits, lanes, directory, providers, settings, breakers)
-        lanes.serve(Turns(commits, delivery, directory, assistants, sessions, breakers).work)
+        typing = await stack.enter_async_context(Typing(providers, directory, delivery.free))
+        memory = Memory(pool, answerers, patience=settings.send_timeout_seconds, late=breaker.late)
+        stack.push_async_callback(memory.aclose)
+        lanes.serve(
+            turns(
+                commits,
+                delivery,
+                directory,
+                sessions,
+                breakers,
+                clients,
+                memory=memory,
+                typing=typing,
+                hosts=settings.media_host_names,
+                assistant=assistant,
+            ).work
+        )
         behind: list[asyncio.Task[None]] = []
         stack.push_async_callback(_let_end, behind)
         await stack.enter_async_context(lanes)

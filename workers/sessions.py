@@ -13,7 +13,8 @@ from msgspec import Struct
 from app import metrics
 from app.store.histories import History
 from app.store.lanes import LaneId
-from app.store.turns import Opening, Said, Settled, Turn
+from app.store.settlements import Settled
+from app.store.turns import Opening, Said, Turn
 
 # Read longer ago, it is read again where the database can: whatever changes a history without telling the lane (a
 # restore, a deletion by hand) is in answers no longer than that. And longer ago than `HARD`, nobody sees it (seconds).

@@ -18,6 +18,7 @@ class Stopwatch:
         self.ack = 0.0
         self._db = 0.0
         self._ai = 0.0
+        self._translate = 0.0
         self._send = 0.0
 
     @property
@@ -46,16 +47,30 @@ class Stopwatch:
         finally:
             self._ai += time.monotonic() - began
 
+    async def translate(self, work: Awaitable[Result]) -> Result:
+        """Await what follows the assistant's answer, and count its time."""
+        began = time.monotonic()
+        try:
+            return await work
+        finally:
+            self._translate += time.monotonic() - began
+
     def sent(self, seconds: float) -> None:
         """A POST took so long."""
         self._send += seconds
 
     def stages(self, *, fast: bool) -> dict[str, float]:
         """The times of a turn that was just sent, for the log; the metrics get them too. `fast`: answered by an intent."""
-        seconds = {"queue": self.queue, "db": self._db, "ai": self._ai, "send": self._send}
+        seconds = {
+            "queue": self.queue,
+            "db": self._db,
+            "ai": self._ai,
+            "translate": self._translate,
+            "send": self._send,
+        }
         if fast:
             seconds["fastpath"] = self.ack + self.queue + self.elapsed
         for stage, took in seconds.items():
-            if stage != "send":  # counted for each send, where it happens
+            if stage not in ("translate", "send"):  # counted where they happen
                 metrics.stage(stage, took)
         return {f"{stage}_ms": round(took * 1000, 1) for stage, took in {"ack": self.ack, **seconds}.items()}

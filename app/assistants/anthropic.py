@@ -1,199 +1,118 @@
-"""Anthropic's Messages API, streamed over SSE and decoded with Structs. One call; retries within the deadline.
+"""Anthropic's Messages API: what is asked. What comes back is read in anthropic_stream.py, retries are whole.py's.
 
-Format: Anthropic's API reference, "Streaming Messages"; docs/wire-assistants.md gathers what we use of it.
+Formats: Anthropic's API reference, "Messages"; "Citations", "Prompt caching", "Vision" and "Stop reasons" of its guide.
+docs/wire-assistants.md gathers what we use of them.
 """
 
-import asyncio
-import re
-import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, nullcontext
+import base64
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
-import msgspec
-import stamina
-import structlog
-from msgspec import Struct
 
-from app import http
-from app.assistants import Answer, Asking, Call, Line
-from app.configuration import Assistant as AssistantSettings
-from app.errors import AssistantBusy, AssistantRefused, InDoubt, NeverLeft
-
-log = structlog.get_logger(__name__)
+from app.assistants import Answer, Asking, Call, Image, Notes, Question, calls
+from app.assistants.anthropic_stream import collect
+from app.assistants.lines import Turn, turns
+from app.assistants.parts import Part, said
+from app.assistants.whole import GO_ON, whole
+from app.configuration import AssistantSettings, Document
+from app.text.storable import storable
 
 VERSION = "2023-06-01"
-# HTTP statuses that may pass: timeouts, rate limits, server faults, and 529 "overloaded".
-PASSING = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
-TRIES = 4
-# A call ends so much before the deadline (seconds): to be told from one that the caller gave up.
-EARLY = 0.05
-# An SSE line longer than this is no event of theirs (bytes).
-LONGEST_LINE = 1024 * 1024
-
-
-class _Delta(Struct):
-    type: str = ""
-    text: str = ""
-    stop_reason: str | None = None
-
-
-class _Usage(Struct):
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
-class _Started(Struct):
-    model: str = ""
-    usage: _Usage | None = None
-
-
-class _Fault(Struct):
-    type: str = ""
-
-
-class _Event(Struct):
-    type: str
-    message: _Started | None = None
-    delta: _Delta | None = None
-    usage: _Usage | None = None
-    error: _Fault | None = None
-
-
-_event = msgspec.json.Decoder(_Event)
-_encode = msgspec.json.Encoder().encode
-_SECONDS = re.compile(r"\d{1,4}(\.\d+)?")
+# A place up to which the prompt is the same for everybody who asks this tenant. Read again within five minutes it costs
+# a tenth. Without a beta header since 2024-12; a prompt below the model's smallest size is simply not cached.
+# The conversation itself is not marked: its window moves, and writing it costs a quarter more than not caching it.
+CACHED = {"cache_control": {"type": "ephemeral"}}
 
 
 class Anthropic:
-    """`app.assistants.Assistant` for the provider `anthropic`."""
+    """`app.assistants.Assistant` for the provider `anthropic`. It keeps nothing."""
 
     async def ask(
-        self, client: httpx.AsyncClient, settings: AssistantSettings, lines: list[Line], asking: Asking | None = None
-    ) -> Answer:
-        """See the Protocol. A cut stream or an empty answer counts as none and is asked for again."""
-        deadline = time.monotonic() + settings.deadline_seconds
-
-        def again(error: Exception) -> bool | float:
-            if not isinstance(error, AssistantBusy):
-                return False
-            wait = error.retry_after
-            if wait is None:
-                return True
-            return wait if time.monotonic() + wait < deadline else False
-
-        try:
-            async with asyncio.timeout(settings.deadline_seconds):
-                async for attempt in stamina.retry_context(
-                    on=again, attempts=TRIES, timeout=settings.deadline_seconds, wait_initial=0.25, wait_max=5.0
-                ):
-                    with attempt:
-                        watched: AbstractAsyncContextManager[Call | None] = asking() if asking else nullcontext()
-                        async with watched as call:
-                            return await self._once(client, settings, lines, deadline, call)
-        except TimeoutError:
-            raise AssistantBusy(f"no whole answer within {settings.deadline_seconds:g} s") from None
-        raise AssertionError("stamina either returns or raises")
-
-    async def _once(
         self,
         client: httpx.AsyncClient,
         settings: AssistantSettings,
-        lines: list[Line],
+        question: Question,
+        *,
         deadline: float,
-        call: Call | None,
+        notes: Notes,
+        asking: Asking | None = None,
     ) -> Answer:
-        body: dict[str, Any] = {
-            "model": settings.model,
-            "max_tokens": settings.max_tokens,
-            "stream": True,
-            "messages": [{"role": line.role, "content": line.text} for line in _alternating(lines)],
-        }
-        if settings.system:
-            body["system"] = settings.system
-        headers = {
-            "x-api-key": settings.api_key,
-            "anthropic-version": VERSION,
-            "content-type": "application/json",
-            "accept": "text/event-stream",
-        }
-        try:
-            async with http.stream(
+        """See the Protocol. It keeps no conversation: the notes are not needed, asking again doubles only the cost."""
+        asked = turns(question.lines)
+
+        async def once(parts: Sequence[Part], call: Call | None) -> Part:
+            async with calls.streamed(
                 client,
-                "POST",
                 f"{settings.base_url}/v1/messages",
-                headers=headers,
-                content=_encode(body),
-                timeout=max(0.0, deadline - EARLY - time.monotonic()),
+                headers={"x-api-key": settings.api_key, "anthropic-version": VERSION},
+                body=request(settings, asked, parts),
+                deadline=deadline,
             ) as response:
-                if response.status != 200:
-                    raise _refused(response.status, response.headers)
-                return await _collect(response, call)
-        except (NeverLeft, InDoubt) as error:  # asking twice doubles nothing but the cost
-            raise AssistantBusy(str(error)) from error
+                if isinstance(response, calls.Refusal):
+                    raise response.error()
+                return await collect(response, settings.documents, call)
+
+        return await whole(once, deadline=deadline, asking=asking)
 
 
-def _refused(status: int, headers: httpx.Headers) -> AssistantBusy | AssistantRefused:
-    if status not in PASSING:
-        return AssistantRefused(f"HTTP {status}")
-    asked = headers.get("retry-after", "")
-    return AssistantBusy(f"HTTP {status}", retry_after=float(asked) if _SECONDS.fullmatch(asked) else None)
+ASSISTANT = Anthropic()
 
 
-async def _collect(response: http.Stream, call: Call | None) -> Answer:
-    parts: list[str] = []
-    model, stopped, ended = "", "", False
-    tokens = [0, 0]
-    async for data in _events(response):
-        try:
-            event = _event.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise AssistantBusy("an event that cannot be read") from None
-        if event.type == "content_block_delta" and event.delta and event.delta.type == "text_delta":
-            parts.append(event.delta.text)
-            if call is not None and len(parts) == 1:
-                call.began()
-        elif event.type == "message_start" and event.message:
-            model = event.message.model[:100]
-            if event.message.usage:
-                tokens = [event.message.usage.input_tokens, event.message.usage.output_tokens]
-        elif event.type == "message_delta":
-            stopped = (event.delta and event.delta.stop_reason) or stopped
-            if event.usage:
-                tokens[1] = event.usage.output_tokens
-        elif event.type == "message_stop":
-            ended = True
-        elif event.type == "error":
-            raise AssistantBusy(f"error {event.error.type[:50] if event.error else ''} in mid-stream")
-    text = "".join(parts)
-    if not ended:
-        raise AssistantBusy("the stream was cut")
-    if stopped == "refusal":
-        raise AssistantRefused("it refuses to answer")
-    if not text.strip():
-        raise AssistantBusy("an empty answer")
-    return Answer(text=text, model=model, input_tokens=tokens[0], output_tokens=tokens[1], stopped=stopped[:50])
+def request(settings: AssistantSettings, asked: Sequence[Turn], parts: Sequence[Part] = ()) -> dict[str, Any]:
+    """The body of the call that asks for the next part of the answer."""
+    first, *rest = asked
+    body: dict[str, Any] = {
+        "model": settings.model,
+        "max_tokens": settings.max_tokens,
+        "stream": True,
+        "messages": [
+            {"role": "user", "content": _content(first, settings.documents)},
+            *({"role": turn.role, "content": _content(turn)} for turn in rest),
+            *_answered(parts),
+        ],
+    }
+    if settings.system.strip():
+        body["system"] = [{"type": "text", "text": storable(settings.system), **CACHED}]
+    return body
 
 
-async def _events(response: http.Stream) -> AsyncIterator[bytes]:
-    """The data of each server-sent event. Theirs are one `data:` line each; `event:` repeats the type in the data."""
-    buffer = b""
-    async for piece in response:
-        *lines, buffer = (buffer + piece).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
-        if len(buffer) > LONGEST_LINE:
-            raise AssistantBusy("a line without an end")
+def _content(turn: Turn, documents: Sequence[Document] = ()) -> str | list[dict[str, Any]]:
+    """What is said, behind the documents: they stand first, so that they are cached whatever is asked about them."""
+    if not documents and (text := turn.text) is not None:
+        return storable(text)
+    blocks = [_document(document) for document in documents]
+    if blocks:
+        blocks[-1] |= CACHED
+    return blocks + [
+        _image(each) if isinstance(each, Image) else {"type": "text", "text": storable(each)} for each in turn.said
+    ]
 
 
-def _alternating(lines: list[Line]) -> list[Line]:
-    """Neighbours of one role joined, and a person first, as the API wants it."""
-    joined: list[Line] = []
-    for line in lines:
-        if joined and joined[-1].role == line.role:
-            joined[-1] = Line(line.role, f"{joined[-1].text}\n\n{line.text}")
-        elif joined or line.role == "user":
-            joined.append(line)
-    return joined
+def _document(document: Document) -> dict[str, Any]:
+    return {
+        "type": "document",
+        "source": {"type": "text", "media_type": "text/plain", "data": document.text},
+        "title": document.title,
+        "citations": {"enabled": True},  # on all or on none, says the guide
+    }
+
+
+def _image(image: Image) -> dict[str, Any]:
+    data = base64.b64encode(image.data).decode()
+    return {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": data}}
+
+
+def _answered(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """What it has said already, and that it shall go on. A paused turn goes on from its own words, sent back as they are."""
+    if not parts:
+        return []
+    paused: list[dict[str, Any]] = []
+    before = list(parts)
+    while before and before[-1].ending == "paused":
+        paused = [*before.pop().content, *paused]
+    words = said(before).rstrip()
+    if paused:
+        opening = [{"type": "text", "text": words}] if words else []
+        return [{"role": "assistant", "content": [*opening, *paused]}]
+    return [{"role": "assistant", "content": words}, {"role": "user", "content": GO_ON}]

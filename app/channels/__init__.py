@@ -15,6 +15,8 @@ from app.messages import Identity, Item, Key
 
 # What Meta allows to one person: a message in so many seconds (its page on throughput, "pair rate limits").
 PAIR_SECONDS = 6.0
+# How long "is typing" is shown, unless the answer comes before (Meta's page "Typing indicators"; WhatsApp itself: about 20).
+TYPING_SECONDS = 25.0
 # A webhook's body above this (bytes) is verified and read in a thread: the largest keeps a core busy for long.
 LARGE = 64 * 1024
 
@@ -23,6 +25,23 @@ class Accepted(Struct, frozen=True):
     """The provider took a text: the id that it gave it."""
 
     provider_id: str
+
+
+class Attachment(Struct, frozen=True, kw_only=True):
+    """What a message says of the file that came with it. All of it is the sender's or the provider's word, unproven."""
+
+    id: str
+    media_type: str = ""
+    sha256: str = ""
+    filename: str = ""
+    caption: str = ""
+
+
+class Media(Struct, frozen=True, kw_only=True):
+    """A file that was fetched: its type by its content (`app.media`), never another family than it was declared to be."""
+
+    media_type: str
+    data: bytes
 
 
 class Provider(Protocol):
@@ -64,6 +83,43 @@ class Provider(Protocol):
             Refused: it answered and did not take it; `then` says what may be done, `scope` whom its wait binds.
             NeverLeft: nothing reached it.
             InDoubt: it may have arrived; `after` is how long it wants nothing from this channel all the same.
+        """
+        ...
+
+    async def read(
+        self, client: httpx.AsyncClient, channel: Channel, message_id: str, *, typing: bool, timeout: float
+    ) -> None:
+        """Tell the person that their message was read and, with `typing`, that an answer is being written.
+
+        Both may be repeated; `TYPING_SECONDS` says how long the second is shown. Raises SendError as `send_text` does.
+        """
+        ...
+
+    def attachment(self, raw: bytes) -> Attachment | None:
+        """The file that came with a message, of its raw JSON; None where there is none or it cannot be read. Never raises."""
+        ...
+
+    async def media(
+        self,
+        client: httpx.AsyncClient,
+        outside: httpx.AsyncClient,
+        channel: Channel,
+        attachment: Attachment,
+        *,
+        hosts: Sequence[str],
+        most: int,
+        deadline: float,
+    ) -> Media:
+        """Fetch a file of at most `most` bytes, before `deadline` (by the monotonic clock).
+
+        `client` is for the channel's own `base_url`; every other URL is asked for through `outside`, which connects to
+        public addresses alone (`http.client(public=True)`), and only if its host is among `hosts` (`*.` before one: any
+        below it).
+
+        Raises:
+            MediaBusy: not within the deadline, or not just now.
+            MediaRefused: gone, too large, or not of the kind that it was declared to be.
+            MediaForbidden: it is to be fetched from where we may not ask.
         """
         ...
 

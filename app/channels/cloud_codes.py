@@ -7,8 +7,9 @@ Source: Meta's page of error codes and pywa's list (pywa/errors.py); what to do 
 import httpx
 
 from app.channels import PAIR_SECONDS
-from app.channels.cloud_waits import regain_access, retry_after
+from app.channels.cloud_waits import regain_access
 from app.errors import InDoubt, Refused, Scope
+from app.retrying import retry_after
 
 # The provider does not say whether it took the message.
 UNKNOWN = frozenset({1, 2, 131000})
@@ -41,7 +42,7 @@ def refusal(
     """
     headers = headers or httpx.Headers()
     said = f"Graph error {code}: {message[:200]}"
-    asked = retry_after(headers)
+    asked = retry_after(headers) or 0.0
     if code in UNKNOWN:
         return InDoubt(said, after=asked)
     scope: Scope = "channel" if code == THROUGHPUT or status == 429 or asked else "chunk"

@@ -101,8 +101,26 @@ class Name(Struct):
     formatted_name: str = ""
 
 
+class Phone(Struct):
+    phone: str | None = None
+    wa_id: str | None = None
+
+
+class Email(Struct):
+    email: str | None = None
+
+
+class Organisation(Struct):
+    company: str | None = None
+
+
 class Card(Struct):
+    """What is not a name is read by itself: a card is not worth less for a number that makes no sense."""
+
     name: Name | None = None
+    phones: Raw = Raw(b"null")
+    emails: Raw = Raw(b"null")
+    org: Raw = Raw(b"null")
 
 
 class System(Struct):
@@ -142,6 +160,45 @@ class Edited(Struct):
 
 class Edit(Original):
     message: Edited | None = None
+
+
+# --- the file that came with a message, read apart: what cannot be read of it costs the message nothing ----------------
+
+
+class Attached(Struct):
+    id: str | int
+    mime_type: str | None = None
+    sha256: str | None = None
+    filename: str | None = None
+    caption: str | None = None
+
+
+class Carrying(Struct):
+    image: Attached | None = None
+    audio: Attached | None = None
+    video: Attached | None = None
+    document: Attached | None = None
+    sticker: Attached | None = None
+
+
+class NewContent(Struct):
+    message: Carrying | None = None
+
+
+class Carrier(Carrying):
+    edit: NewContent | None = None
+
+
+class Where(Struct):
+    """`GET /{media id}`: where the file lies for the next five minutes."""
+
+    url: str
+    mime_type: str | None = None
+    sha256: str | None = None
+    file_size: int | str | None = None  # a number in all that is seen, a string in Meta's own example
+
+
+# --- statuses ---------------------------------------------------------------------------------------------------------
 
 
 class Error(Struct):

@@ -1,20 +1,13 @@
-"""How long an answer's headers ask to be left alone: `Retry-After`, and Meta's account of the calls that were made.
+"""How long Meta's account of the calls that were made asks us to be left alone.
 
-It reads headers and decides nothing; what they ask for binds whom `cloud_codes.py` says.
+It reads a header and decides nothing; what that asks for binds whom `cloud_codes.py` says. `Retry-After`: app/retrying.py.
 """
-
-import re
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import httpx
 import msgspec
 from msgspec import Struct
 
-# Longer than this a header does not bind us: one wrong figure would silence a number for days.
-LONGEST = 3600.0
-
-_SECONDS = re.compile(r"[0-9]+")
+from app.retrying import LONGEST
 
 
 class _Usage(Struct):
@@ -22,33 +15,6 @@ class _Usage(Struct):
 
 
 _usage = msgspec.json.Decoder(dict[str, list[_Usage]])
-
-
-def retry_after(headers: httpx.Headers) -> float:
-    """Seconds, 0 to `LONGEST`, that `Retry-After` asks for: a number of them or a date (RFC 9110, 10.2.3).
-
-    A date counts from the answer's own `Date`, if it has one: our clock may go wrong. Nonsense asks for nothing.
-    """
-    waits = (_wait(value.strip(), headers) for value in headers.get_list("retry-after"))
-    return max((min(max(wait, 0.0), LONGEST) for wait in waits), default=0.0)
-
-
-def _wait(value: str, headers: httpx.Headers) -> float:
-    if _SECONDS.fullmatch(value):
-        return float(value) if len(value) < 10 else LONGEST
-    until = _date(value)
-    if until is None:
-        return 0.0
-    return (until - (_date(headers.get("date", "")) or datetime.now(UTC))).total_seconds()
-
-
-def _date(value: str) -> datetime | None:
-    """One of HTTP's three forms of a date, all of them in GMT."""
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, IndexError, TypeError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def regain_access(headers: httpx.Headers) -> float | None:

@@ -13,6 +13,7 @@ from typing import cast, get_args
 import msgspec
 from msgspec import Raw
 
+from app.channels import Attachment
 from app.channels import cloud_shapes as wire
 from app.errors import Unreadable
 from app.messages import KINDS, Direction, Identity, Item, Key, Message, Said, Status, Stray
@@ -22,6 +23,9 @@ FUTURE = timedelta(minutes=5)
 # Meta puts at most 1,000 updates into a webhook. A body of twice as many is kept whole, as one item: taken apart, it
 # could not be stored before the deadline, however often it came.
 MOST_ITEMS = 2_000
+# Of a message with contact cards, so many are put into words, of each so many lines: the rest stays in `raw`.
+MOST_CARDS = 20
+MOST_LINES = 8
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unreadable)
 
 _envelope = msgspec.json.Decoder(wire.Envelope)
@@ -34,6 +38,10 @@ _contact = msgspec.json.Decoder(wire.Contact)
 _list = msgspec.json.Decoder(list[Raw] | None)
 _message = msgspec.json.Decoder(wire.Message)
 _status = msgspec.json.Decoder(wire.Status)
+_phones = msgspec.json.Decoder(list[wire.Phone] | None)
+_emails = msgspec.json.Decoder(list[wire.Email] | None)
+_org = msgspec.json.Decoder(wire.Organisation | None)
+_carrier = msgspec.json.Decoder(wire.Carrier)
 
 _DIGITS = re.compile(r"[0-9]{1,12}")
 _STATUSES = frozenset(get_args(Said))
@@ -191,8 +199,7 @@ def _content(m: wire.Message) -> tuple[str | None, str]:
     if m.type == "location":
         if m.location is None:
             raise Unreadable("a location without a place")
-        place = f"{m.location.latitude:.6f}, {m.location.longitude:.6f}"
-        return None, "\n".join(part for part in (m.location.name, m.location.address, place) if part)
+        return None, _place(m.location)
     if m.type == "reaction":
         if m.reaction is None:
             raise Unreadable("a reaction to nothing")
@@ -211,10 +218,53 @@ def _content(m: wire.Message) -> tuple[str | None, str]:
     if m.type == "button":
         return None, m.button.text if m.button else ""
     if m.type == "contacts":
-        return None, "\n".join(card.name.formatted_name for card in m.contacts or [] if card.name)
+        return None, "\n\n".join(filter(None, map(_card, (m.contacts or [])[:MOST_CARDS])))
     if m.type == "system":
         return None, m.system.body if m.system else ""
     return None, _written(m)
+
+
+def _place(at: wire.Location) -> str:
+    """In words that a person and an assistant understand alike; the link is ours, never the sender's."""
+    where = f"{at.latitude:.6f},{at.longitude:.6f}"
+    spot = f"{at.latitude:.6f}, {at.longitude:.6f}"
+    words = (at.name, at.address, spot, f"https://www.google.com/maps?q={where}")
+    return "\n".join(part for part in words if part)
+
+
+def _card(card: wire.Card) -> str:
+    """A contact card: the name, whom they work for, their numbers and addresses, a line each."""
+    words = [card.name.formatted_name if card.name else ""]
+    with suppress(*UNREADABLE):
+        org = _org.decode(card.org)
+        words.append((org and org.company) or "")
+    with suppress(*UNREADABLE):
+        words += [phone.phone or phone.wa_id or "" for phone in _phones.decode(card.phones) or []]
+    with suppress(*UNREADABLE):
+        words += [email.email or "" for email in _emails.decode(card.emails) or []]
+    return "\n".join(filter(None, words[:MOST_LINES]))
+
+
+def attachment(raw: bytes) -> Attachment | None:
+    """The file that came with a message, or with what it was edited into; None where there is none. Never raises."""
+    try:
+        carrier = _carrier.decode(raw)
+    except UNREADABLE:
+        return None
+    for carrying in (carrier, carrier.edit.message if carrier.edit else None):
+        if carrying is not None and (file := _file(carrying)) is not None:
+            return Attachment(
+                id=str(file.id),
+                media_type=file.mime_type or "",
+                sha256=file.sha256 or "",
+                filename=file.filename or "",
+                caption=file.caption or "",
+            )
+    return None
+
+
+def _file(carrying: wire.Carrying) -> wire.Attached | None:
+    return carrying.image or carrying.audio or carrying.video or carrying.document or carrying.sticker
 
 
 def _written(m: "wire.Message | wire.Edited") -> str:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
 
+from app.commands.breaker_names import kind_of, name_of, require, spoken
 from app.commands.columns import aligned
 from app.commands.database import installation
 from app.commands.shown import shown
-from app.errors import ConfigurationError, DatabaseUnavailable, QasidError
+from app.errors import DatabaseUnavailable, QasidError
 from app.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KINDS = "`database`, `channel TENANT/CHANNEL` or `assistant TENANT`"
-NAMED = 10  # names that a refusal lists at most
 PATIENCE = 2.0  # seconds that the database may take to answer who only looks
 
 OPENED = {
@@ -35,16 +34,28 @@ OPENED = {
 """,
     "channel": """\
 - workers send nothing from this number; what people write is stored and answered, and the answers wait;
-- what gets older than `answer_within_hours` meanwhile is left unsent, unless `late` is `answer`.
+- what gets older than `answer_within_hours` meanwhile is left unsent where `late` is `store`.
 """,
     "assistant": """\
-- who writes to this tenant waits for `deadline_seconds`, then reads `texts.failure`; intents are answered as ever.
+- the tenant's fallback is asked instead; where there is none, who writes waits for `deadline_seconds`, then reads \
+`texts.failure`;
+- intents are answered as ever.
+""",
+    "translator": """\
+- what was translated before is remembered; all else stands in the original at once, with `texts.untranslated`;
+- answers come in the language that they were written in.
+""",
+    "transcriber": """\
+- who sends a voice message reads the sentence for it (`texts.audio`) at once;
+- everything else is answered as ever.
 """,
 }
 CLOSED = {
     "database": "where it hangs, each webhook waits for its whole deadline, then goes to the spool, or is answered 503.",
     "channel": "where it hangs, each send waits for its whole timeout, and may end in doubt.",
     "assistant": "where it hangs, each person waits for `deadline_seconds`.",
+    "translator": "where it hangs, each answer waits for the translation's `deadline_seconds`.",
+    "transcriber": "where it hangs, each voice message waits for the transcription's `deadline_seconds`.",
 }
 AWAY = """\
 Nothing was changed, and nothing has to be: while the database cannot be reached, the breaker of each process opens by \
@@ -60,10 +71,10 @@ def breaker(ctx: click.Context) -> None:
     A process whose database fails stops asking it (its breaker is OPEN), goes on with what needs no database, and asks
     again when it answers. That needs nobody. Without a further word this lists what people hold, and the state in the
     processes on this machine: it asks web at QASID_HOST and QASID_PORT, and one worker at QASID_WORKER_METRICS_PORT.
-    Workers have breakers for channels and assistants besides, of which those are shown that are not closed, or held,
-    once the worker has used them. OPENED is how often it opened by itself since the process began; of web, of all its
-    server processes together. Exit codes: 0 shown, or done; 1 no process answers, or the database does not; 2 there is
-    no such breaker, or a setting is wrong.
+    Workers have breakers for channels, assistants, translators and transcribers besides, of which those are shown that
+    are not closed, or held, once the worker has used them. OPENED is how often it opened by itself since the process
+    began; of web, of all its server processes together. Exit codes: 0 shown, or done; 1 no process answers, or the
+    database does not; 2 there is no such breaker, or a setting is wrong.
 
     \b
     closed     all is well
@@ -83,17 +94,20 @@ _dependency = click.argument("dependency", nargs=-1, required=True, metavar="DEP
 def breaker_open(dependency: tuple[str, ...]) -> None:
     """Have no process ask DEPENDENCY any more: held open.
 
-    Nothing is lost, and what needs it waits. DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`,
-    for the time in which you repair it and want it left alone. With the database this stops the service: web answers
-    webhooks 503 (Meta sends them again, for days) or takes them into the spool, and workers claim nothing; commands
-    (`qasid apply`, `replay`, `spool replay`) and operators' pages still ask it. Do not restart web meanwhile: it would
-    know no endpoint, and spool nothing. From a channel nothing is sent. While an assistant is held open people wait for
-    `deadline_seconds`, then read `texts.failure`. Undo it with `qasid breaker auto DEPENDENCY`: it never ends by itself.
+    Nothing is lost, and what needs it waits. DEPENDENCY is `database`, `channel TENANT/CHANNEL`, `assistant TENANT`,
+    `translator TENANT` or `transcriber TENANT`, for the time in which you repair it and want it left alone. With the
+    database this stops the service: web answers webhooks 503 (Meta sends them again, for days) or takes them into the
+    spool, and workers claim nothing; commands (`qasid apply`, `replay`, `spool replay`) and operators' pages still ask
+    it. Do not restart web meanwhile: it would know no endpoint, and spool nothing. From a channel nothing is sent.
+    While an assistant is held open its fallback (`assistant TENANT/fallback` is that one's name) is asked; where there
+    is none, people wait for `deadline_seconds`, then read `texts.failure`. For a translator or a transcriber nobody
+    waits: the original stands, and a voice message gets its sentence. (A tenant whose assistant translates has no
+    translator to hold.) Undo it with `qasid breaker auto DEPENDENCY`: it never ends by itself.
     """
-    name = _name(dependency)
+    name = name_of(dependency)
     _force(name, "open")
-    click.echo(f"The breaker of the {_spoken(name)} is held OPEN. Within 2 seconds, every process stops asking it:")
-    click.echo(OPENED[_kind(name)], nl=False)
+    click.echo(f"The breaker of the {spoken(name)} is held OPEN. Within 2 seconds, every process stops asking it:")
+    click.echo(OPENED[kind_of(name)], nl=False)
     click.echo(f"It stays so, over restarts too, until you undo it: {_undo(name)}")
 
 
@@ -102,16 +116,16 @@ def breaker_open(dependency: tuple[str, ...]) -> None:
 def breaker_close(dependency: tuple[str, ...]) -> None:
     """Have every process ask DEPENDENCY, however it answers: held closed.
 
-    DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`: for a breaker that stays open although you
-    know that what it leads to is well. This mends nothing: while the database hangs, each webhook now waits for its
-    whole deadline before it goes to the spool, or is answered 503. Undo it with `qasid breaker auto DEPENDENCY`: it
-    never ends by itself.
+    DEPENDENCY is `database`, `channel TENANT/CHANNEL`, `assistant TENANT`, `translator TENANT` or `transcriber TENANT`:
+    for a breaker that stays open although you know that what it leads to is well. This mends nothing: while the
+    database hangs, each webhook now waits for its whole deadline before it goes to the spool, or is answered 503. Undo
+    it with `qasid breaker auto DEPENDENCY`: it never ends by itself.
     """
-    name = _name(dependency)
+    name = name_of(dependency)
     _force(name, "closed")
     click.echo(
-        f"The breaker of the {_spoken(name)} is held CLOSED. Within 2 seconds, every process asks it as if nothing were "
-        f"amiss,\nhowever it answers: {CLOSED[_kind(name)]}"
+        f"The breaker of the {spoken(name)} is held CLOSED. Within 2 seconds, every process asks it as if nothing were "
+        f"amiss,\nhowever it answers: {CLOSED[kind_of(name)]}"
     )
     click.echo(f"It stays so, over restarts too, until you undo it: {_undo(name)}")
 
@@ -121,89 +135,36 @@ def breaker_close(dependency: tuple[str, ...]) -> None:
 def breaker_auto(dependency: tuple[str, ...]) -> None:
     """Let each process decide again: undoes `open` and `close`.
 
-    DEPENDENCY is `database`, `channel TENANT/CHANNEL` or `assistant TENANT`.
+    DEPENDENCY is `database`, `channel TENANT/CHANNEL`, `assistant TENANT`, `translator TENANT` or `transcriber TENANT`.
     """
     from app.store import breakers
 
-    name = _name(dependency)
+    name = name_of(dependency)
 
     async def let_go(conn: "Connection") -> bool:
         # Of what has left the configuration a word may still be there.
-        return await breakers.let_go(conn, name) or await _require(conn, name)
+        return await breakers.let_go(conn, name) or await require(conn, name)
 
     if _done(let_go):
         click.echo(
-            f"The breaker of the {_spoken(name)} is held no longer: within 2 seconds each process decides by itself."
+            f"The breaker of the {spoken(name)} is held no longer: within 2 seconds each process decides by itself."
         )
     else:
-        click.echo(f"Nobody held the breaker of the {_spoken(name)}: each process decides by itself.")
+        click.echo(f"Nobody held the breaker of the {spoken(name)}: each process decides by itself.")
 
 
 def _force(name: str, forced: "Forced") -> None:
     from app.store import breakers
 
     async def force(conn: "Connection") -> None:
-        await _require(conn, name)
+        await require(conn, name)
         await breakers.force(conn, name, forced)
 
     _done(force)
 
 
-def _name(words: tuple[str, ...]) -> str:
-    """The name of a breaker, as the table has it, from `channel noor/main` or `channel:noor/main`."""
-    name = ":".join(words)
-    kind, _, rest = name.partition(":")
-    if name == "database" or (kind in ("channel", "assistant") and rest and ":" not in rest):
-        return name
-    raise ConfigurationError(f"There is no breaker {' '.join(words)!r} to hold. It must be {KINDS}.")
-
-
-async def _require(conn: "Connection", name: str) -> bool:
-    """False. Raises ConfigurationError: the configuration has no such thing."""
-    from app.store import configuration
-
-    kind, _, path = name.partition(":")
-    if kind == "database":
-        return False
-    tenant, _, channel = path.partition("/")
-    owners = await configuration.owners(conn)
-    owner = next((owner for owner in owners if owner.slug == tenant), None)
-    if kind == "assistant":
-        if owner is None or path != tenant or not owner.has_assistant:
-            raise _unknown(name, [owner.slug for owner in owners if owner.has_assistant])
-        return False
-    if owner is None:
-        raise ConfigurationError(f"The configuration has no tenant {tenant!r}. {_listed([o.slug for o in owners])}")
-    await configuration.act_for(conn, owner.id)
-    channels = sorted(channel.slug for channel in await configuration.channels(conn, owner.id))
-    await configuration.act_for(conn, None)
-    if channel not in channels:
-        raise _unknown(name, [f"{tenant}/{slug}" for slug in channels])
-    return False
-
-
-def _unknown(name: str, alike: list[str]) -> ConfigurationError:
-    return ConfigurationError(f"The configuration has no {_spoken(name)}. {_listed(alike)}")
-
-
-def _listed(names: list[str]) -> str:
-    if not names:
-        return "It has none at all."
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"It has: {', '.join(names[:NAMED])}{more}."
-
-
-def _kind(name: str) -> str:
-    return name.partition(":")[0]
-
-
-def _spoken(name: str) -> str:
-    """A breaker's name as a person says it, and as the commands take it: `channel noor/main`."""
-    return name.replace(":", " ", 1)
-
-
 def _undo(name: str) -> str:
-    return f"qasid breaker auto {_spoken(name)}"
+    return f"qasid breaker auto {spoken(name)}"
 
 
 def _done(work: "Callable[[Connection], Awaitable[T]]") -> T:
@@ -252,7 +213,7 @@ def _processes(settings: Settings) -> bool:
             rows += [
                 (
                     process,
-                    _spoken(s.dependency),
+                    spoken(s.dependency),
                     s.state,
                     "a person" if s.held else "",
                     "-" if s.opened is None else str(s.opened),
@@ -270,6 +231,6 @@ def _processes(settings: Settings) -> bool:
 def _told(held: "Held") -> str:
     state: Literal["OPEN", "CLOSED"] = "OPEN" if held.forced == "open" else "CLOSED"
     return (
-        f"{_spoken(held.dependency)} is held {state} by a person since {held.at:%Y-%m-%d %H:%M:%S %Z}. "
+        f"{spoken(held.dependency)} is held {state} by a person since {held.at:%Y-%m-%d %H:%M:%S %Z}. "
         f"Undo: {_undo(held.dependency)}"
     )

@@ -88,6 +88,10 @@ class Control:
         """How fast its assistant talks."""
         await self._ask("PUT", "/control/assistant", pace, dict[str, Any])
 
+    async def translator(self, **speed: float) -> None:
+        """How long its translator takes."""
+        await self._ask("PUT", "/control/translator", speed, dict[str, Any])
+
     async def say(self, **spoken: object) -> Said:
         """A person's message, in a webhook of its own; returns once that was answered."""
         return await self._ask("POST", "/control/say", spoken, Said)

@@ -21,6 +21,7 @@ STEP_SECONDS = 60.0  # the longest anybody waits for an answer
 LOG_SECONDS = 2.0  # the worker tells of a turn a moment after its text arrived
 # As a real assistant talks: seconds to its first word, seconds between pieces of so many characters.
 PACE = {"first_token": 0.4, "between": 0.01, "characters": 80}
+TRANSLATION_SECONDS = 0.4
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -64,6 +65,7 @@ class Performance:
     async def play(self) -> Result:
         """The whole conversation, up to the first message that nobody answers within a minute."""
         await self._control.pace(**PACE)
+        await self._control.translator(seconds=TRANSLATION_SECONDS)
         for scene in scenes():
             self._terminal.title(scene.title)
             played = await asyncio.gather(*(self._step(step) for step in scene.steps))
@@ -109,7 +111,8 @@ class Performance:
                 events.append((webhook.deliveries[0].t, shown))
             parts = [(n, len(turn.texts)) for turn in each.outcome or () for n in range(1, len(turn.texts) + 1)]
             for line, (n, of) in zip(each.texts, parts or [(1, 1)] * len(each.texts), strict=True):
-                events.append((line.t, partial(terminal.got, name=name, text=line.text, chunk=n, chunks=of)))
+                got = partial(terminal.got, name=name, text=line.text, chunk=n, chunks=of, whole=each.step.whole)
+                events.append((line.t, got))
         events.sort(key=lambda event: event[0])
         if self._began is None:
             self._began = events[0][0]

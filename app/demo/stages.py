@@ -18,10 +18,16 @@ class Stages(Struct, frozen=True, kw_only=True):
     queue_ms: float = 0.0
     db_ms: float = 0.0
     ai_ms: float = 0.0
+    translate_ms: float = 0.0
     send_ms: float = 0.0
 
 
 _line = msgspec.json.Decoder(Stages)
+
+
+def translates(stages: Stages) -> bool:
+    """Whether there was something to translate: to find out that there is nothing takes no time."""
+    return stages.translate_ms >= 1.0
 
 
 def turns(log: Path) -> dict[str, Stages]:
@@ -56,9 +62,18 @@ def table(measured: Sequence[Measured]) -> list[tuple[str, float, float, str]]:
             "committed → a worker has it, and is done with the turn before",
         ),
         ("AI", [stages.ai_ms for _, stages in told if stages.ai_ms], "the simulated assistant, where one was asked"),
+        (
+            "translation",
+            [stages.translate_ms for _, stages in told if translates(stages)],
+            "the simulated translator, where an answer rests on sources",
+        ),
         ("database", [stages.db_ms for _, stages in told], "the worker's commits of the turn"),
         ("send", [stages.send_ms for _, stages in told], "the POST of the first text"),
         ("answer", [each.first_ms for each in measured], "webhook sent → first text there"),
-        ("without AI", [each.first_ms - stages.ai_ms for each, stages in told], "the same, the AI's time taken away"),
+        (
+            "without AI",
+            [each.first_ms - stages.ai_ms - stages.translate_ms for each, stages in told],
+            "the same, the time of the AI and the translator taken away",
+        ),
     ]
     return [(name, statistics.median(times), max(times), meaning) for name, times, meaning in rows if times]

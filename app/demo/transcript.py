@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import click
 
-from app.demo.stages import Measured, table
+from app.demo.stages import Measured, table, translates
 
 RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 # A line of another direction is isolated (Unicode TR9), or it would rearrange the time and the name before it.
@@ -61,11 +61,11 @@ class Terminal:
         """A person's message, `seconds` into the conversation."""
         self._event(seconds, self.bold(f"{name:<{NAME}}", "cyan"), text.splitlines())
 
-    def got(self, seconds: float, name: str, text: str, chunk: int, chunks: int) -> None:
-        """A text that came to a person."""
+    def got(self, seconds: float, name: str, text: str, chunk: int, chunks: int, *, whole: bool = False) -> None:
+        """A text that came to a person: its beginning, or the `whole` of it."""
         lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, self.width - INDENT)]
-        shown, rest = lines[:LINES], ""
-        if len(lines) > LINES:
+        shown, rest = lines if whole else lines[:LINES], ""
+        if len(lines) > len(shown):
             left = len(text) - sum(len(line) for line in shown)
             rest = f"… {left:,} more characters"
         if chunks > 1:
@@ -78,6 +78,8 @@ class Terminal:
         parts = [f"ack {_ms(turn.ack_ms)}"]
         if stages is not None:
             parts += [f"queue {_ms(stages.queue_ms)}", f"AI {_ms(stages.ai_ms) if stages.ai_ms else '–'}"]
+            if translates(stages):
+                parts += [f"translation {_ms(stages.translate_ms)}"]
             parts += [f"send {_ms(stages.send_ms)}"]
         several = f" ({messages} messages, one turn)" if messages > 1 else ""
         who = f"{'':11}{name}{several}: "

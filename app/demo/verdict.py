@@ -26,8 +26,14 @@ def matched(outcomes: Sequence[Outcome], texts: Sequence[str]) -> Outcome | None
 def faults(steps: Sequence[Expected], texts: Sequence[str]) -> list[str]:
     """What is wrong with the `texts` that one person got, for the steps in order; nothing if all is right."""
     ways = list(itertools.product(*(step.outcomes for step in steps)))
-    if any(_flat(way) == list(texts) for way in ways):
-        return []
+    for way in ways:
+        if _flat(way) == list(texts):
+            turns = [(step, turn) for step, outcome in zip(steps, way, strict=True) for turn in outcome]
+            return [
+                f"a source is not as it was quoted, in the answer to: {step.label}"
+                for step, turn in turns
+                if _mangled(turn)
+            ]
     got = Counter(texts)
     # Measured by the way that comes nearest: the most of it is there, then the least beside it.
     way = max(ways, key=lambda way: ((Counter(_flat(way)) & got).total(), -len(_flat(way))))
@@ -44,6 +50,11 @@ def faults(steps: Sequence[Expected], texts: Sequence[str]) -> list[str]:
     if firsts != [text for text in dict.fromkeys(wanted) if text in got]:
         found.append("out of order: " + ", then ".join(_short(text) for text in firsts))
     return found or ["out of order"]
+
+
+def _mangled(turn: Turn) -> bool:
+    whole = "".join(turn.texts)
+    return any(quotation not in whole for quotation in turn.quoted)
 
 
 def _missing(label: str, turn: Turn, missing: Counter[str]) -> list[str]:

@@ -1,4 +1,5 @@
-"""The room where WhatsApp (Meta's Cloud API) and an assistant (Anthropic's Messages API) are played.
+"""The room where WhatsApp (Meta's Cloud API) and assistants (Anthropic's Messages API, OpenAI's chat
+completions) are played.
 
 Both speak the real wire formats over HTTP, with faults on demand, on loopback alone. The demo, the tests and the
 benches use it; nothing that serves a tenant imports it. `server.running()` starts it inside a test, `python -m

@@ -18,14 +18,22 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One call: `user` is the last user turn's texts, `body` the request as sent, `outcome` the fault's name."""
+    """One call: `user` is the last user turn's texts, `body` the request as sent, `outcome` the fault's name.
+
+    `question`: what the answer answers, asked before where only the rest of one is wanted. `said` characters of that answer
+    are in this call's, behind those `before` that it was shown; no more is there, whatever breaks off on the way.
+    """
 
     t: float
     user: tuple[str, ...]
+    question: tuple[str, ...]
+    before: int = 0
+    said: int = 0
     stream: bool
     outcome: str
     input_tokens: int
     output_tokens: int
+    cached_tokens: int
     body: msgspec.Raw
 
 
@@ -41,11 +49,20 @@ class Assistant:
         self.count = 0
         self.calls: deque[Call] = deque(maxlen=KEPT)
         self._seen: dict[tuple[str, ...], int] = defaultdict(int)
+        self._cached: set[str] = set()
+        self.paused: set[str] = set()
+        """What it said before it paused: who wants it to go on sends that back."""
 
     def occurrence(self, user: tuple[str, ...]) -> int:
         """How often this very turn was asked, this time included."""
         self._seen[user] += 1
         return self._seen[user]
+
+    def knows(self, prefix: str) -> bool:
+        """Whether a prompt with this beginning came before; from now on it has."""
+        known = prefix in self._cached
+        self._cached.add(prefix)
+        return known
 
     def record(self, call: Call) -> None:
         self.count += 1

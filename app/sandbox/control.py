@@ -1,6 +1,6 @@
 """The control API under `/control`: numbers, people, faults, the ledger. For tests and the demo, in JSON.
 
-It steers; nothing here is part of WhatsApp or Anthropic. A request that makes no sense is 400 with `error`.
+It steers; nothing here is part of WhatsApp, Anthropic or Ansari. A request that makes no sense is 400 with `error`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,11 +10,13 @@ from aiohttp import web
 
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Chance, Face, Fault, StatusFaults
+from app.sandbox.files import File
 from app.sandbox.ledger import Delivery
 from app.sandbox.limits import Limits
 from app.sandbox.numbers import Ladder, Number
 from app.sandbox.people import Spoken
 from app.sandbox.simulation import Sandbox
+from app.sandbox.translator_calls import Speed
 from app.sandbox.webhooks import Shipment
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -77,9 +79,15 @@ class Control:
             web.get("/control/ledger", self.ledger),
             web.get("/control/reads", self.reads),
             web.get("/control/deliveries", self.deliveries),
+            web.put("/control/files/{id}", _checked(self.put_file)),
+            web.get("/control/files", self.files),
+            web.get("/control/transcriptions", self.transcriptions),
             web.get("/control/wait", _checked(self.wait)),
             web.get("/control/assistant", self.assistant),
             web.put("/control/assistant", _checked(self.put_assistant)),
+            web.get("/control/threads", self.threads),
+            web.get("/control/translator", self.translator),
+            web.put("/control/translator", _checked(self.put_translator)),
             web.put("/control/faults", _checked(self.put_faults)),
             web.post("/control/reset", self.reset),
         ]
@@ -91,7 +99,14 @@ class Control:
         asked = msgspec.json.decode(await request.read(), type=_Registration)
         known = {name: getattr(asked, name) for name in asked.__struct_fields__}
         self._sandbox.register(Number(phone_number_id=request.match_info["phone_number_id"], **known))
-        return _json({"graph_url": self._sandbox.graph_url, "assistant_url": self._sandbox.assistant_url})
+        sandbox = self._sandbox
+        urls = {
+            "graph_url": sandbox.graph_url,
+            "assistant_url": sandbox.assistant_url,
+            "chat_url": sandbox.chat_url,
+            "ansari_url": sandbox.ansari_url,
+        }
+        return _json(urls)
 
     async def say(self, request: web.Request) -> web.StreamResponse:
         """One message as it is, or `{"messages": [...], "copies": n, "webhook_url": …}`."""
@@ -137,6 +152,19 @@ class Control:
         found: list[Delivery] = [each for each in self._sandbox.ledger.deliveries if kind in (None, each.kind)]
         return _json({"deliveries": found, "waiting": self._waiting()})
 
+    async def put_file(self, request: web.Request) -> web.StreamResponse:
+        """What lies under an id from now on: `media_type`, `data` in base64."""
+        self._sandbox.files.by_id[request.match_info["id"]] = msgspec.json.decode(await request.read(), type=File)
+        return _json({})
+
+    async def files(self, request: web.Request) -> web.StreamResponse:
+        """Who asked for files, and what they got."""
+        return _json({"fetched": self._sandbox.files.fetched})
+
+    async def transcriptions(self, request: web.Request) -> web.StreamResponse:
+        """What was to be written down."""
+        return _json({"calls": self._sandbox.transcriptions.calls})
+
     async def wait(self, request: web.Request) -> web.StreamResponse:
         """Query: recipient (and phone_number_id), count (1), timeout seconds (10); or calls=n for the assistant."""
         timeout, query = float(request.query.get("timeout", 10)), request.query
@@ -159,6 +187,19 @@ class Control:
 
     async def put_assistant(self, request: web.Request) -> web.StreamResponse:
         self._sandbox.assistant.pace = msgspec.json.decode(await request.read(), type=Pace)
+        return _json({})
+
+    async def threads(self, request: web.Request) -> web.StreamResponse:
+        """The Ansari backend's threads, with all their rows. Query: person (a phone number)."""
+        person, threads = request.query.get("person"), self._sandbox.threads
+        return _json({"threads": [each for each in threads.threads.values() if person in (None, each.person)]})
+
+    async def translator(self, request: web.Request) -> web.StreamResponse:
+        """Calls and their count."""
+        return _json({"count": self._sandbox.translator.count, "calls": list(self._sandbox.translator.calls)})
+
+    async def put_translator(self, request: web.Request) -> web.StreamResponse:
+        self._sandbox.translator.speed = msgspec.json.decode(await request.read(), type=Speed)
         return _json({})
 
     async def put_faults(self, request: web.Request) -> web.StreamResponse:

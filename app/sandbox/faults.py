@@ -43,19 +43,108 @@ AssistantKind = Literal[
     "http_529",
     "http_500",
     "http_401",
-    "error_event",  # overloaded, said after the 200 and half the text
-    "cut",  # half the text, then the connection is reset
-    "truncated",  # half the text, then the stream ends cleanly without message_stop
+    "redirect",  # 307, to a place of its own
+    "html",  # 200, and a page in place of the answer
+    "error_event",  # overloaded, said after the 200, half the text and `seconds` (0)
+    "cut",  # half the text and `seconds` (0), then the connection is reset
+    "truncated",  # half the text and `seconds` (0), then the stream ends cleanly without its end mark
+    "nonsense",  # half the text, then an event that is no JSON; the rest follows
+    "repeat",  # the whole stream a second time behind its end
     "empty",  # a finished answer without content
+    "blank",  # a finished answer of white space
     "stall",  # half the text, then nothing for `seconds` (60)
-    "max_tokens",  # half the text, finished with that stop_reason
+    "max_tokens",  # half the text, finished with that reason
+    "pause_turn",  # half the text, finished with that reason; chat completions have none and say all
     "refusal",
 ]
-Face = Literal["send", "read", "assistant"]
+AnsariKind = Literal[
+    "ok",
+    "slow",  # the first words after `seconds`
+    "silence",  # all words but the citations, then nothing for `seconds` (4), then those
+    "rst",  # before anything is stored
+    "queued",  # a reset; the person's turn and its answer are stored after `seconds` (0.3) all the same
+    "killed",  # the turn is stored, then a reset; no answer ever
+    "late",  # the turn is stored, then a reset; the answer is stored after `seconds` (0.3)
+    "no_answer",  # the turn is stored, then nothing for `seconds` (60)
+    "http_400",
+    "http_401",
+    "http_404",
+    "http_422",
+    "http_429",  # with Retry-After: `seconds` (1)
+    "http_500",  # nothing is stored
+    "http_529",  # likewise; with Retry-After: `seconds` (1)
+    "redirect",  # 307, to a place of its own
+    "http_502",  # the turn is stored; the answer after `seconds` (0.3)
+    "http_524",  # likewise: Cloudflare's, which waits 100 s for an answer and no longer
+    "html",  # a 200 with a page, of whatever stands before the backend; nothing is stored
+    "cut",  # half the text, then a reset; no answer is stored
+    "truncated",  # half the text, then a clean end; no answer is stored
+    "cut_late",  # as cut, but the answer is stored after `seconds` (0.3)
+    "truncated_late",  # as truncated, likewise
+    "cut_after",  # all of the text, and the answer stored; then a reset in place of the stream's end
+    "empty",  # a stream without a word; the answer is stored
+    "blank",  # a stream of white space; the answer is stored
+    "nonsense",  # half the text, bytes that are no UTF-8, the rest; the answer is stored
+    "repeat",  # the whole stream a second time; the answer is stored once
+    "apology",  # half the text, a clean end; what is stored is the backend's apology
+    "apology_only",  # likewise, without a word in the stream
+    "stall",  # half the text, then nothing for `seconds` (60)
+]
+ThreadsKind = Literal[
+    "ok",
+    "slow",
+    "no_answer",
+    "rst",
+    "http_400",
+    "http_401",
+    "http_404",
+    "http_422",
+    "http_429",
+    "http_500",
+    "html",
+    "garbage",
+]
+TranslatorKind = Literal[
+    "ok",
+    "slow",  # answered after `seconds` (4) more
+    "no_answer",
+    "rst",
+    "http_400",
+    "http_403",
+    "http_429",  # with Retry-After: `seconds` (1)
+    "http_500",
+    "empty",  # a translation of nothing
+    "garbage",  # 200, and a web page
+    "half",  # 200, and half of the body
+    "essay",  # far more than was asked for
+]
+MediaKind = Literal[
+    "ok",
+    "slow",  # each of the two answers after `seconds` (2)
+    "no_answer",  # where it lies is never said
+    "gone",  # Graph knows no such id
+    "http_500",
+    "expired",  # the URL is: 404
+    "inside",  # the URL leads to the cloud's own metadata address
+    "elsewhere",  # the URL leads to a host that is nobody's
+    "redirect",  # the download is a 302 to the metadata address
+    "wrong_type",  # what comes is HTML
+    "wrong_bytes",  # other bytes of the right type
+    "too_big",  # no length said, and no end
+    "stalled",  # half the bytes, then nothing for `seconds` (60)
+    "cut",  # half the bytes, then FIN
+]
+TranscriptionKind = Literal["ok", "slow", "no_answer", "rst", "http_429", "http_500", "http_401", "empty", "nonsense"]
+Face = Literal["send", "read", "assistant", "ansari", "threads", "translator", "media", "transcription"]
 _KINDS: dict[str, frozenset[str]] = {
     "send": frozenset(get_args(SendKind)),
     "read": frozenset(get_args(SendKind)),
     "assistant": frozenset(get_args(AssistantKind)),
+    "ansari": frozenset(get_args(AnsariKind)),
+    "threads": frozenset(get_args(ThreadsKind)),
+    "translator": frozenset(get_args(TranslatorKind)),
+    "media": frozenset(get_args(MediaKind)),
+    "transcription": frozenset(get_args(TranscriptionKind)),
 }
 _NORMAL = NormalDist()
 
@@ -63,7 +152,7 @@ _NORMAL = NormalDist()
 class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One outcome. `seconds` is a figure or a range [low, high]; `code` and `status` are Graph's and HTTP's."""
 
-    kind: SendKind | AssistantKind
+    kind: SendKind | AssistantKind | AnsariKind | ThreadsKind | TranslatorKind | MediaKind | TranscriptionKind
     seconds: float | tuple[float, float] | None = None
     code: int | None = None
     status: int | None = None
@@ -113,8 +202,10 @@ class Faults:
     def queue(self, face: Face, faults: Sequence[Fault | str], *, only: str | None = None) -> None:
         """The next attempts at `face` end so, in this order; then the chances rule again.
 
-        `only` narrows it: on `send` and `read` to a recipient or a phone_number_id, on `assistant` to calls whose
-        last user turn contains it. Raises ValueError for a kind that the face does not have.
+        `only` narrows it: on `send` and `read` to a recipient or a phone_number_id, on `assistant` and `ansari` to
+        calls whose last user turn contains it, on `threads` to a person or a path (`users/exists`), on `translator` to
+        texts that contain it, on `media` to an id, on `transcription` to a model. Raises ValueError for a kind that the
+        face does not have.
         """
         wanted = deque(_as_fault(face, fault) for fault in faults)
         self._next.setdefault(face, []).append((only, wanted))

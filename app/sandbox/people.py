@@ -12,10 +12,20 @@ from app.sandbox.numbers import Number, new_wamid, now, plain
 from app.sandbox.webhooks import envelope
 
 Kind = Literal[
-    "text", "image", "audio", "location", "reaction", "unsupported", "interactive", "list_reply", "button",
+    "text", "image", "audio", "video", "document", "sticker", "location",
+    "reaction", "unsupported", "interactive", "list_reply", "button",
     "edit", "revoke", "system", "contacts", "echo",
 ]  # fmt: skip
 Json = dict[str, object]
+
+# The files that there are without anybody's doing, by the kind of message that brings one.
+FILES = {
+    "image": "7700000000000001",
+    "audio": "7800000000000001",
+    "video": "7900000000000001",
+    "document": "8000000000000001",
+    "sticker": "8100000000000001",
+}
 
 
 class Spoken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"sender": "from"}):
@@ -24,7 +34,8 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `text` is the body, a caption, an emoji, a button's title, an edit's new text. `target` is the message that a
     reaction, edit or revoke is about, or the new number of a `system` message. `reply_to` quotes a message. Without
     `sender` the person is known by `user_id` (BSUID) alone. `extra` is laid over the message as it is, for shapes
-    that have no field here. `id` and `timestamp` (unix seconds) are made unless given.
+    that have no field here. `file` is the id of a file of the sandbox's (PUT /control/files), `media_type` and `filename`
+    what the message says of it. `id` and `timestamp` (unix seconds) are made unless given.
     """
 
     phone_number_id: str
@@ -41,17 +52,25 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     target: str | None = None
     latitude: float = 21.4225
     longitude: float = 39.8262
+    file: str | None = None
+    media_type: str | None = None
+    filename: str | None = None
     extra: dict[str, object] = {}
 
 
-def webhook(number: Number, spoken: Sequence[Spoken]) -> tuple[bytes, tuple[str, ...]]:
-    """One webhook's bytes with these messages to `number`, and their ids in order. Raises ValueError."""
+def webhook(
+    number: Number, spoken: Sequence[Spoken], digest: Callable[[str], str | None]
+) -> tuple[bytes, tuple[str, ...]]:
+    """One webhook's bytes with these messages to `number`, and their ids in order. Raises ValueError.
+
+    `digest`: the SHA-256 of the file of an id, in base64; None: there is no such file.
+    """
     ids: list[str] = []
     parts: list[tuple[Number, str, dict[str, object]]] = []
     messages: list[Json] = []
     contacts: dict[object, Json] = {}
     for each in spoken:
-        built = message(each, number)
+        built = message(each, number, digest)
         ids.append(str(built["id"]))
         if each.kind == "echo":
             parts.append((number, "smb_message_echoes", {"message_echoes": [built]}))
@@ -65,7 +84,7 @@ def webhook(number: Number, spoken: Sequence[Spoken]) -> tuple[bytes, tuple[str,
     return envelope(parts), tuple(ids)
 
 
-def message(spoken: Spoken, number: Number) -> Json:
+def message(spoken: Spoken, number: Number, digest: Callable[[str], str | None]) -> Json:
     """The item of `value.messages`. Raises ValueError if what its kind needs is missing."""
     if not spoken.sender and not spoken.user_id:
         raise ValueError("a message needs `from` or `user_id`")
@@ -83,7 +102,11 @@ def message(spoken: Spoken, number: Number) -> Json:
         built["from_parent_user_id"] = spoken.parent_user_id
     if spoken.reply_to:
         built["context"] = {"from": number.display_phone_number, "id": spoken.reply_to}
-    return built | _BODIES[spoken.kind](spoken) | spoken.extra
+    body = _BODIES[spoken.kind](spoken)
+    file = body.get(spoken.kind)
+    if spoken.kind in FILES and isinstance(file, dict) and (sha256 := digest(file["id"])) is not None:
+        file["sha256"] = sha256
+    return built | body | spoken.extra
 
 
 def _contact(spoken: Spoken) -> Json:
@@ -104,14 +127,32 @@ def _text(spoken: Spoken) -> Json:
     return {"type": "text", "text": {"body": spoken.text}}
 
 
+def _file(spoken: Spoken, media_type: str) -> Json:
+    return {"id": spoken.file or FILES[spoken.kind], "mime_type": spoken.media_type or media_type}
+
+
 def _image(spoken: Spoken) -> Json:
-    image = {"id": "7700000000000001", "mime_type": "image/jpeg", "sha256": "c2FuZGJveA=="}
-    return {"type": "image", "image": image | ({"caption": spoken.text} if spoken.text else {})}
+    caption = {"caption": spoken.text} if spoken.text else {}
+    return {"type": "image", "image": _file(spoken, "image/jpeg") | caption}
 
 
 def _audio(spoken: Spoken) -> Json:
-    audio = {"id": "7800000000000001", "mime_type": "audio/ogg; codecs=opus", "sha256": "c2FuZGJveA==", "voice": True}
-    return {"type": "audio", "audio": audio}
+    return {"type": "audio", "audio": _file(spoken, "audio/ogg; codecs=opus") | {"voice": True}}
+
+
+def _video(spoken: Spoken) -> Json:
+    caption = {"caption": spoken.text} if spoken.text else {}
+    return {"type": "video", "video": _file(spoken, "video/mp4") | caption}
+
+
+def _document(spoken: Spoken) -> Json:
+    caption = {"caption": spoken.text} if spoken.text else {}
+    named = {"filename": spoken.filename or "letter.pdf"}
+    return {"type": "document", "document": _file(spoken, "application/pdf") | named | caption}
+
+
+def _sticker(spoken: Spoken) -> Json:
+    return {"type": "sticker", "sticker": _file(spoken, "image/webp") | {"animated": False}}
 
 
 def _location(spoken: Spoken) -> Json:
@@ -168,6 +209,9 @@ _BODIES: dict[str, Callable[[Spoken], Json]] = {
     "text": _text,
     "image": _image,
     "audio": _audio,
+    "video": _video,
+    "document": _document,
+    "sticker": _sticker,
     "location": _location,
     "reaction": _reaction,
     "unsupported": _unsupported,

@@ -13,7 +13,11 @@ import msgspec
 
 PART_UNITS = 3980
 _TOKEN = re.compile(r"tok#([A-Za-z0-9-]+)/([1-9][0-9]?)(?![0-9])")
-_CITE = re.compile(r"cite#([1-9])")
+_TAGGED = re.compile(r"<([\w-]+)>\s*(.*?)\s*</\1>", re.DOTALL)
+_URDU = re.compile(r"[ٹڈڑںےہھ]")
+_LATIN = re.compile(r"[A-Za-z]")
+_CITE = re.compile(r"cite#([1-9][0-9]?)(?![0-9])")
+_SENTENCE = re.compile(r"[^\s.!?؟][^.!?؟\n]*[.!?؟]?")
 _ARABIC = re.compile(r"[\u0621-\u064a]")
 _LETTERS = re.compile(r"[^\w\s]|[\u064b-\u0652\u0640]")
 _ANSWERS = Path(__file__).parent / "answers"
@@ -36,27 +40,53 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     citations: tuple[Citation, ...] = ()
 
 
-def answer(texts: Sequence[str], *, system: str = "") -> tuple[Block, ...]:
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A document that came with the question, to be cited from."""
+
+    title: str
+    text: str
+
+
+def answer(texts: Sequence[str], *, system: str = "", documents: Sequence[Document] = ()) -> tuple[Block, ...]:
     """The blocks of the answer to a turn of these user texts.
 
-    `tok#<token>/<N>` in a text: `parts(token, N)`, for each token in turn. `cite#<N>`: N blocks, each with a citation
-    in Arabic. A system prompt that begins with "Translate": the text, marked as translated. A few questions have
-    answers of their own; all else is echoed, every text of the turn.
+    `tok#<token>/<N>` in a text: `parts(token, N)`, for each token in turn. `cite#<N>`: N blocks, each with a citation: of
+    the documents' sentences in turn, without documents in Arabic. A system prompt that begins with "Translate": the text,
+    marked as translated; with "Name the language": `language` of it; both within the tag that the text stands in, if it
+    stands in one. A few questions have answers of their own; all else is echoed, every text of the turn.
     """
     whole = "\n".join(texts)
-    if system.lstrip().casefold().startswith("translate"):
-        return (Block(text=f"[translated] {whole}"),)
+    asked = system.lstrip().casefold()
+    if asked.startswith(("translate", "name the language")):
+        tagged = _TAGGED.fullmatch(whole)
+        text = tagged[2] if tagged else whole
+        said = f"[translated] {text}" if asked.startswith("translate") else language(text) or "none"
+        return (Block(text=f"<{tagged[1]}>{said}</{tagged[1]}>" if tagged else said),)
     tokens = _TOKEN.findall(whole)
     if tokens:
         return (Block(text="\n\n".join(part for token, n in tokens for part in parts(token, int(n)))),)
     cited = _CITE.search(whole)
     if cited:
-        return _cited(int(cited[1]))
+        return _cited(int(cited[1]), documents)
     if len(texts) == 1:
+        resting = _RESTING.get(_normal(texts[0]))
+        if resting is not None:
+            return tuple(Block(text=text, citations=(_scripted(at),) if at >= 0 else ()) for text, at in resting)
         known = _KNOWN.get(_normal(texts[0]))
         if known is not None:
             return (Block(text=_read(known) if known.endswith(".md") else known),)
     return (Block(text=_echo(texts)),)
+
+
+def language(text: str) -> str | None:
+    """What a simulated engine takes a text for, by its letters: ur, ar, en, or nothing of these."""
+    known = (("ur", _URDU), ("ar", _ARABIC), ("en", _LATIN))
+    return next((code for code, letter in known if letter.search(text)), None)
+
+
+def translation(text: str, target: str) -> str:
+    """What the simulated translator makes of a text: of some sources a sentence, of all else `[target]` and the text."""
+    return _TRANSLATIONS.get((target, text), f"[{target}] {text}")
 
 
 def parts(token: str, n: int) -> list[str]:
@@ -94,16 +124,36 @@ def _echo(texts: Sequence[str]) -> str:
     return f"قلت:\n\n{said}" if arabic else f"You said:\n\n{said}"
 
 
-def _cited(n: int) -> tuple[Block, ...]:
+def _cited(n: int, documents: Sequence[Document]) -> tuple[Block, ...]:
     blocks = [Block(text="Here is what the sources say: ")]
+    sources = _sentences(documents) if documents else [_scripted(at) for at in range(n)]
     for at in range(n):
-        title, text = _SOURCES[at % len(_SOURCES)]
-        citation = Citation(
-            cited_text=text, document_index=at, document_title=title, start_char_index=0, end_char_index=len(text)
-        )
-        blocks.append(Block(text=f"point {at + 1}", citations=(citation,)))
+        citations = (sources[at % len(sources)],) if sources else ()
+        blocks.append(Block(text=f"point {at + 1}", citations=citations))
         blocks.append(Block(text="; " if at + 1 < n else "."))
     return tuple(blocks)
+
+
+def _scripted(at: int) -> Citation:
+    title, text = _SOURCES[at % len(_SOURCES)]
+    return Citation(
+        cited_text=text, document_index=at, document_title=title, start_char_index=0, end_char_index=len(text)
+    )
+
+
+def _sentences(documents: Sequence[Document]) -> list[Citation]:
+    """What a document can be cited by, as it stands there."""
+    return [
+        Citation(
+            cited_text=found[0],
+            document_index=index,
+            document_title=document.title,
+            start_char_index=found.start(),
+            end_char_index=found.end(),
+        )
+        for index, document in enumerate(documents)
+        for found in _SENTENCE.finditer(document.text)
+    ]
 
 
 def _normal(text: str) -> str:
@@ -140,6 +190,21 @@ _SOURCES = (
     ("Sahih Muslim 55", "الدِّينُ النَّصِيحَةُ"),
     ("Quran 94:6", "إِنَّ مَعَ الْعُسْرِ يُسْرًا"),
 )
+# Of these, what the simulated LibreTranslate knows; of all else it says what it was asked.
+_TRANSLATIONS = {
+    ("en", _SOURCES[0][1]): "Actions are but by intentions, and everyone shall have but what they intended.",
+    ("en", _SOURCES[1][1]): "Religion is sincerity.",
+    ("en", _SOURCES[2][1]): "Surely with hardship comes ease.",
+}
+# Questions whose answers rest on sources: each stretch of text with the number of its own, -1 for none.
+_RESTING: dict[str, tuple[tuple[str, int], ...]] = {
+    _normal("What do the sources say about intentions?"): (
+        ("A deed counts by the **intention** behind it", 0),
+        (", and to be sincere in it is what religion is about", 1),
+        (". Whoever finds that hard has a promise", 2),
+        (".", -1),
+    ),
+}
 _FILLERS = (
     "The caravan left before dawn and the road was long but the letters were safe and dry.".split(),
     "خرجت القافلة قبل الفجر وكان الطريق طويلا ولكن الرسائل كانت محفوظة في مكان آمن.".split(),

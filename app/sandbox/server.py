@@ -5,9 +5,13 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from app.sandbox.assistant import AssistantFace
+from app.sandbox.ansari import AnsariFace
+from app.sandbox.anthropic import AnthropicFace
+from app.sandbox.chat import ChatFace
 from app.sandbox.control import Control
+from app.sandbox.files import FilesFace
 from app.sandbox.graph import GraphFace
+from app.sandbox.libretranslate import TranslatorFace
 from app.sandbox.numbers import NotLoopback, is_loopback
 from app.sandbox.simulation import Sandbox
 
@@ -18,7 +22,16 @@ MAX_BODY = 32 * 1024 * 1024
 def create_app(sandbox: Sandbox) -> web.Application:
     """The routes of all faces over one sandbox."""
     app = web.Application(client_max_size=MAX_BODY)
-    for face in (GraphFace(sandbox), AssistantFace(sandbox), Control(sandbox)):
+    for face in (
+        GraphFace(sandbox),
+        FilesFace(sandbox.files, sandbox.faults, lambda: sandbox.url),
+        AnthropicFace(sandbox),
+        ChatFace(sandbox),
+        AnsariFace(sandbox),
+        TranslatorFace(sandbox),
+        sandbox.transcriptions,
+        Control(sandbox),
+    ):
         app.add_routes(face.routes())
     return app
 

@@ -6,12 +6,16 @@ from collections.abc import Hashable, Sequence
 import msgspec
 
 from app.sandbox import people
+from app.sandbox.ansari_threads import Threads
 from app.sandbox.assistant_calls import Assistant
 from app.sandbox.faults import Faults
+from app.sandbox.files import Files
 from app.sandbox.ledger import Delivery, Ledger
 from app.sandbox.limits import Meter
 from app.sandbox.numbers import Number, check_loopback, now
 from app.sandbox.statuses import Statuses
+from app.sandbox.transcriptions import TranscriptionFace
+from app.sandbox.translator_calls import Translator
 from app.sandbox.webhooks import Courier, Shipment, shipment
 
 
@@ -55,6 +59,10 @@ class Sandbox:
         self.meter = Meter()
         self.occurrences = Occurrences()
         self.assistant = Assistant(self.ledger.tally)
+        self.threads = Threads()
+        self.translator = Translator()
+        self.files = Files()
+        self.transcriptions = TranscriptionFace(self.faults, self.ledger.tally)
         self.courier = Courier(self.ledger)
         self.statuses = Statuses(self.courier, self.faults)
 
@@ -67,6 +75,26 @@ class Sandbox:
     def assistant_url(self) -> str:
         """An Anthropic assistant's `base_url`."""
         return f"{self.url}/anthropic"
+
+    @property
+    def ansari_url(self) -> str:
+        """An Ansari backend's `base_url`."""
+        return f"{self.url}/ansari"
+
+    @property
+    def translator_url(self) -> str:
+        """LibreTranslate's `base_url`."""
+        return f"{self.url}/libretranslate"
+
+    @property
+    def transcription_url(self) -> str:
+        """The `base_url` of those who write down voice messages."""
+        return f"{self.url}/openai/v1"
+
+    @property
+    def chat_url(self) -> str:
+        """The `base_url` of an assistant that is asked by chat completions."""
+        return f"{self.url}/openai/v1"
 
     def register(self, number: Number) -> None:
         """Play this number from now on, in place of what had its id. Raises NotLoopback."""
@@ -84,7 +112,7 @@ class Sandbox:
         if len(addresses) != 1:
             raise ValueError("one webhook is for one number")
         number = self.numbers[addresses.pop()]
-        body, ids = people.webhook(number, spoken)
+        body, ids = people.webhook(number, spoken, self.files.digest)
         for each in ids:
             self.ledger.said(number.phone_number_id, each)
             self.meter.inbound(number.phone_number_id, now())
@@ -110,9 +138,14 @@ class Sandbox:
         self.meter = Meter()
         self.occurrences.clear()
         self.assistant.clear()
+        self.threads.clear()
+        self.translator.clear()
+        self.files.clear()
+        self.transcriptions.calls.clear()
 
     async def close(self) -> None:
         self.statuses.clear()
+        self.threads.clear()
         await self.courier.close()
 
 

@@ -1,21 +1,23 @@
 """breakers: what a person has said of the breakers. Each process reads it with its probe, once a second."""
 
 from datetime import datetime
+from typing import Literal
 
 from msgspec import Struct
 
 from app.breaker import Forced
 from app.db import Connection
 
-
-def channel_of(tenant: str, channel: str) -> str:
-    """The name of a channel's breaker, of their slugs: one word, in the table, the log and the metrics."""
-    return f"channel:{tenant}/{channel}"
+# What a tenant's breakers lead to.
+Kind = Literal["channel", "assistant", "translator", "transcriber"]
 
 
-def assistant_of(tenant: str) -> str:
-    """The name of the breaker of a tenant's assistant."""
-    return f"assistant:{tenant}"
+def name_of(kind: Kind, tenant: str, part: str = "") -> str:
+    """The name of a breaker: one word, in the table, the log and the metrics.
+
+    `tenant` is a slug; `part` a channel's, or `fallback`: the assistant that is asked when the first cannot answer.
+    """
+    return f"{kind}:{tenant}/{part}" if part else f"{kind}:{tenant}"
 
 
 class Answer(Struct, frozen=True):

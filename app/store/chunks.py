@@ -56,7 +56,7 @@ WITH input AS MATERIALIZED (
 held AS MATERIALIZED (
   SELECT i.ord, l.channel_id, w.until,
          CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'
-              WHEN l.paused_until > qasid_now() AND NOT i.manual THEN 'paused'
+              WHEN l.paused_until > qasid_now() AND l.done_seq >= coalesce(l.paused_after, 0) AND NOT i.manual THEN 'paused'
               WHEN w.until > qasid_now() THEN 'held' ELSE 'ok' END AS fence
   FROM lanes l JOIN input i USING (tenant_id, conversation_id)
   LEFT JOIN holds w ON (w.tenant_id, w.channel_id) = (l.tenant_id, l.channel_id)

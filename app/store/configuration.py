@@ -37,11 +37,14 @@ class Tenant(Struct, frozen=True, kw_only=True):
 
 
 class Owner(Struct, frozen=True, kw_only=True):
-    """Of a tenant: who it is, and whether it has an assistant."""
+    """Of a tenant: who it is, and whom it has that a breaker leads to."""
 
     id: UUID
     slug: str
     has_assistant: bool
+    has_fallback: bool
+    has_translator: bool
+    has_transcriber: bool
 
 
 class Channel(Struct, frozen=True, kw_only=True):
@@ -184,7 +187,10 @@ async def tenants(conn: Connection, slugs: Sequence[str]) -> list[Tenant]:
 
 
 OWNERS = """
-SELECT id, slug, coalesce(jsonb_typeof(settings -> 'assistant') = 'object', false) AS has_assistant
+SELECT id, slug, coalesce(jsonb_typeof(settings -> 'assistant') = 'object', false) AS has_assistant,
+       coalesce(jsonb_typeof(settings -> 'assistant' -> 'fallback') = 'object', false) AS has_fallback,
+       coalesce(settings -> 'translation' ->> 'provider' = 'libretranslate', false) AS has_translator,
+       coalesce(jsonb_typeof(settings -> 'transcription') = 'object', false) AS has_transcriber
 FROM tenants ORDER BY slug
 """
 

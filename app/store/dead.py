@@ -35,6 +35,8 @@ class Letter(Struct, frozen=True, kw_only=True):
     """The tenant and its channel: else nobody is sent anything."""
     paused: bool
     """A person has taken over: texts go out, answers do not."""
+    stopped: bool
+    """Its person wants no answers, and that counts."""
     replayed_as: str | None
     whom: str
     """The person's addresses; empty unless asked for, like `text`."""
@@ -61,13 +63,19 @@ WHOM = """
  WHERE %(text)s AND (v.tenant_id, v.id) = ({0}.tenant_id, {0}.conversation_id))
 """
 
+# What the lane remembers of its person. A stop counts while the tenant has an intent that takes it back.
+STANDING = """
+coalesce(l.paused_until > qasid_now(), false) AS paused,
+l.stopped_at IS NOT NULL AND coalesce(n.settings -> 'intents' @> '[{"then": "start"}]', false) AS stopped
+"""
+
 CHUNKS = f"""
 SELECT 'chunk' AS kind, c.id, c.tenant_id, c.conversation_id, c.seq, c.no, c.state, c.code, c.reason,
        greatest(0, extract(epoch FROM qasid_now() - coalesce(greatest(a.begun_at, a.ended_at, a.heard_at), o.entered_at)))::float8
          AS age,
        EXISTS (SELECT FROM attempts d
                WHERE (d.tenant_id, d.chunk_id) = (c.tenant_id, c.id) AND d.state IN ('sending', 'in_doubt')) AS doubtful,
-       NULL::float8 AS late_after, n.enabled AND h.enabled AS enabled, coalesce(l.paused_until > qasid_now(), false) AS paused,
+       NULL::float8 AS late_after, n.enabled AND h.enabled AS enabled, {STANDING},
        (SELECT 'chunk ' || r.id FROM chunks r WHERE (r.tenant_id, r.replays) = (c.tenant_id, c.id) ORDER BY r.id DESC LIMIT 1)
          AS replayed_as,
        {WHOM.format("c")} AS whom,
@@ -86,9 +94,9 @@ SELECT 'turn' AS kind, t.id, t.tenant_id, t.conversation_id, t.first_seq AS seq,
        NULL::integer AS code, NULL::text AS reason,
        greatest(0, extract(epoch FROM qasid_now() - coalesce(u.at, t.begun_at)))::float8 AS age,
        false AS doubtful,
-       CASE WHEN h.late <> 'answer' AND m.newest < qasid_now() - h.answer_within_hours * interval '1 hour'
+       CASE WHEN h.late IN ('store', 'notice') AND m.newest < qasid_now() - h.answer_within_hours * interval '1 hour'
             THEN h.answer_within_hours END AS late_after,
-       n.enabled AND h.enabled AS enabled, coalesce(l.paused_until > qasid_now(), false) AS paused,
+       n.enabled AND h.enabled AS enabled, {STANDING},
        (SELECT 'entry ' || max(r.seq) FROM outbox r WHERE (r.tenant_id, r.replays) = (t.tenant_id, t.id)) AS replayed_as,
        {WHOM.format("t")} AS whom,
        CASE WHEN %(text)s THEN m.text ELSE '' END AS text

@@ -47,8 +47,8 @@ SELECT l.tenant_id, l.conversation_id, l.version, l.done_seq, coalesce((
      LEFT JOIN LATERAL (
        SELECT e.kind, e.body FROM messages e
        WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
-         AND e.kind IN ('edit', 'revoke')
-       ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true), '[]')::text
+         AND e.kind IN ('edit', 'revoke') AND e.direction = m.direction
+       ORDER BY e.kind DESC, e.sent_at DESC, e.id DESC LIMIT 1) edited ON true), '[]')::text
 FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[])
      WITH ORDINALITY AS i(tenant_id, conversation_id, history, ord)
 JOIN lanes l USING (tenant_id, conversation_id)

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from app.db import Connection
 from app.messages import Message
+from app.store.lanes import LIVE
 
 
 class Placed(Struct, frozen=True):
@@ -40,6 +41,8 @@ class Outcome(Struct, frozen=True):
 # A lane that somebody holds at this instant is not waited for: its items come back as 'later', and as 'gone' if there
 # is no such lane any more. `seen` is the only conflict target. The outbox is gapless per lane: seqs are given out here,
 # under the lock of the lane row (which returns the row's newest version), and nowhere else.
+# A message that was no longer live when it came (redelivered, or out of the spool) is due since it was sent, so that its lane
+# is backlog (lanes.CLAIM); one that is live takes its lane out of the backlog. A lane that waits for something keeps waiting.
 INGEST = """
 WITH input AS MATERIALIZED (
   SELECT *, uuidv7() AS id
@@ -67,8 +70,11 @@ numbered AS MATERIALIZED (
 lane AS (
   UPDATE lanes l
   SET head_seq = l.head_seq + c.n, version = l.version + c.changes,
-      run_at = CASE WHEN c.n > 0 THEN coalesce(l.run_at, qasid_now()) ELSE l.run_at END
-  FROM (SELECT tenant_id, conversation_id,
+      run_at = CASE WHEN c.n = 0 THEN l.run_at
+                    WHEN c.newest < qasid_now() - %(live)s * interval '1 second' THEN coalesce(l.run_at, c.newest)
+                    WHEN l.run_at < qasid_now() - %(live)s * interval '1 second' THEN qasid_now()
+                    ELSE coalesce(l.run_at, qasid_now()) END
+  FROM (SELECT tenant_id, conversation_id, max(sent_at) FILTER (WHERE answered) AS newest,
                count(*) FILTER (WHERE answered) AS n, count(*) FILTER (WHERE changes) AS changes
         FROM numbered GROUP BY tenant_id, conversation_id) c
   WHERE (l.tenant_id, l.conversation_id) = (c.tenant_id, c.conversation_id) AND c.n + c.changes > 0),
@@ -117,6 +123,7 @@ async def ingest(conn: Connection, rows: Sequence[Placed]) -> list[Outcome]:
             "changes": [r.message.changes_history for r in rows],
             "correlation": [r.correlation for r in rows],
             "ack_ms": [r.ack_ms for r in rows],
+            "live": LIVE,
         },
     )
     return [Outcome(verdict, woke) for verdict, woke in await result.fetchall()]

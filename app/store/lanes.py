@@ -51,6 +51,9 @@ Fence = Literal["ok", "lost", "changed", "paused"]
 # A lane that has failed so often by errors of its own, or been at work so often when its worker died, has something in it
 # that we cannot do. Errors are certain; deaths are not: where workers die of something else, a bystander may meet several.
 MOST_ERRORS, MOST_CLAIMS = 5, 8
+# A lane that has been due for longer is backlog (seconds), and so is one whose message was older when it came (inbox.INGEST):
+# as long as a person still looks at what they have written. Whoever waits in a short rush is answered in the order of coming.
+LIVE = 60.0
 
 REGISTER = """
 INSERT INTO workers (id, alive_until) VALUES (%(worker)s, qasid_now() + %(lease)s * interval '1 second')
@@ -81,13 +84,31 @@ WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id) AND l.
 # others of its kind, after that with none, so that it is blamed for no other's deaths. A suspect's claims no longer count by
 # themselves (TRIED): who only waited for a database that was away, while its workers died, is no poison.
 # run_at is cleared: whatever sets it while the lane is owned (a new message, a status, an operator) is seen at release.
+# Live before backlog: those due for no longer than `live` seconds first, but for a share of the others' oldest, `behind` of
+# them. What is left goes to the others, the youngest first: who has just missed being live comes next, not behind hours of
+# backlog; and whoever is passed over for it becomes the oldest. Each is a stretch of the one index lanes_due, from one end of
+# it or the other, read no further than its LIMIT.
 CLAIM = """
 WITH me AS MATERIALIZED (SELECT FROM workers WHERE id = %(worker)s AND alive_until > qasid_now()),
-sound AS MATERIALIZED (
+oldest AS MATERIALIZED (
   SELECT tenant_id, conversation_id FROM lanes
-  WHERE owner IS NULL AND run_at <= qasid_now() AND attempts < 3 AND NOT tenant_id = ANY(%(full)b::uuid[])
-    AND EXISTS (SELECT FROM me)
-  ORDER BY run_at LIMIT %(n)s FOR NO KEY UPDATE SKIP LOCKED),
+  WHERE owner IS NULL AND run_at <= qasid_now() - %(live)s * interval '1 second' AND attempts < 3
+    AND NOT tenant_id = ANY(%(full)b::uuid[]) AND EXISTS (SELECT FROM me)
+  ORDER BY run_at LIMIT %(behind)s FOR NO KEY UPDATE SKIP LOCKED),
+fresh AS MATERIALIZED (
+  SELECT tenant_id, conversation_id FROM lanes
+  WHERE owner IS NULL AND run_at > qasid_now() - %(live)s * interval '1 second' AND run_at <= qasid_now() AND attempts < 3
+    AND NOT tenant_id = ANY(%(full)b::uuid[]) AND EXISTS (SELECT FROM me)
+  ORDER BY run_at LIMIT %(n)s - (SELECT count(*) FROM oldest) FOR NO KEY UPDATE SKIP LOCKED),
+older AS MATERIALIZED (
+  SELECT tenant_id, conversation_id FROM lanes
+  WHERE owner IS NULL AND run_at <= qasid_now() - %(live)s * interval '1 second' AND attempts < 3
+    AND NOT tenant_id = ANY(%(full)b::uuid[]) AND EXISTS (SELECT FROM me)
+    AND (SELECT count(*) FROM oldest) >= %(behind)s
+    AND NOT EXISTS (SELECT FROM oldest o
+                    WHERE (o.tenant_id, o.conversation_id) = (lanes.tenant_id, lanes.conversation_id))
+  ORDER BY run_at DESC
+  LIMIT %(n)s - (SELECT count(*) FROM oldest) - (SELECT count(*) FROM fresh) FOR NO KEY UPDATE SKIP LOCKED),
 alone AS MATERIALIZED (
   SELECT tenant_id, conversation_id FROM lanes
   WHERE owner IS NULL AND run_at <= qasid_now() AND attempts > 3 AND %(suspects)s AND EXISTS (SELECT FROM me)
@@ -97,7 +118,10 @@ few AS MATERIALIZED (
   WHERE owner IS NULL AND run_at <= qasid_now() AND attempts = 3 AND %(suspects)s AND EXISTS (SELECT FROM me)
     AND NOT EXISTS (SELECT FROM alone)
   ORDER BY run_at LIMIT 8 FOR NO KEY UPDATE SKIP LOCKED),
-due AS (SELECT * FROM sound UNION ALL SELECT * FROM few UNION ALL SELECT * FROM alone)
+due AS (
+  SELECT * FROM oldest UNION ALL SELECT * FROM fresh UNION ALL SELECT * FROM older
+  UNION ALL SELECT * FROM few UNION ALL SELECT * FROM alone
+  LIMIT 200)  -- more than there can be; what no parameter says, PostgreSQL plans with
 UPDATE lanes l SET owner = %(worker)s, token = l.token + 1, run_at = NULL, attempts = least(l.attempts + 1, greatest(l.attempts, 3))
 FROM due WHERE (l.tenant_id, l.conversation_id) = (due.tenant_id, due.conversation_id)
 RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts, old.attempts >= 3 AS suspect,
@@ -183,7 +207,8 @@ WHERE (l.tenant_id, l.conversation_id) = (p.tenant_id, p.conversation_id)
 
 # Pause tells workers by the fence alone. What waits in the lane becomes due: it settles as left to a person.
 PAUSE = """
-UPDATE lanes SET paused_until = %(until)s, run_at = CASE WHEN done_seq < head_seq THEN least(run_at, qasid_now()) ELSE run_at END
+UPDATE lanes SET paused_until = %(until)s, paused_after = NULL,
+                 run_at = CASE WHEN done_seq < head_seq THEN least(run_at, qasid_now()) ELSE run_at END
 WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) RETURNING true
 """
 
@@ -211,14 +236,26 @@ async def bury(conn: Connection) -> int:
 
 
 async def claim(
-    conn: Connection, worker: UUID, most: int, full: Sequence[UUID] = (), *, suspects: bool = True
+    conn: Connection, worker: UUID, most: int, full: Sequence[UUID] = (), *, behind: int = 0, suspects: bool = True
 ) -> list[Claim]:
-    """Take up to `most` lanes that are due, those due longest first, none of the tenants in `full`.
+    """Take up to `most` lanes that are due, none of the tenants in `full`: those that are live before the backlog.
 
-    With `suspects` besides them one, or a few, of those that were claimed three times or more without progress.
+    `behind`: how many of the backlog are taken all the same, those due longest first, as among the live. Where places are
+    left, more of it, those that have just become backlog first. With `suspects` besides them one, or a few, of those that
+    were claimed three times or more without progress.
     """
     async with conn.cursor(row_factory=class_row(Claim)) as cursor:
-        await cursor.execute(CLAIM, {"worker": worker, "n": most, "full": list(full), "suspects": suspects})
+        await cursor.execute(
+            CLAIM,
+            {
+                "worker": worker,
+                "n": most,
+                "full": list(full),
+                "live": LIVE,
+                "behind": min(behind, most),
+                "suspects": suspects,
+            },
+        )
         return await cursor.fetchall()
 
 

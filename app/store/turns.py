@@ -1,6 +1,7 @@
-"""turns, steps, usage: what a claimed lane has to do, the memo of finished steps, and settling an answer.
+"""turns: what a claimed lane has to do. Its next turn is begun, or the one that was begun is found, with all that a worker needs.
 
-Statements take many lanes at once: under load one round trip carries the work of all lanes that need it at that instant.
+One statement takes many lanes at once: under load one round trip carries the work of all lanes that need it at that instant.
+Finished steps are remembered by steps.py, answers settled by settlements.py.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from msgspec import Struct
 
 from app.db import Connection
 from app.messages import Identity
-from app.store.lanes import Claim, Fence
+from app.store.lanes import Claim
+from app.store.steps import ANY_VERSION
 
 
 class Chunk(Struct, frozen=True, kw_only=True):
@@ -60,6 +62,8 @@ class Asked(Struct, frozen=True, kw_only=True):
     """A message of the turn, as it stands now: edited, or `revoked`. `waited`: seconds since it was stored.
 
     `blank`: it came without words, so it never stands in a history. `replayed`: it was entered anew, by a person.
+    `provider_id`: "" where nobody knows it. `raw`, `edited`: of a kind that brings a file, the JSON of the message and of
+    what it was edited into, as the provider sent them; `null` or nothing where there is none.
     """
 
     id: UUID
@@ -72,6 +76,9 @@ class Asked(Struct, frozen=True, kw_only=True):
     blank: bool
     replayed: bool
     revoked: bool
+    provider_id: str = ""
+    raw: msgspec.Raw = msgspec.Raw(b"")
+    edited: msgspec.Raw = msgspec.Raw(b"")
 
 
 class Said(Struct, frozen=True, kw_only=True):
@@ -96,6 +103,20 @@ class Opening(Struct, frozen=True, kw_only=True):
     paused: bool
     replied: int
     """Turns of this conversation that were answered within the last minute, as far as `brake` wants to know."""
+    written: int = 0
+    """Messages of this person, of other turns that began within the last day, as far as `daily` wants to know."""
+    stopped: bool = False
+    """The person wants no answers, until they write a start word. It counts while their tenant has one."""
+    asking: str | None = None
+    """The intent whose question waits for a yes or a no (`Intents.asked`)."""
+    noticed_at: datetime | None = None
+    """When they were last told that what they wrote came too late."""
+    limited: bool = False
+    """They were told within the last day that it is enough for a day."""
+    session_at: datetime | None = None
+    """When the session of `turn` began, as it was decided when the turn was made."""
+    last: Any = None
+    """What the assistant whose notes begin as was asked noted of the turn of this session that it answered last; None: of none."""
     chunks: list[Chunk]
     """Those of the entry at the head, and the last one before them that a person may have got."""
     turn: Turn | None
@@ -103,7 +124,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     said: list[Said]
     """Oldest first: by the order of storing, which is that of the ids."""
     memo: dict[str, Any]
-    """Results of finished steps at this version, by name."""
+    """Results of finished steps, by name: at this version, or kept for any."""
     to: list[Identity]
     now: datetime
 
@@ -111,12 +132,16 @@ class Opening(Struct, frozen=True, kw_only=True):
 # Members of one turn at most: a backlog after an outage becomes several answers, not one endless question.
 MOST_MEMBERS = 100
 
+# What a message says now: revoked by its own side, whatever else was said of it; else the last edit by the provider's time,
+# since they may come in any order, and before what they are about.
 OPEN = """
 WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[], %(brake)b::integer[])
-         WITH ORDINALITY AS t(tenant_id, conversation_id, history, brake, ord)),
+  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[], %(brake)b::integer[],
+                       %(daily)b::integer[], %(noted)b::text[])
+         WITH ORDINALITY AS t(tenant_id, conversation_id, history, brake, daily, noted, ord)),
 lane AS MATERIALIZED (
-  SELECT i.ord, i.history, i.brake, l.*, c.endpoint_id, d.at AS disturbed_at, o.kind, m.correlation
+  SELECT i.ord, i.history, i.brake, i.daily, i.noted, l.*, c.endpoint_id, d.at AS disturbed_at, o.kind, o.replays, m.correlation,
+         m.id AS message_id, m.sent_at, m.sent_at - c.session_gap_hours * interval '1 hour' AS silent_since
   FROM input i JOIN lanes l USING (tenant_id, conversation_id)
   JOIN channels c ON (c.tenant_id, c.id) = (l.tenant_id, l.channel_id)
   LEFT JOIN disturbances d USING (endpoint_id)
@@ -137,15 +162,34 @@ doubted AS (
 doubted_attempts AS (
   UPDATE attempts a SET state = 'in_doubt', reason = 'the worker that sent it is gone'
   FROM doubted d WHERE (a.tenant_id, a.chunk_id, a.n) = (d.tenant_id, d.id, d.attempt) AND a.state = 'sending'),
-begun AS (
-  INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq)
-  SELECT tenant_id, conversation_id, done_seq + 1,
-         least(head_seq, done_seq + %(most_members)s,
-               (SELECT min(o.seq) - 1 FROM outbox o
-                WHERE (o.tenant_id, o.conversation_id) = (l.tenant_id, l.conversation_id) AND o.seq > l.done_seq
-                  AND o.kind <> 'answer'))
+next AS MATERIALIZED (
+  SELECT l.*, least(head_seq, done_seq + %(most_members)s,
+                    (SELECT min(o.seq) - 1 FROM outbox o
+                     WHERE (o.tenant_id, o.conversation_id) = (l.tenant_id, l.conversation_id) AND o.seq > l.done_seq
+                       AND o.kind <> 'answer')) AS last_seq
   FROM lane l WHERE kind = 'answer'
-  ON CONFLICT DO NOTHING RETURNING tenant_id, id, conversation_id, first_seq, last_seq),
+    AND NOT EXISTS (SELECT FROM turns t
+                    WHERE (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1))),
+-- A session goes on where the last message before this turn's first is no further back than the channel's gap; what is
+-- entered anew goes on with the one that there is. None begins later than now, whatever clock a provider has.
+begun AS (
+  INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq, begun_at, session_at)
+  SELECT n.tenant_id, n.conversation_id, n.done_seq + 1, n.last_seq, qasid_now(),
+         CASE WHEN n.replays IS NOT NULL
+                OR n.silent_since <= (SELECT m.sent_at FROM messages m
+                                      WHERE (m.tenant_id, m.conversation_id) = (n.tenant_id, n.conversation_id)
+                                        AND m.id < n.message_id AND m.kind NOT IN ('reaction', 'system', 'edit', 'revoke')
+                                      ORDER BY m.id DESC LIMIT 1)
+              THEN coalesce((SELECT t.session_at FROM turns t
+                             WHERE (t.tenant_id, t.conversation_id) = (n.tenant_id, n.conversation_id)
+                               AND t.first_seq <= n.done_seq
+                             ORDER BY t.first_seq DESC LIMIT 1), least(n.silent_since, qasid_now()))
+              ELSE (SELECT least(min(m.sent_at), qasid_now())
+                    FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
+                    WHERE (o.tenant_id, o.conversation_id) = (n.tenant_id, n.conversation_id)
+                      AND o.seq BETWEEN n.done_seq + 1 AND n.last_seq) END
+  FROM next n
+  ON CONFLICT DO NOTHING RETURNING tenant_id, id, conversation_id, first_seq, last_seq, session_at),
 -- Only looked at, once for each endpoint, where a chunk is in doubt.
 flow AS MATERIALIZED (
   SELECT e.endpoint_id, (
@@ -160,11 +204,39 @@ flow AS MATERIALIZED (
 turn AS MATERIALIZED (
   SELECT * FROM begun
   UNION ALL
-  SELECT t.tenant_id, t.id, t.conversation_id, t.first_seq, t.last_seq
+  SELECT t.tenant_id, t.id, t.conversation_id, t.first_seq, t.last_seq, t.session_at
   FROM lane l JOIN turns t ON (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1))
 SELECT json_build_object(
   'version', l.version, 'done_seq', l.done_seq, 'kind', l.kind, 'correlation', coalesce(l.correlation, ''),
-  'paused', coalesce(l.paused_until > qasid_now(), false), 'now', qasid_now(),
+  'paused', coalesce(l.paused_until > qasid_now() AND l.done_seq >= coalesce(l.paused_after, 0), false), 'now', qasid_now(),
+  'stopped', l.stopped_at IS NOT NULL, 'noticed_at', l.noticed_at,
+  -- A question waits no longer than its session lasts.
+  'asking', CASE WHEN l.asking IS NOT NULL AND t.session_at = (
+     SELECT p.session_at FROM turns p
+     WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
+     ORDER BY p.first_seq DESC LIMIT 1) THEN l.asking END,
+  'limited', coalesce(l.limited_at > qasid_now() - interval '1 day', false),
+  'session_at', coalesce(t.session_at, least(l.silent_since, qasid_now())),
+  -- Backwards to the first turn that tells: it is of another session, or that assistant has answered it.
+  'last', CASE WHEN l.noted IS NOT NULL THEN (
+     SELECT CASE WHEN p.session_at = t.session_at THEN noted.result END
+     FROM turns p LEFT JOIN LATERAL (
+       SELECT s.result FROM usage u JOIN steps s USING (tenant_id, turn_id)
+       WHERE (u.tenant_id, u.turn_id) = (p.tenant_id, p.id) AND u.outcome = 'answered' AND starts_with(s.step, l.noted)
+       ORDER BY s.at DESC LIMIT 1) noted ON true
+     WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
+       AND (p.session_at IS DISTINCT FROM t.session_at OR noted.result IS NOT NULL)
+     ORDER BY p.first_seq DESC LIMIT 1) END,
+  'written', CASE WHEN l.daily > 0 THEN (
+     SELECT coalesce(sum(w.last_seq - w.first_seq + 1), 0)
+     FROM conversations x
+     CROSS JOIN LATERAL (
+       SELECT w.id, w.begun_at, w.first_seq, w.last_seq FROM turns w
+       WHERE (w.tenant_id, w.conversation_id) = (x.tenant_id, x.id)
+       ORDER BY w.first_seq DESC LIMIT l.daily + 1) w
+     WHERE x.tenant_id = l.tenant_id AND x.contact_id = (
+       SELECT v.contact_id FROM conversations v WHERE (v.tenant_id, v.id) = (l.tenant_id, l.conversation_id))
+       AND w.begun_at > qasid_now() - interval '1 day' AND w.id IS DISTINCT FROM t.id) ELSE 0 END,
   'replied', CASE WHEN l.brake > 0 THEN (
      SELECT count(*) FROM (
        SELECT tenant_id, id, begun_at FROM turns r
@@ -222,13 +294,16 @@ SELECT json_build_object(
        'id', m.id, 'kind', m.kind, 'body', coalesce(edited.body, m.body), 'sent_at', m.sent_at,
        'correlation', m.correlation, 'ack_ms', m.ack_ms, 'waited', extract(epoch FROM qasid_now() - m.stored_at),
        'blank', m.body = '', 'replayed', o.replays IS NOT NULL,
-       'revoked', coalesce(edited.kind = 'revoke', false)) ORDER BY m.sent_at, o.seq)
+       'revoked', coalesce(edited.kind = 'revoke', false), 'provider_id', coalesce(m.provider_id, ''),
+       'raw', CASE WHEN m.kind IN ('image', 'audio', 'video', 'document', 'sticker') THEN m.raw END,
+       'edited', CASE WHEN m.kind IN ('image', 'audio', 'video', 'document', 'sticker') AND edited.kind = 'edit'
+                      THEN edited.raw END) ORDER BY m.sent_at, o.seq)
      FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
      LEFT JOIN LATERAL (
-       SELECT e.kind, e.body FROM messages e
+       SELECT e.kind, e.body, e.raw FROM messages e
        WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
-         AND e.kind IN ('edit', 'revoke')
-       ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true
+         AND e.kind IN ('edit', 'revoke') AND e.direction = m.direction
+       ORDER BY e.kind DESC, e.sent_at DESC, e.id DESC LIMIT 1) edited ON true
      WHERE (o.tenant_id, o.conversation_id) = (t.tenant_id, t.conversation_id) AND o.seq BETWEEN t.first_seq AND t.last_seq), '[]'),
   'said', coalesce((
      SELECT json_agg(json_build_object(
@@ -242,144 +317,30 @@ SELECT json_build_object(
      LEFT JOIN LATERAL (
        SELECT e.kind, e.body FROM messages e
        WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
-         AND e.kind IN ('edit', 'revoke')
-       ORDER BY e.kind DESC, e.id DESC LIMIT 1) edited ON true), '[]'),
+         AND e.kind IN ('edit', 'revoke') AND e.direction = m.direction
+       ORDER BY e.kind DESC, e.sent_at DESC, e.id DESC LIMIT 1) edited ON true), '[]'),
   'memo', coalesce((SELECT json_object_agg(s.step, s.result) FROM steps s
-                    WHERE (s.tenant_id, s.turn_id, s.version) = (t.tenant_id, t.id, l.version)), '{}'))::text
+                    WHERE (s.tenant_id, s.turn_id) = (t.tenant_id, t.id)
+                      AND s.version IN (l.version, %(any_version)s)), '{}'))::text
 FROM input i
 JOIN lane l USING (ord)
 LEFT JOIN turn t ON (t.tenant_id, t.conversation_id) = (l.tenant_id, l.conversation_id)
 ORDER BY ord
 """
 
-MEMO = """
-INSERT INTO steps (tenant_id, turn_id, step, version, result)
-SELECT * FROM unnest(%(tenant_id)b::uuid[], %(turn_id)b::uuid[], %(step)b::text[], %(version)b::bigint[], %(result)b::jsonb[])
-ON CONFLICT DO NOTHING
-"""
-
-# The fence: the lane row is locked, and what is tested is its newest version. 'changed' where an edit or revoke raised the
-# version that the answer was made at (NULL: settle at the version of the moment).
-# The intent of the first chunk shares the commit where its gate is open (`send`).
-SETTLE = """
-WITH input AS MATERIALIZED (
-  SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(channel_id)b::uuid[], %(token)b::bigint[],
-                       %(version)b::bigint[], %(turn_id)b::uuid[], %(last_seq)b::bigint[], %(outcome)b::text[],
-                       %(members)b::integer[], %(pieces)b::integer[], %(input_tokens)b::bigint[], %(output_tokens)b::bigint[],
-                       %(model)b::text[], %(ai_ms)b::float8[], %(body)b::text[], %(correlation)b::text[], %(send)b::boolean[])
-         WITH ORDINALITY AS t(tenant_id, conversation_id, channel_id, token, version, turn_id, last_seq, outcome, members,
-                              pieces, input_tokens, output_tokens, model, ai_ms, body, correlation, send, ord)),
-piece AS MATERIALIZED (
-  SELECT * FROM unnest(%(piece_of)b::bigint[], %(piece_id)b::uuid[], %(piece_no)b::integer[], %(piece_body)b::text[])
-         AS t(ord, id, no, body)),
-held AS MATERIALIZED (
-  SELECT i.ord, CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'
-                     WHEN l.version <> coalesce(i.version, l.version) THEN 'changed'
-                     WHEN l.paused_until > qasid_now() AND i.pieces > 0 THEN 'paused' ELSE 'ok' END AS fence
-  FROM lanes l JOIN input i USING (tenant_id, conversation_id)
-  ORDER BY tenant_id, conversation_id FOR NO KEY UPDATE OF l),
-good AS MATERIALIZED (
-  SELECT i.*, c.endpoint_id, CASE WHEN i.pieces > 0 THEN uuidv7() END AS answer_id,
-         CASE WHEN i.pieces > 0 THEN qasid_now() END AS at,
-         i.send AND NOT EXISTS (SELECT FROM holds w WHERE (w.tenant_id, w.channel_id) = (i.tenant_id, i.channel_id)
-                                                      AND w.until > qasid_now()) AS sends
-  FROM input i JOIN held h USING (ord) JOIN channels c ON (c.tenant_id, c.id) = (i.tenant_id, i.channel_id)
-  WHERE h.fence = 'ok'),
-lane AS (
-  UPDATE lanes l SET attempts = 0 FROM good g
-  WHERE (l.tenant_id, l.conversation_id) = (g.tenant_id, g.conversation_id)),
-chunk AS (
-  INSERT INTO chunks (tenant_id, id, conversation_id, channel_id, turn_id, seq, no, body, state, attempt)
-  SELECT g.tenant_id, p.id, g.conversation_id, g.channel_id, g.turn_id, g.last_seq, p.no, p.body,
-         CASE WHEN g.sends AND p.no = 1 THEN 'sending' ELSE 'ready' END, CASE WHEN g.sends AND p.no = 1 THEN 1 ELSE 0 END
-  FROM good g JOIN piece p USING (ord)),
-intent AS (
-  INSERT INTO attempts (tenant_id, chunk_id, n, token, endpoint_id, begun_at)
-  SELECT g.tenant_id, p.id, 1, g.token, g.endpoint_id, qasid_now() FROM good g JOIN piece p USING (ord)
-  WHERE g.sends AND p.no = 1),
-answer AS (
-  INSERT INTO messages (tenant_id, id, conversation_id, channel_id, direction, kind, sent_at, body, turn_id, correlation)
-  SELECT tenant_id, answer_id, conversation_id, channel_id, 'out', 'text', at, body, turn_id, correlation
-  FROM good WHERE pieces > 0),
-spent AS (
-  INSERT INTO usage (tenant_id, turn_id, outcome, messages, chunks, input_tokens, output_tokens, model, ai_ms, at)
-  SELECT tenant_id, turn_id, outcome, members, pieces, input_tokens, output_tokens, model, ai_ms, qasid_now() FROM good)
-SELECT CASE WHEN g.sends THEN 'sending' ELSE coalesce(h.fence, 'lost') END, g.answer_id, g.at
-FROM input i LEFT JOIN held h USING (ord) LEFT JOIN good g USING (ord) ORDER BY i.ord
-"""
-
-# The head of a lane that nobody can work on, ended without reading any of it: its turn counts as parked, and so does the
-# first of its chunks that was not sent; the rest is cancelled. A person reads of it in the dead letters.
-PARK_HEAD = """
-WITH held AS MATERIALIZED (
-  SELECT * FROM lanes WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s)
-    AND owner = %(worker)s AND token = %(token)s FOR NO KEY UPDATE),
-turn AS MATERIALIZED (
-  SELECT t.* FROM held l JOIN turns t
-    ON (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1)),
-spent AS (
-  INSERT INTO usage (tenant_id, turn_id, outcome, messages, chunks, at)
-  SELECT tenant_id, id, 'parked', last_seq - first_seq + 1, 0, qasid_now() FROM turn ON CONFLICT DO NOTHING),
-unsent AS MATERIALIZED (
-  SELECT c.id, c.state, row_number() OVER (ORDER BY c.seq, c.no) AS place
-  FROM held l LEFT JOIN turn t ON true
-  JOIN chunks c ON (c.tenant_id, c.conversation_id) = (l.tenant_id, l.conversation_id)
-    AND c.seq BETWEEN l.done_seq + 1 AND coalesce(t.last_seq, l.done_seq + 1) AND c.state IN ('ready', 'sending', 'in_doubt')),
-chunk AS (
-  UPDATE chunks c SET state = CASE WHEN u.place = 1 OR u.state <> 'ready' THEN 'parked' ELSE 'cancelled' END,
-                      reason = %(reason)s, due_at = NULL, in_doubt_at = NULL
-  FROM unsent u WHERE (c.tenant_id, c.id) = (%(tenant_id)s, u.id) AND c.state = u.state)
-SELECT coalesce(t.last_seq, l.done_seq + 1) FROM held l LEFT JOIN turn t ON true WHERE l.done_seq < l.head_seq
-"""
-
 
 class Open(Struct, frozen=True):
-    """Asks for a claimed lane's opening, with the last `history` messages of before; `brake`: replies a minute (0: no matter)."""
+    """Asks for a claimed lane's opening, with the last `history` messages of before.
+
+    `brake`: replies a minute, `daily`: messages a day, that matter (0: neither does). `noted`: what notes begin with of the
+    assistant that goes on from what it noted last in the session (None: there is none).
+    """
 
     claim: Claim
     history: int
     brake: int = 0
-
-
-class Memo(Struct, frozen=True):
-    """A finished step's result, JSON in text."""
-
-    claim: Claim
-    turn_id: UUID
-    step: str
-    version: int
-    result: str
-
-
-Ending = Literal["answered", "intent", "told", "failed", "late", "left", "revoked", "parked"]
-
-
-class Settlement(Struct, frozen=True, kw_only=True):
-    """How a turn ends: `pieces` are the ids and texts of its chunks, in order; none where nobody is answered."""
-
-    claim: Claim
-    version: int | None
-    turn: Turn
-    outcome: Ending
-    body: str
-    pieces: list[tuple[UUID, str]]
-    send: bool
-    correlation: str
-    input_tokens: int = 0
-    output_tokens: int = 0
-    model: str | None = None
-    ai_ms: float | None = None
-
-
-class Settled(Struct, frozen=True):
-    """What became of a settlement, and the message that keeps the answer, where there is one: its id and time.
-
-    'sending': let through, with the intent. 'ok': without, since `send` was not asked for or the number must wait.
-    """
-
-    fence: Fence | Literal["sending"]
-    answer_id: UUID | None = None
-    at: datetime | None = None
+    daily: int = 0
+    noted: str | None = None
 
 
 _opening = msgspec.json.Decoder(Opening)
@@ -397,7 +358,10 @@ async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float, 
             "conversation_id": [r.claim.conversation_id for r in rows],
             "history": [r.history for r in rows],
             "brake": [r.brake for r in rows],
+            "daily": [r.daily for r in rows],
+            "noted": [r.noted for r in rows],
             "most_members": MOST_MEMBERS,
+            "any_version": ANY_VERSION,
             "order_wait": order_wait,
             "silence": silence,
         },
@@ -412,67 +376,3 @@ def opening(text: str) -> Opening:
         msgspec.DecodeError: it is not of this build's form; the other lanes of its batch are none the worse for it.
     """
     return _opening.decode(text)
-
-
-async def memo(conn: Connection, rows: Sequence[Memo]) -> list[None]:
-    """Remember finished steps."""
-    await conn.execute(
-        MEMO,
-        {
-            "tenant_id": [r.claim.tenant_id for r in rows],
-            "turn_id": [r.turn_id for r in rows],
-            "step": [r.step for r in rows],
-            "version": [r.version for r in rows],
-            "result": [r.result for r in rows],
-        },
-    )
-    return [None] * len(rows)
-
-
-async def settle(conn: Connection, worker: UUID, rows: Sequence[Settlement]) -> list[Settled]:
-    """Commit answers, with their chunks, usage and, where `send`, the first chunk's intent; whether each was let through."""
-    pieces = [(ord, id, no, body) for ord, r in enumerate(rows, 1) for no, (id, body) in enumerate(r.pieces, 1)]
-    result = await conn.execute(
-        SETTLE,
-        {
-            "worker": worker,
-            "tenant_id": [r.claim.tenant_id for r in rows],
-            "conversation_id": [r.claim.conversation_id for r in rows],
-            "channel_id": [r.claim.channel_id for r in rows],
-            "token": [r.claim.token for r in rows],
-            "version": [r.version for r in rows],
-            "turn_id": [r.turn.id for r in rows],
-            "last_seq": [r.turn.last_seq for r in rows],
-            "outcome": [r.outcome for r in rows],
-            "members": [r.turn.last_seq - r.turn.first_seq + 1 for r in rows],
-            "pieces": [len(r.pieces) for r in rows],
-            "input_tokens": [r.input_tokens for r in rows],
-            "output_tokens": [r.output_tokens for r in rows],
-            "model": [r.model for r in rows],
-            "ai_ms": [r.ai_ms for r in rows],
-            "body": [r.body for r in rows],
-            "correlation": [r.correlation for r in rows],
-            "send": [r.send for r in rows],
-            "piece_of": [p[0] for p in pieces],
-            "piece_id": [p[1] for p in pieces],
-            "piece_no": [p[2] for p in pieces],
-            "piece_body": [p[3] for p in pieces],
-        },
-    )
-    return [Settled(*row) for row in await result.fetchall()]
-
-
-async def park_head(conn: Connection, worker: UUID, claim: Claim, reason: str) -> int | None:
-    """End what stands at the lane's head, unread; the seq that is done with it, None if the lane is not ours or is empty."""
-    result = await conn.execute(
-        PARK_HEAD,
-        {
-            "worker": worker,
-            "tenant_id": claim.tenant_id,
-            "conversation_id": claim.conversation_id,
-            "token": claim.token,
-            "reason": reason,
-        },
-    )
-    row = await result.fetchone()
-    return row[0] if row else None

@@ -1,47 +1,22 @@
-"""Cuts a long text into chunks that WhatsApp takes: pure, deterministic, in near-linear time. Never changes a letter.
+"""Cuts a long text into the fewest chunks that WhatsApp takes: pure, deterministic, in near-linear time.
 
 The identity rule: `"".join(split(text)) == text`. Whitespace at a cut stays at the end of the earlier chunk. There are
 two exceptions: blanks that fit beside nothing visible are dropped (WhatsApp refuses a blank text), which takes a run of
-about half the limit; and a code fence longer than a chunk is closed and opened again, so that both halves render.
+about half the limit; and what has to be cut though it is longer than a chunk (code, a pair of markers, a quoted line, a
+direction) is closed and opened again, so that both halves show as the whole would. Between isolates only directions are:
+there stands somebody else's text, letter for letter.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import regex
 
-# What shows on a screen. Format characters do not, but U+06DD (end of ayah) does: hence not the category Cf.
-_VISIBLE = regex.compile(r"[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]")
-_LAST_VISIBLE = regex.compile(r"(?r)[^\s\p{Cc}\p{Default_Ignorable_Code_Point}]")
-# `\X` alone looks back over the whole run of flags at each of them.
-_GRAPHEME = regex.compile(r"[\U0001F1E6-\U0001F1FF]{2}(?=[\U0001F1E6-\U0001F1FF])|\X")
-_ASTRAL = regex.compile(r"[\U00010000-\U0010FFFF]")
+from app.text.cuts import Cuts
+from app.text.direction import EMBEDDINGS, ISOLATES, Directions
+from app.text.markup import FENCE, LEAST_FOR_REOPENING, QUOTE, VISIBLE
 
-# Where to cut, best first. `(?r)` searches from the end; the look-ahead reads the character behind the cut.
-_PARAGRAPH = regex.compile(r"(?r)\n[^\S\n]*\n(?=[^\n])")
-_LINE = regex.compile(r"(?r)\n(?=[^\n])")
-# A full stop behind a digit is more often "1." or "3.5" than the end of a sentence.
-_SENTENCE = regex.compile(
-    r"(?r)(?:(?<!\d)\.|[!?…؟۔])[\p{Pe}\p{Pf}\p{Pi}\"'*_~`\u2069]*\s+(?=\S)|[。！？](?=[^\s\p{Pe}\p{Pf}])"
-)
-_WORD = regex.compile(r"(?r)\s(?=[^\s\p{M}])")
-
-# What is not torn. WhatsApp's pairs stand at word boundaries and, except the fence, within one line.
-_SPAN = regex.compile(
-    r"(?P<fence>```(?s:.)+?```)"
-    r"|(?P<url>(?:[hH][tT][tT][pP][sS]?://|[wW][wW][wW]\.)\S+)"
-    r"|`[^`\n]+`"
-    r"|(?<![\w*])\*(?=[^\s*])[^*\n]*+(?<=\S)\*(?![\w*])"
-    r"|(?<!\w)_(?=[^\s_])[^_\n]*+(?<=\S)_(?!\w)"
-    r"|(?<![\w~])~(?=[^\s~])[^~\n]*+(?<=\S)~(?![\w~])"
-)
-_LIST_MARKER = regex.compile(r"(?m)^[ \t]*(?:[-*•>]|\d+[.)])[ \t]+(?=\S)")
-_ISOLATE = regex.compile(r"[\u2066-\u2069\n]")
-
-_FENCE = "```"
-_REOPENED = _FENCE + "\n"
-_CLOSED = "\n" + _FENCE
-_LEAST_FOR_FENCES = 64  # below this the fence's own characters would crowd out the code
+_OPENS_DIRECTION = regex.compile(f"[{ISOLATES}{EMBEDDINGS}]")
 
 
 def utf16_units(text: str) -> int:
@@ -55,34 +30,38 @@ def utf16_units(text: str) -> int:
 def split(text: str, limit: int = 4000) -> list[str]:
     """Cut `text` into chunks of at most `limit` UTF-16 units, none of them blank; a blank text gives [].
 
-    A cut falls behind a paragraph, else a line, a sentence, a word, else between graphemes. It tears no grapheme that
-    fits into a chunk, and no URL, WhatsApp markup or bidi isolate that does. A code point is never torn: at a limit
-    of 1, one of two units makes a chunk of two. Raises ValueError for a limit below 1.
+    A cut falls behind a paragraph, else a line, a sentence, a word; between graphemes only in a word that fits into no
+    chunk. It tears no grapheme that fits, and no URL, WhatsApp markup or bidi isolate or embedding that does. Among all
+    such cuts there is none with fewer chunks, except where something had to be closed and opened again. A code point is
+    never torn: at a limit of 1, one of two units makes a chunk of two. Raises ValueError for a limit below 1.
     """
     if limit < 1:
         raise ValueError(f"limit: a chunk holds at least 1 unit, not {limit}")
-    if _VISIBLE.search(text) is None:
+    if VISIBLE.search(text) is None:
         return []
     if len(text) <= limit and utf16_units(text) <= limit:
         return [text]
     return list(_Cutter(text, limit).chunks())
 
 
-class _Spans:
-    """Stretches of a text, in order and apart from each other."""
+class _Open(NamedTuple):
+    """What is open at a cut: marks that open it again at the start of a line and of a text, and those that close it."""
 
-    def __init__(self) -> None:
-        self.starts: list[int] = []
-        self.ends: list[int] = []
+    line: str = ""
+    inline: str = ""
+    closing: str = ""
+    quoted: bool = False
+    directions: Directions = Directions()
 
-    def add(self, start: int, end: int) -> None:
-        self.starts.append(start)
-        self.ends.append(end)
+    def closed(self, chunk: str) -> str:
+        if self.closing.endswith(FENCE):
+            return chunk + (FENCE if chunk.endswith("\n") else self.closing)
+        body = chunk.rstrip()  # behind a blank a marker does not close
+        return body + self.closing + chunk[len(body) :]
 
-    def around(self, position: int) -> int | None:
-        """The start of the stretch that a cut at `position` would tear."""
-        at = bisect_left(self.starts, position) - 1
-        return self.starts[at] if at >= 0 and position < self.ends[at] else None
+    def opened(self, chunk: str) -> str:
+        body = chunk.lstrip() if self.inline else chunk
+        return self.line + chunk[: len(chunk) - len(body)] + self.inline + body
 
 
 class _Cutter:
@@ -91,159 +70,51 @@ class _Cutter:
     def __init__(self, text: str, limit: int) -> None:
         self._text = text
         self._limit = limit
-        self._astral = [match.start() for match in _ASTRAL.finditer(text)]
-        self._total = self._units(len(text))
-        last = _LAST_VISIBLE.search(text)
-        self._last_visible = last.start() if last else 0
-        self._long_fences = _Spans()
-        self._fence_edges = _Spans()
-        self._has_isolates = any(isolate in text for isolate in "\u2066\u2067\u2068")
-        self._isolates = self._isolates_between(0, len(text))
-        self._whole = [self._markup(), self._isolates, self._list_markers(), self._fence_edges]
+        self._turns = _OPENS_DIRECTION.search(text) is not None
+        self._cuts = Cuts(text, limit)
 
     def chunks(self) -> Iterator[str]:
-        text, start, reopened = self._text, 0, ""
-        while (visible := _VISIBLE.search(text, start)) is not None:
+        text, start, before = self._text, 0, _Open()
+        while (visible := VISIBLE.search(text, start)) is not None:
             first = visible.start()
-            end = self._reach(start, self._limit - len(reopened))
+            room = self._limit - len(before.line) - len(before.inline)
+            end = self._cuts.reach(start, room)
             if end == len(text):
-                yield reopened + text[start:]
+                yield before.opened(text[start:])
                 return
-            if self._long_fences.around(end) is not None:
-                end = self._reach(start, self._limit - len(reopened) - len(_CLOSED))
-            if first > start and not self._fits(first, end):
+            cut, after = self._next(start, first, end, before)
+            if after.closing:  # its marks want room as well, perhaps more at another cut
+                for reserve in (len(after.closing), self._limit // 4):
+                    end = self._cuts.reach(start, room - reserve)
+                    cut, after = self._next(start, first, end, before)
+                    if self._cuts.size(start, cut) + len(after.closing) <= room:
+                        break
+            if first > start and not self._cuts.fits(first, end):
                 start = first  # these blanks leave no room for what follows them
                 continue
-            cut = self._cut(start, first, end)
-            chunk, reopened = reopened + text[start:cut], ""
-            if self._long_fences.around(cut) is not None:
-                closed = chunk + (_FENCE if chunk.endswith("\n") else _CLOSED)
-                if utf16_units(closed) <= self._limit:
-                    chunk, reopened = closed, _REOPENED
-            yield chunk
-            start = cut
+            yield after.closed(before.opened(text[start:cut]))
+            start, before = cut, after
 
-    def _cut(self, start: int, first: int, end: int) -> int:
-        """The best place for the next cut, behind the first visible character and at `end` at the latest."""
-        high = min(end, self._last_visible)  # what is left over must not be blank
-        self._whole[1] = self._isolates
-        clear = self._clear_of_spans(high)
-        if clear <= first and self._isolates.around(high) is not None:
-            # It fits by itself, but not with the blank or the marks that this chunk begins with: keep those within it.
-            self._whole[1] = self._isolates_between(start, self._reach(high, self._limit), first, high)
-            clear = self._clear_of_spans(high)
-        if clear > first:
-            rest = self._total - self._units(start) - self._limit
-            enough = self._reach(start, min(rest, self._limit // 2))  # a cut here costs no chunk, or leaves half a one
-            floor = max(first, min(enough, start + (clear - start) // 2) - 1)
-            for pattern, low in ((_PARAGRAPH, floor), (_LINE, floor), (_SENTENCE, floor), (_WORD, first)):
-                if (cut := self._latest(pattern, low, clear)) is not None:
-                    return cut
-        return self._between_graphemes(start, first, clear, high, end)
+    def _next(self, start: int, first: int, end: int, before: _Open) -> tuple[int, _Open]:
+        """The next cut, and what is open there."""
+        cut = self._cuts.best(start, first, end)
+        return cut, self._open_at(start, cut, before)
 
-    def _latest(self, pattern: regex.Pattern[str], low: int, high: int) -> int | None:
-        """The latest cut in (low, high] that `pattern` allows and that tears nothing."""
-        while high > low and (match := pattern.search(self._text, low, high + 1)) is not None:
-            cut: int = match.end()
-            clear = self._clear_of_spans(cut)
-            # Left of the cut stands a blank or a full stop, which joins at most with what follows it.
-            if clear == cut and _ends_at(_GRAPHEME.match(self._text, cut - 1, cut + 1), cut):
-                return cut
-            high = min(clear, cut - 1)
-        return None
-
-    def _between_graphemes(self, start: int, first: int, clear: int, high: int, end: int) -> int:
-        """No blank to cut at: between graphemes, else through a span, else through a grapheme longer than a chunk."""
-        seams = [match.end() for match in _GRAPHEME.finditer(self._text, start, end + 1)]
-        cut = clear
-        while (at := bisect_right(seams, cut) - 1) >= 0 and seams[at] > first:
-            cut = self._clear_of_spans(seams[at])
-            if cut == seams[at]:
-                return cut
-        for latest in (high, end):
-            if (at := bisect_right(seams, latest) - 1) >= 0 and seams[at] > first:
-                return seams[at]
-        return end
-
-    def _fits(self, first: int, end: int) -> bool:
-        match = _GRAPHEME.match(self._text, first, end + 1) if first < end else None
-        return match is not None and match.end() <= end
-
-    def _clear_of_spans(self, cut: int) -> int:
-        """The latest place up to `cut` that tears no span; stretches of different kinds may overlap."""
-        while (start := next((s for spans in self._whole if (s := spans.around(cut)) is not None), None)) is not None:
-            cut = start
-        return cut
-
-    def _units(self, position: int) -> int:
-        """The UTF-16 units before `position`."""
-        return position + bisect_left(self._astral, position)
-
-    def _reach(self, start: int, units: int) -> int:
-        """The furthest end that holds at most `units` from `start`, at least one code point on."""
-        high = min(start + units, len(self._text))
-        if self._astral:
-            most = self._units(start) + units
-            high = start - 1 + bisect_right(range(start, high + 1), most, key=self._units)
-        return max(high, start + 1)
-
-    def _markup(self) -> _Spans:
-        """URLs and markup pairs that fit into a chunk; fences that don't go to `_long_fences`."""
-        spans, at = _Spans(), 0
-        while (match := _SPAN.search(self._text, at)) is not None:
-            start, at = match.span()
-            if self._units(at) - self._units(start) <= self._limit:
-                spans.add(start, at)
-            elif match.lastgroup == "fence":
-                if self._limit >= _LEAST_FOR_FENCES:
-                    self._add_long_fence(start, at)
-            elif match.lastgroup != "url":
-                at = start + 1  # too long to keep whole; what is inside it may not be
-        return spans
-
-    def _add_long_fence(self, start: int, end: int) -> None:
-        """A fence that will be reopened: its body may be cut, its two edges with a bit of code may not."""
-        body = _VISIBLE.search(self._text, start + len(_FENCE), end - len(_FENCE))
-        tail = _LAST_VISIBLE.search(self._text, start + len(_FENCE), end - len(_FENCE))
-        if body is None or tail is None:
-            return
-        self._long_fences.add(start, end)
-        if body.end() <= tail.start():
-            self._fence_edges.add(start, body.end())
-            self._fence_edges.add(tail.start(), end)
-
-    def _isolates_between(self, begin: int, stop: int, first: int = -1, high: int = 0) -> _Spans:
-        """The outermost bidi isolates that fit, U+2066..8 until U+2069; a paragraph's end closes what is open (UAX #9, P2).
-
-        Those that begin at `first` or before have to end by `high`.
-        """
-        spans = _Spans()
-        opened: list[int] = []
-        if not self._has_isolates:
-            return spans
-        for match in _ISOLATE.finditer(self._text, begin, stop):
-            match match.group():
-                case "\n":
-                    opened.clear()
-                case "\u2069":
-                    start, end = opened.pop() if opened else match.end(), match.end()
-                    fits = self._units(end) - self._units(start) <= self._limit and (start > first or end <= high)
-                    if start < end and fits:
-                        while spans.starts and spans.starts[-1] > start:  # those within it are kept with it
-                            spans.starts.pop()
-                            spans.ends.pop()
-                        spans.add(start, end)
-                case _:
-                    opened.append(match.start())
-        return spans
-
-    def _list_markers(self) -> _Spans:
-        """A list's or quote's marker with the first character behind it."""
-        spans = _Spans()
-        for match in _LIST_MARKER.finditer(self._text):
-            spans.add(match.start(), match.end() + 1)
-        return spans
-
-
-def _ends_at(match: regex.Match[str] | None, position: int) -> bool:
-    return match is not None and match.end() == position
+    def _open_at(self, start: int, cut: int, before: _Open) -> _Open:
+        """What a cut here leaves open, as far as it is worth the room that its marks take."""
+        if self._limit < LEAST_FOR_REOPENING:
+            return _Open()
+        text = self._text
+        turned = before.directions.after(text, start, cut) if self._turns else before.directions
+        line = text.rfind("\n", max(start - 1, 0), cut) + 1
+        quoted = text.startswith(QUOTE, line) if line or not start else before.quoted
+        if line == cut or self._cuts.markup.isolated.around(cut) is not None:
+            quoted = False
+        if self._cuts.markup.fences.around(cut):
+            return _Open(line=FENCE + "\n", closing="\n" + FENCE, directions=turned)
+        pairs = self._cuts.markup.open_at(cut)
+        found = _Open(
+            QUOTE if quoted else "", turned.opened + pairs, pairs[::-1] + turned.closing, quoted, directions=turned
+        )
+        enough = len(found.line) + len(found.inline) + len(found.closing) <= self._limit // 4
+        return found if enough else found._replace(inline="", closing="")

@@ -1,58 +1,55 @@
 """Markdown → WhatsApp markup, by walking markdown-it-py's tokens: pure, deterministic, no I/O.
 
-Never touches a letter: what is not markup comes out byte for byte, no NFKC, bidi isolates included. A marker is written
-only where WhatsApp renders it (at a word boundary, within one line, with no such marker inside), else it is left out.
+Never touches a letter: what is not markup comes out byte for byte, no NFKC, bidi isolates included. What cannot be made
+markup of in bounded time and length comes out as it was written.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import regex
-from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-_DEEPEST = 60  # nested quotes and lists; markdown-it drops what lies deeper, and each level costs stack frames
+from app.text.commonmark import parsed
+from app.text.direction import closed
+from app.text.inline import FENCE, code, inline
+from app.text.markup import VISIBLE
+from app.text.storable import storable
 
-
-def _parser() -> MarkdownIt:
-    # HTML stays text. What a chat model indents by four spaces is no code. A reference definition ("[1]: …") stays a
-    # footnote, where CommonMark would make it disappear. Links keep their letters: no percent signs for Arabic.
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _DEEPEST})
-    parser.enable(["table", "strikethrough"]).disable(["code", "reference"])
-    for rule in ("normalizeLink", "normalizeLinkText"):
-        setattr(parser, rule, lambda url: url)
-    return parser
-
-
-_PARSER = _parser()
-_MARKERS = {"strong_open": "*", "em_open": "_", "s_open": "~"}
 _RULE = "———"
-_WORD = regex.compile(r"\w")  # regex, not re: its \w holds tashkeel and the joiners of Persian and Urdu
-_ENDS_URL = regex.compile(r"[\s.,;:!?)\]}'\"»”]")  # no linkifier takes these for the end of a URL
-_BREAK_TAG = regex.compile(r"(?i)<br ?/?>")
 _LANGUAGE = regex.compile(r"[!-~]+")
-_FENCE = "```"
-
-
-class _Run(NamedTuple):
-    """Text of one style. `styles` are the markers around it, outermost first."""
-
-    text: str
-    styles: tuple[str, ...] = ()
-    code: bool = False
+_SAYS = regex.compile(r"[^-\s*_~`>#|\\\p{Cc}\p{Default_Ignorable_Code_Point}]")  # seen (as in VISIBLE), and no markup
+# A header stands again in each row, a list's indent before each line: 20 kB could become gigabytes.
+_MOST_LABELS = 20_000
+_MOST_TIMES = 8
 
 
 def from_markdown(text: str) -> str:
-    """WhatsApp markup for `text`, which is CommonMark with tables and ~~strikethrough~~; "" for a blank text.
+    """WhatsApp markup for `text`, which is CommonMark with tables and ~~strikethrough~~; "" if all that is seen of it is markup.
 
-    Never raises. U+0000 is removed and a lone surrogate becomes U+FFFD: PostgreSQL and JSON take neither.
+    Never raises. Characters that cannot be stored: `app.text.storable`. At most a second
+    or so, whatever the text; at most eight times as long as it, and 20,000 characters.
     """
-    clean = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\0", "")
-    tokens = _PARSER.parse(clean)
-    if any(token.level >= _DEEPEST - 1 for token in tokens):
-        return clean.strip()  # something was dropped: better as it was written than not at all
-    return _blocks(iter(tokens), "", quoted=False)[0]
+    clean = storable(text)
+    tokens = parsed(clean)
+    if not (_SAYS.search(clean) if tokens is None else any(map(_says, tokens))):
+        return ""
+    if tokens is None:
+        return clean.strip()
+    result = _blocks(iter(tokens), "", quoted=False)[0]
+    return result if len(result) <= _MOST_TIMES * len(clean) + _MOST_LABELS else clean.strip()
+
+
+def _says(token: Token) -> bool:
+    """Whether a block has anything but markup: a word, a sign, code, a number ("5." is a list), somewhere to go."""
+    if token.type in ("fence", "ordered_list_open"):
+        return token.type != "fence" or VISIBLE.search(token.info + token.content) is not None
+    return any(
+        _SAYS.search(child.content)
+        or (child.type == "code_inline" and VISIBLE.search(child.content))
+        or child.attrs.get("href")
+        or child.attrs.get("src")
+        for child in token.children or ()
+    )
 
 
 def _blocks(tokens: Iterator[Token], closing: str, *, quoted: bool) -> tuple[str, bool]:
@@ -64,11 +61,11 @@ def _blocks(tokens: Iterator[Token], closing: str, *, quoted: bool) -> tuple[str
         following = "\n\n"
         match token.type:
             case "paragraph_open":
-                block = _inline(next(tokens))
+                block = inline(next(tokens))
                 loose = loose or not token.hidden
                 following = "\n" if token.hidden else "\n\n"
             case "heading_open":
-                block = _inline(next(tokens), "*")
+                block = inline(next(tokens), "*")
                 following = "\n"  # so that a chunk does not end with a heading
             case "fence":
                 block = _fence(token, quoted=quoted)
@@ -98,10 +95,20 @@ def _list(tokens: Iterator[Token], opening: Token, *, quoted: bool) -> str:
         body, loose = _blocks(tokens, "list_item_close", quoted=quoted)
         any_loose = any_loose or loose
         marker = "- " if number is None else f"{number + len(items)}. "
-        # A quote is one at the start of a line only, so its lines are not indented.
-        lines = (line if not line or line.startswith("> ") else " " * len(marker) + line for line in body.split("\n"))
-        items.append(marker + "\n".join(lines).removeprefix(" " * len(marker)))
+        indent = " " * len(marker)
+        items.append(marker + _indented(body, indent).removeprefix(indent) if body else marker.rstrip())
     return ("\n\n" if any_loose else "\n").join(items)
+
+
+def _indented(body: str, indent: str) -> str:
+    """Each line behind `indent`, but for those of a quote, which is one at the start of a line only, and of code."""
+    lines, within = [], False
+    for line in body.split("\n"):
+        turns = line.count(FENCE) % 2 == 1
+        bare = within or turns or not line or line.startswith("> ")
+        lines.append(line if bare else indent + line)
+        within = within != turns
+    return "\n".join(lines)
 
 
 def _quote(body: str) -> str:
@@ -114,15 +121,15 @@ def _fence(token: Token, *, quoted: bool) -> str:
     # The name of a language would show as code; whatever else stands behind the fence is somebody's text.
     if info and not (content and _LANGUAGE.fullmatch(info)):
         content = f"{info}\n{content}" if content else info
-    if not content.strip() or _FENCE in content:
+    if not content.strip() or FENCE in content:
         return content.strip("\n")
     if quoted:  # a quote is made line by line, and so is the code in it
-        return "\n".join(_code(line, "", "") for line in content.split("\n"))
-    return f"{_FENCE}\n{content}\n{_FENCE}"
+        return "\n".join(code(line) for line in content.split("\n"))
+    return f"{FENCE}\n{content}\n{FENCE}"
 
 
 def _table(tokens: Iterator[Token]) -> str:
-    """A phone is too narrow for columns: each row becomes lines of "*Header*: value"."""
+    """A phone is too narrow for columns: each row becomes lines of "*Header*: value"; if that is too long, one line."""
     rows: list[list[tuple[str, str]]] = []
     for token in tokens:
         match token.type:
@@ -131,123 +138,19 @@ def _table(tokens: Iterator[Token]) -> str:
             case "tr_open":
                 rows.append([])
             case "th_open":
-                inline = next(tokens)
-                rows[-1].append((_inline(inline, "*", cell=True), ":" if not inline.content.endswith(":") else ""))
+                cell = next(tokens)
+                name = closed(inline(cell, "*", cell=True))
+                rows[-1].append((name, ":" if not cell.content.endswith(":") else ""))
             case "td_open":
-                rows[-1].append((_inline(next(tokens), cell=True), ""))
+                rows[-1].append((inline(next(tokens), cell=True), ""))
     header, *body = rows
     if not body:
         return "\n".join(name for name, _ in header if name)
+    if len(body) * sum(len(name) for name, _ in header) > _MOST_LABELS:
+        return "\n".join(" | ".join(closed(cell) for cell, _ in row if cell) for row in rows).strip("\n")
     blocks = []
     for row in body:
         cells = zip(header, row, strict=True)  # markdown-it cuts and fills rows to the header's length
         pairs = ((name and f"{name}{colon} ", value) for (name, colon), (value, _) in cells)
         blocks.append("\n".join(label + value for label, value in pairs if value))
     return "\n\n".join(block for block in blocks if block)
-
-
-def _inline(token: Token, *styles: str, cell: bool = False) -> str:
-    """An inline token as lines of WhatsApp markup, all of it within `styles`."""
-    lines: list[list[_Run]] = [[]]
-    for run in _runs(token.children or (), styles, cell=cell):
-        first, *others = run.text.split("\n")
-        lines[-1].append(run._replace(text=first))
-        lines.extend([run._replace(text=other)] for other in others)
-    return "\n".join(_line([run for run in line if run.text]) for line in lines)
-
-
-def _runs(tokens: Sequence[Token], styles: tuple[str, ...], *, cell: bool = False) -> list[_Run]:
-    """The tokens as runs. A loop with a stack: emphasis nests deeper than Python does."""
-    runs: list[_Run] = []
-    stack = [styles]
-    links: list[tuple[int, str]] = []
-    for token in tokens:
-        inside = stack[-1]
-        match token.type:
-            case "strong_open" | "em_open" | "s_open":
-                marker = _MARKERS[token.type]
-                stack.append(inside if marker in inside else (*inside, marker))
-            case "strong_close" | "em_close" | "s_close":
-                stack.pop()
-            case "softbreak" | "hardbreak":
-                runs.append(_Run("\n"))
-            case "code_inline":
-                runs.append(_Run(token.content, inside, code=True))
-            case "link_open":
-                links.append((len(runs), str(token.attrs.get("href", ""))))
-            case "link_close":
-                at, url = links.pop()
-                linked = _link(runs[at:], url)
-                stuck = at > 0 and linked and isinstance(linked[0], _Url) and not _apart(runs[at - 1].text[-1:], "")
-                runs[at:] = [_Run(" "), *linked] if stuck else linked
-            case "image":
-                runs += _link(_runs(token.children or (), inside), str(token.attrs.get("src", "")))
-            case _:
-                runs.append(_Run(_BREAK_TAG.sub("\n", token.content) if cell else token.content, inside))
-        if token.type in ("text", "code_inline") and len(runs) > 1 and _swallows(runs[-2], runs[-1]):
-            runs.insert(-1, _Run(" "))
-    return runs
-
-
-class _Url(_Run):
-    """A run that a phone makes a link of: nothing may stick to it, so it takes no marker."""
-
-
-def _swallows(previous: _Run, following: _Run) -> bool:
-    """Whether a phone would take `following` for a part of the URL before it."""
-    return isinstance(previous, _Url) and bool(following.text) and _ENDS_URL.match(following.text) is None
-
-
-def _link(label: list[_Run], url: str) -> list[_Run]:
-    """`label: url`; just one of them if the other adds nothing."""
-    plain = _plain(label).strip()
-    if url in ("", f"mailto:{plain}", f"tel:{plain}"):
-        return label
-    if not plain or url in (plain, f"http://{plain}", f"https://{plain}"):
-        return [_Url(url)]
-    return [*label, _Run(": "), _Url(url)]
-
-
-def _plain(runs: Sequence[_Run]) -> str:
-    return "".join(run.text for run in runs)
-
-
-def _line(runs: Sequence[_Run], depth: int = 0, before: str = "", after: str = "") -> str:
-    """One line. `before` and `after` are the characters around it, "" where a marker may stand."""
-    groups = [
-        (marker, list(group)) for marker, group in groupby(runs, lambda run: "".join(run.styles[depth : depth + 1]))
-    ]
-    edges = [before, *(_plain(group) for _, group in groups), after]
-    out = []
-    for (marker, group), (left, plain, right) in zip(
-        groups, zip(edges, edges[1:], edges[2:], strict=False), strict=True
-    ):
-        left, right = left[-1:], right[:1]
-        if not marker:
-            out.append(_unmarked(group, left, right))
-        elif plain == plain.strip() and marker not in plain and _apart(left, marker) and _apart(right, marker):
-            out.append(marker + _line(group, depth + 1) + marker)
-        else:
-            out.append(_line(group, depth + 1, left, right))
-    return "".join(out)
-
-
-def _unmarked(runs: Sequence[_Run], before: str, after: str) -> str:
-    """Runs with no marker left to write but those of code."""
-    out = []
-    for at, run in enumerate(runs):
-        left = runs[at - 1].text[-1] if at else before
-        right = runs[at + 1].text[0] if at + 1 < len(runs) else after
-        out.append(_code(run.text, left, right) if run.code else run.text)
-    return "".join(out)
-
-
-def _code(text: str, before: str, after: str) -> str:
-    marker = _FENCE if "`" in text else "`"
-    torn = not text.strip() or _FENCE in text or text[0] == "`" or text[-1] == "`"
-    return text if torn or not (_apart(before, "`") and _apart(after, "`")) else marker + text + marker
-
-
-def _apart(neighbour: str, marker: str) -> bool:
-    """Whether WhatsApp takes a marker beside this character for one."""
-    return neighbour != marker and _WORD.match(neighbour) is None

@@ -75,7 +75,9 @@ def answer(idle: int, messages: int, conversations: int, in_flight: int, file: P
 
 
 @main.command()
-@click.option("--conversations", type=click.IntRange(1, 2000), default=500, show_default=True, help="They ask at once.")
+@click.option(
+    "--conversations", type=click.IntRange(1, 2000), default=2000, show_default=True, help="They ask at once."
+)
 @click.option("--ai-seconds", type=click.FloatRange(0, 30), default=3.0, show_default=True, help="What the AI takes.")
 @_common
 def waiting(conversations: int, ai_seconds: float, file: Path | None, no_bounds: bool) -> None:
@@ -87,6 +89,26 @@ def waiting(conversations: int, ai_seconds: float, file: Path | None, no_bounds:
     from tests.bench import waiting as bench
 
     _finish(bench.measure(conversations, ai_seconds), file, no_bounds)
+
+
+@main.command()
+@click.option(
+    "--citations", type=click.IntRange(1, 200), default=24, show_default=True, help="Distinct, of one answer."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0, 30), default=1.0, show_default=True, help="What a translation takes."
+)
+@_common
+def translate(citations: int, seconds: float, file: Path | None, no_bounds: bool) -> None:
+    """What translating an answer's citations adds to it.
+
+    From the assistant's whole answer to the text that is cut into chunks, memos and memory committed to a durable
+    database: all at once, by LibreTranslate and by the assistant; beside it, one after the other, all of them; again
+    with a warm memory, in a worker that has translated none of them. A minute.
+    """
+    from tests.bench import translate as bench
+
+    _finish(bench.measure(citations, seconds), file, no_bounds)
 
 
 @main.command()

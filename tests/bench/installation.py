@@ -147,6 +147,7 @@ class Installation:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                start_new_session=True,  # as in life: a share of the cores of its own, not of the bench's
             )
         self._life.callback(_stop, process)
         self._started.append(said)

@@ -4,21 +4,19 @@ And what the breaker costs when all is well: webhooks with it and without, in tu
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from tests.bench import cost, timeline
+from tests.bench.elsewhere import elsewhere
 from tests.bench.figures import Report, machine, percentiles
 from tests.bench.troubles import RATE, SECONDS, TROUBLES, Seen, Trouble, play
 
 # What each must keep (seconds, but for /livez: ms).
 OPENS, CLOSES, ANSWERS, ACK, LIVE_MS = 2.0, 10.0, 60.0, 2.0, 10.0
 DEEPEST_COST = 1.02
-# How far the simulated world steps back (nice): to a tenth of a share.
-FAR = 10
 
 
 def measure(names: Sequence[str], spools: Sequence[bool], drawing: Path, *, with_cost: bool) -> Report:
@@ -28,7 +26,7 @@ def measure(names: Sequence[str], spools: Sequence[bool], drawing: Path, *, with
         cost.measure(report, most=DEEPEST_COST)
     chosen = [trouble for trouble in TROUBLES if not names or trouble.name in names]
     seen: list[Seen] = []
-    with _elsewhere():
+    with elsewhere():
         for trouble in chosen:
             for spool in spools:
                 click.echo(f"  {trouble.name}, {'with' if spool else 'without'} a spool …", err=True)
@@ -44,25 +42,6 @@ def measure(names: Sequence[str], spools: Sequence[bool], drawing: Path, *, with
         for one in seen
     ]
     return report
-
-
-@contextmanager
-def _elsewhere() -> Iterator[None]:
-    """The provider, the assistant and those who write are other machines' in life: here they give way to Qasid's.
-
-    Linux shares cores among sessions (sched(7), autogroup); ours holds them all, and none of Qasid's processes.
-    """
-    weight = Path("/proc/self/autogroup")
-    try:
-        before = weight.read_text().split()[-1]  # "/autogroup-123 nice 0"
-        weight.write_text(str(FAR))
-    except OSError:  # no such kernel, or no such file in this container
-        yield
-        return
-    try:
-        yield
-    finally:
-        weight.write_text(before)
 
 
 def _judge(report: Report, seen: Seen, trouble: Trouble) -> None:

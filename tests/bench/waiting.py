@@ -6,17 +6,22 @@ import uvloop
 
 from app.sandbox.assistant_calls import Pace
 from tests.bench import meters
+from tests.bench.elsewhere import elsewhere
 from tests.bench.figures import BenchFailed, Report, machine, percentiles
 from tests.bench.installation import Installation, say
 from tests.bench.people import people
 
 # What the bounds were set for.
-CONVERSATIONS, AI_SECONDS = 500, 3.0
+CONVERSATIONS, AI_SECONDS = 2000, 3.0
 
 
 def measure(conversations: int, ai_seconds: float) -> Report:
     """All ask at once; the figures when the last has been answered."""
-    with Installation() as installation, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with (
+        elsewhere(),
+        Installation() as installation,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         report = Report(bench="waiting", machine=machine(installation.postgres_version))
         try:
             runner.run(_measure(installation, report, conversations, ai_seconds))
@@ -47,7 +52,7 @@ async def _measure(at: Installation, report: Report, conversations: int, ai_seco
         report.add("conversations", conversations, digits=0)
         report.add("the AI takes", ai_seconds, "s")
         last = max(one.answer.t for one in asked) - began
-        report.add("all answered within", last, "s", digits=2, at_most=8.0 if as_bounded else None)
+        report.add("all answered within", last, "s", digits=2, at_most=12.0 if as_bounded else None)
         p50, p99, _ = percentiles([one.ms / 1000 for one in asked])
         report.add("webhook → send, p50", p50, "s", digits=2)
         report.add("webhook → send, p99", p99, "s", digits=2)
@@ -59,11 +64,16 @@ async def _measure(at: Installation, report: Report, conversations: int, ai_seco
             peak,
             "MB",
             digits=0,
-            at_most=250.0 if as_bounded else None,
-            aim="2,000: ≤ 300",
+            at_most=300.0 if as_bounded else None,
         )
         lag = "qasid_loop_lag_seconds"
-        report.add("event loop's lag, p99 below", after.at_most(lag, 0.99, since=before) * 1000, "ms", digits=0)
+        report.add(
+            "event loop's lag, p99 below",
+            after.at_most(lag, 0.99, since=before) * 1000,
+            "ms",
+            digits=0,
+            at_most=50.0 if as_bounded else None,
+        )
         report.add("event loop's lag, largest below", after.at_most(lag, 1.0, since=before) * 1000, "ms", digits=0)
         report.add("CPU of others meanwhile, of the machine's", others_percent, "%", digits=0)
         report.add("webhooks not taken at once", everybody.redelivered, digits=0)

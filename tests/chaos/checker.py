@@ -1,5 +1,5 @@
-"""The invariants of FAULTS.md section 4, each a pure function of the evidence; 2 and 3 are in recipients.py, 7 and 11 in
-manners.py, 12 and those of the spool in degraded.py.
+"""The invariants of FAULTS.md section 4, each a pure function of the evidence; 2 is in recipients.py, 3 in
+doubles.py, 7 and 11 in manners.py, 12 and those of the spool in degraded.py, 14 in answers.py.
 
 A violation names the items it is about, so that the report can tell their whole history. Nothing here prints.
 """
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from tests.chaos import degraded, runs
+from tests.chaos.answers import Overtaken, answer_to, asked_once, endings
+from tests.chaos.doubles import in_turn, nothing_blind, sent_once
 from tests.chaos.evidence import Evidence
 from tests.chaos.manners import retries_bounded, waits_as_told, webhooks_answered
 from tests.chaos.readings import (
@@ -20,7 +22,7 @@ from tests.chaos.readings import (
     membership,
     tokens_in,
 )
-from tests.chaos.recipients import answered_wholly, in_turn, nothing_blind, sent_once
+from tests.chaos.recipients import answered_wholly
 from tests.chaos.workload import canary
 
 _WAMID = re.compile(r'"(wamid\.[^"]+)"')
@@ -77,11 +79,14 @@ def every_lane_waits_for_something(evidence: Evidence) -> Iterator[Violation]:
 
 
 def billed_once(evidence: Evidence) -> Iterator[Violation]:
-    """5: usage per tenant = distinct answered inbound; the tokens billed are those of one call that was answered."""
+    """5: usage per tenant = distinct answered inbound; the tokens billed are those of calls that make one answer, and of one
+    more for each change of what was asked: what an echo made useless was paid for, too.
+    """
     texts = Counter(item.tenant for item in evidence.planned if item.kind == "text")
     billed: Counter[str] = Counter()
     calls = calls_about(evidence)
     members = membership(evidence)
+    said, overtaken = answer_to(evidence), Overtaken(evidence)
     for turn in evidence.turns:
         billed[turn.tenant] += turn.messages
         if turn.outcome != "answered":
@@ -90,7 +95,11 @@ def billed_once(evidence: Evidence) -> Iterator[Violation]:
         if turn.messages != len(tokens):
             what = f"a turn of {len(tokens)} messages is billed as {turn.messages}"
             yield Violation(invariant=5, what=what, tokens=tokens)
-        bills = {(a.input_tokens, a.output_tokens) for a in calls.get(tokens, ()) if a.outcome in ("ok", "slow")}
+        about = calls.get(tokens, [])
+        one = {(a.input_tokens, a.output_tokens) for a in endings(about, said(about)) if a.kind != "failed"}
+        bills = set(one)
+        for _ in range(overtaken.changes(turn, about[0].t, about[-1].t) if about else 0):
+            bills |= {(x + more_x, y + more_y) for x, y in bills for more_x, more_y in one}
         if (turn.input_tokens, turn.output_tokens) not in bills:
             what = f"billed {turn.input_tokens} and {turn.output_tokens} tokens; the assistant's calls were {bills}"
             yield Violation(invariant=5, what=what, tokens=tokens)
@@ -243,6 +252,7 @@ CHECKS: tuple[tuple[int, str, Check], ...] = (
     (12, "one probe a second", degraded.probes_paced),
     (13, "no growth, no unheard end of a task", tidy),
     (13, "spool within its bound", degraded.spool_bounded),
+    (14, "no finished call of the assistant repeated", asked_once),
     (0, "processes start, stop and crash as ordered", processes_behaved),
 )
 

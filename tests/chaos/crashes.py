@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from app.crashpoints import NAMES
+from app.crashpoints import NAMES, TENANTS
 from tests.chaos.fleet import SPOOLING, Fleet
 from tests.chaos.member import Member
 from tests.chaos.monkey import POSTGRES, Event
@@ -34,7 +34,7 @@ class Crashes:
     def __init__(self, fleet: Fleet, seed: int, *, times: int) -> None:
         self._fleet = fleet
         self._random = random.Random(f"{seed} crash points")
-        in_worker = [name for name in NAMES if name not in (*IN_WEB, SYNCED, REPLAYED)]
+        in_worker = [name for name in NAMES if name not in (*IN_WEB, *TENANTS, SYNCED, REPLAYED)]
         self._plan = {
             **self._dealt(fleet.webs, IN_WEB, times),
             **self._dealt(fleet.workers, in_worker, times),

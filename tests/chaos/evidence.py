@@ -25,11 +25,16 @@ from tests.chaos.workload import Planned
 
 
 class Asked(Struct, frozen=True, kw_only=True, gc=False):
-    """A call of the assistant: the tokens it was asked about, and all canaries anywhere in it."""
+    """A call of the assistant: the tokens it was asked about, in their order, and all canaries anywhere in it.
+
+    It said `said` characters of the answer, behind those `before` that it was shown.
+    """
 
     t: float
     tokens: tuple[str, ...]
     outcome: str
+    before: int = 0
+    said: int = 0
     input_tokens: int
     output_tokens: int
     canaries: tuple[str, ...]
@@ -72,6 +77,15 @@ class Turn(Struct, frozen=True, kw_only=True, gc=False):
     chunks: int
     input_tokens: int
     output_tokens: int
+
+
+class Memo(Struct, frozen=True, kw_only=True, gc=False):
+    """The answer of a turn was remembered at this version; the transaction that did so began `at`."""
+
+    tenant: str
+    turn: str
+    version: int
+    at: float
 
 
 class Chunk(Struct, frozen=True, kw_only=True, gc=False):
@@ -179,6 +193,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     messages: Sequence[Message] = ()
     quarantined: Sequence[str] = ()
     turns: Sequence[Turn] = ()
+    memos: Sequence[Memo] = ()
     chunks: Sequence[Chunk] = ()
     attempts: Sequence[Attempt] = ()
     lanes: Sequence[Lane] = ()
@@ -215,6 +230,11 @@ SELECT t.slug AS tenant, r.id::text, r.conversation_id::text AS conversation, r.
        coalesce(u.messages, 0) AS messages, coalesce(u.chunks, 0) AS chunks,
        coalesce(u.input_tokens, 0) AS input_tokens, coalesce(u.output_tokens, 0) AS output_tokens
 FROM turns r JOIN tenants t ON t.id = r.tenant_id LEFT JOIN usage u ON (u.tenant_id, u.turn_id) = (r.tenant_id, r.id)
+"""
+_MEMOS = """
+SELECT t.slug AS tenant, s.turn_id::text AS turn, s.version, extract(epoch FROM s.at)::float8 AS at
+FROM steps s JOIN tenants t ON t.id = s.tenant_id
+WHERE s.step = 'answer'
 """
 _CHUNKS = """
 SELECT t.slug AS tenant, c.id::text, c.conversation_id::text AS conversation, c.turn_id::text AS turn, c.seq, c.no, c.state,
@@ -253,6 +273,7 @@ async def rows(url: str) -> dict[str, Any]:
         tables: tuple[tuple[str, str, type[Any]], ...] = (
             ("messages", _MESSAGES, Message),
             ("turns", _TURNS, Turn),
+            ("memos", _MEMOS, Memo),
             ("chunks", _CHUNKS, Chunk),
             ("attempts", _ATTEMPTS, Attempt),
             ("lanes", _LANES, Lane),

@@ -19,7 +19,7 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
-from tests.chaos import checker, degraded, evidence, manners, planting, recipients, report, runs, workload
+from tests.chaos import answers, checker, degraded, doubles, evidence, manners, planting, report, runs, workload
 from tests.chaos.evidence import Evidence, Fault, Kept
 from tests.chaos.fleet import ROOT, SPOOL_BYTES, SPOOLING, Fleet
 from tests.chaos.member import RigFailed
@@ -37,12 +37,13 @@ SETTLED_SECONDS = 2.5  # what is younger than this may not yet be in rows, ledge
 # Rules that hold at every moment. The others are asked when all is at rest.
 AT_ANY_TIME: tuple[checker.Check, ...] = (
     checker.stored_once,
-    recipients.sent_once,
-    recipients.in_turn,
+    doubles.sent_once,
+    doubles.in_turn,
     manners.waits_as_told,
     checker.every_lane_waits_for_something,
     checker.no_reply_to_ourselves,
     checker.owners_only,
+    answers.asked_once,
     manners.webhooks_answered,
     degraded.breakers_open,
     degraded.probes_paced,
@@ -71,6 +72,7 @@ class _Hunt:
         self._scene, self._seed, self._fleet, self._provider = scene, seed, fleet, provider
         self._monkey = Monkey(fleet, seed, schedule=scene.schedule) if scene.schedule else None
         self._drained: float | None = None
+        self._began = time.time()
 
     async def play(self) -> None:
         """Load, faults, and the wait for rest."""
@@ -128,9 +130,7 @@ class _Hunt:
             deliveries=deliveries,
             sends=sends,
             asked=self._provider.asked,
-            faults=[msgspec.convert(e, Fault, from_attributes=True) for e in self._monkey.events]
-            if self._monkey
-            else (),
+            faults=self._faults(),
             logged=evidence.logged(self._fleet.folder, re.compile(rf"q{self._seed}ct\d\dz")) if over else (),
             outages=self._fleet.database.outages,
             lives=self._fleet.lives,
@@ -142,6 +142,15 @@ class _Hunt:
             drained_in=self._drained,
             **found,
         )
+
+    def _faults(self) -> list[Fault]:
+        """A crash point goes off when it is passed: until now, for all that is known."""
+        events = self._monkey.events if self._monkey else ()
+        found = [msgspec.convert(event, Fault, from_attributes=True) for event in events]
+        if self._scene.armed:
+            worker = self._fleet.workers[0].name
+            found.append(Fault(kind="block", target=worker, began=self._began, ended=time.time()))
+        return found
 
 
 async def hunted(scene: Scene, seed: int, source: Path, folder: Path, by: Collection[int]) -> Catch | None:

@@ -25,8 +25,10 @@ PORT_SECONDS = 10.0
 RESPAWN_SECONDS = 0.5  # after a death that nobody ordered, as a service manager would wait
 HOPELESS = 4  # deaths during one wait for it
 POLL_SECONDS = 0.05
-# Of all delays together: a loop that was never blocked has a few hundredths (app/metrics.py).
-LAG = re.compile(r"^qasid_loop_lag_seconds_sum (\S+)", re.MULTILINE)
+# How often the loop was late at all, and how often by no more than STALLED seconds (app/metrics.py, app/loop_watch.py).
+STALLED = 2.5
+LATE = re.compile(r"^qasid_loop_lag_seconds_count (\S+)", re.MULTILINE)
+LITTLE = re.compile(rf'^qasid_loop_lag_seconds_bucket{{le="{STALLED}"}} (\S+)', re.MULTILINE)
 
 
 class RigFailed(Exception):
@@ -164,13 +166,17 @@ class Member:
             await self._up.wait()
             await freeze(self.pid, seconds)
 
-    async def stalled(self, seconds: float, timeout: float) -> bool:
-        """Whether a worker's event loop came so late, as its own metrics tell, within `timeout` seconds."""
+    async def stalled(self, timeout: float) -> bool:
+        """Whether a worker's event loop came later than STALLED once, as its own metrics tell, within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3.0)) as client:
             while time.monotonic() < deadline:
                 said = await _text(client, f"{self.url}/metrics")
-                if (found := LAG.search(said)) and float(found[1]) >= seconds:
+                if (
+                    (late := LATE.search(said))
+                    and (little := LITTLE.search(said))
+                    and float(late[1]) > float(little[1])
+                ):
                     return True
                 await asyncio.sleep(5 * POLL_SECONDS)
         return False

@@ -157,7 +157,7 @@ class Monkey:
                     await member.arm(f"lane.claimed:{self._schedule.block_at}:block={BLOCK_SECONDS}")
                     await member.ready(FOR_EVER)
                 async with self._noted("block", member.name):
-                    blocked = await member.stalled(0.9 * BLOCK_SECONDS, lasts)
+                    blocked = await member.stalled(lasts)
             if not blocked:
                 self._miss(f"{member.name} did not reach the claim that was to block it")
 

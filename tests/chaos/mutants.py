@@ -1,9 +1,11 @@
 """The bugs that are planted on purpose (FAULTS.md 5): what each breaks, its text, and what may find it.
 
 These are on the way out; inbound_mutants.py has those on the way in, degraded_mutants.py those of a database that is away,
-planting.py plants, hunt.py looks whether they are found. docs/mutants.md is this list with its last findings.
+answer_mutants.py those of what the assistant says; planting.py plants, hunt.py looks whether they are found.
+docs/mutants.md is this list with its last findings.
 """
 
+from tests.chaos.answer_mutants import ANSWERS
 from tests.chaos.degraded_mutants import DEGRADED
 from tests.chaos.inbound_mutants import INBOUND
 from tests.chaos.planting import Mutant, Patch
@@ -11,7 +13,7 @@ from tests.chaos.planting import Mutant, Patch
 _FENCE = "CASE WHEN l.owner IS DISTINCT FROM %(worker)s OR l.token <> i.token THEN 'lost'\n"
 _FENCES = (
     Patch("app/store/chunks.py", _FENCE, "CASE WHEN %(worker)s::uuid IS NULL THEN 'lost'\n"),
-    Patch("app/store/turns.py", _FENCE, "CASE WHEN %(worker)s::uuid IS NULL THEN 'lost'\n"),
+    Patch("app/store/settlements.py", _FENCE, "CASE WHEN %(worker)s::uuid IS NULL THEN 'lost'\n"),
 )
 _DELIVER = "workers/deliver.py"
 
@@ -81,9 +83,9 @@ OUTBOUND = (
         by=(7,),
         patches=(
             Patch(
-                "app/channels/cloud_waits.py",
-                "    return max((min(max(wait, 0.0), LONGEST) for wait in waits), default=0.0)\n",
-                "    return 0.0 * max((min(max(wait, 0.0), LONGEST) for wait in waits), default=0.0)\n",
+                "app/retrying.py",
+                "    return max((min(max(wait, 0.0), LONGEST) for wait in waits), default=None)\n",
+                "    return None\n",
             ),
         ),
     ),
@@ -291,4 +293,4 @@ OUTBOUND = (
     ),
 )
 
-MUTANTS = (*INBOUND, *OUTBOUND, *DEGRADED)
+MUTANTS = (*INBOUND, *OUTBOUND, *DEGRADED, *ANSWERS)

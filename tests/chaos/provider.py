@@ -56,7 +56,7 @@ class Provider:
         self.sandbox.meter.limits = Limits(pair=True, scale=100, throughput=80)
         if self._run.provider_faults:
             self.sandbox.faults.chances("send", runs.SENDS)
-            self.sandbox.faults.chances("assistant", runs.ANSWERS)
+            self.sandbox.faults.chances("assistant", self._run.answers)
             self.sandbox.faults.statuses = self._run.statuses
 
     async def traffic(self, hooks: Iterable[Webhook]) -> None:
@@ -117,8 +117,10 @@ class Provider:
             self.asked.append(
                 Asked(
                     t=call.t,
-                    tokens=tuple(_TOKEN.findall("\n".join(call.user))),
+                    tokens=tuple(_TOKEN.findall("\n".join(call.question))),
                     outcome=call.outcome,
+                    before=call.before,
+                    said=call.said,
                     input_tokens=call.input_tokens,
                     output_tokens=call.output_tokens,
                     canaries=tuple(sorted({found.decode() for found in self._canary.findall(bytes(call.body))})),

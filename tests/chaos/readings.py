@@ -107,10 +107,11 @@ def transcripts(evidence: Evidence) -> dict[tuple[str, str], list[Part]]:
         if send.accepted and send.text.strip() != runs.FAILURE and (chunk_of(send), send.recipient) not in seen:
             seen.add((chunk_of(send), send.recipient))
             said[send.phone_number_id, send.recipient].append((chunk_of(send), send.text))
-    return {address: list(_cut(texts)) for address, texts in said.items()}
+    return {address: list(cut_at_marks(texts)) for address, texts in said.items()}
 
 
-def _cut(texts: Sequence[tuple[str, str]]) -> Iterator[Part]:
+def cut_at_marks(texts: Sequence[tuple[str, str]]) -> Iterator[Part]:
+    """The parts of what stands in these chunks, each with its text."""
     head: tuple[str, int, int, str] | None = None
     words: list[str] = []
     for chunk, text in texts:
@@ -161,11 +162,10 @@ def calls_about(evidence: Evidence) -> dict[tuple[str, ...], list[Asked]]:
 
 
 def may_be_short(evidence: Evidence) -> set[str]:
-    """Tokens whose answer may end early: a chunk of their turn is parked, or their turn failed for good reason."""
+    """Tokens of which people may have read only the beginning: a chunk of their turn is parked."""
     members = membership(evidence)
     parked = {chunk.turn for chunk in evidence.chunks if chunk.state == "parked"}
-    lost = parked | {turn.id for turn in evidence.turns if turn.outcome == "failed"}
-    return {token for turn in lost if turn for token in members.get(turn, ())}
+    return {token for turn in parked if turn for token in members.get(turn, ())}
 
 
 def gave_up(evidence: Evidence, address: tuple[str, str]) -> bool:

@@ -1,42 +1,36 @@
-"""Invariants 2 and 3: what the recipients read. Each question answered once, word for word, in order; nothing twice."""
+"""Invariant 2: what the recipients read. Each question answered once, word for word, in order."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from app.sandbox.ledger import Line
 from app.sandbox.scripts import parts
 from tests.chaos import runs
-from tests.chaos.evidence import Evidence
+from tests.chaos.answers import WHOLE, Overtaken, answer_to, endings
+from tests.chaos.evidence import Asked, Evidence, Turn
 from tests.chaos.readings import (
-    MARK,
     Part,
     Violation,
-    acknowledged,
     addresses,
-    attempt_of,
     calls_about,
     chunk_of,
-    first_heard,
+    cut_at_marks,
     gave_up,
     may_be_short,
     membership,
-    tokens_in,
     transcripts,
-    worker_hit,
 )
-
-# An attempt that ended so was taken or refused for certain; all else leaves doubt.
-_SLACK = 0.05  # seconds; clocks of database and rig tick in other grains
-_CERTAIN = frozenset({"ok", "slow", "close_idle", "silent", "http_429"})
+from tests.chaos.workload import Planned
 
 
 def answered_wholly(evidence: Evidence) -> Iterator[Violation]:
     """2: each answerable inbound has exactly one reply set; the recipient's transcript equals the AI's expected text.
 
     Blanks count as one. What came twice as the same chunk is invariant 3's, and is read once here. A turn may answer
-    several messages, each token's parts in a row. With a parked chunk the rest of its turn may be missing. The failure
-    text stands for a turn only if the assistant failed at every try.
+    several messages, each token's parts in a row. With a parked chunk the rest of its turn may be missing.
+
+    A beginning of the answer, as long as the assistant's cut calls made it and with the text that says so behind it, stands
+    for the whole only if the calls allow that; so does the failure text, and then nothing else is read.
     """
     texts = {item.token: item for item in evidence.planned if item.kind == "text"}
     excused = may_be_short(evidence)
@@ -53,23 +47,88 @@ def answered_wholly(evidence: Evidence) -> Iterator[Violation]:
                 what = f"part {second.i} does not follow part {second.i - 1}"
                 yield Violation(invariant=2, what=what, tokens=(second.token,), chunks=(second.chunk,))
             got[second.token].append(second)
-    for token, item in texts.items():
-        expected = [" ".join(part.split()) for part in parts(token, item.parts)]
-        found = [part.text for part in got[token]]
-        if found == expected or (token in excused and " ".join(expected).startswith(" ".join(found))):
-            continue
-        if Counter(found) == Counter(expected) or set(found) < set(expected):
-            numbers = [part.i for part in got[token]]
-            what = f"expected parts 1 to {item.parts}, once and in order; the recipient got {numbers or 'none'}"
-        else:
-            what = "the recipient got other words than the assistant said"
-        yield Violation(invariant=2, what=what, tokens=(token,))
+    for tokens, allowed in _read_together(evidence, texts):
+        found = {token: [part.text for part in got[token]] for token in tokens}
+        if not any(_is_read(found, said, excused) for said in allowed):
+            yield from _other_than([texts[token] for token in tokens], got, excused)
     yield from _failure_texts(evidence)
 
 
+# What may be read of the answers to several messages: the texts of the parts, by token; none where nothing is.
+_Read = Mapping[str, Sequence[str]]
+
+
+def _read_together(evidence: Evidence, texts: Mapping[str, Planned]) -> Iterator[tuple[Sequence[str], Iterator[_Read]]]:
+    """The tokens that were answered together, and each thing that may be read then, the usual one first."""
+    alone = set(texts)
+    calls, members, said = calls_about(evidence), membership(evidence), answer_to(evidence)
+    overtaken = Overtaken(evidence)
+    for turn in evidence.turns:
+        tokens = [token for token in members[turn.id] if token in texts]
+        alone -= set(tokens)
+        about = calls.get(tuple(sorted(members[turn.id])), [])
+        yield tokens, _allowed(turn, [texts[token] for token in tokens], about, said(about), overtaken)
+    yield from (([token], iter([_whole([texts[token]])])) for token in alone)
+
+
+def _allowed(
+    turn: Turn, items: Sequence[Planned], about: Sequence[Asked], said: Callable[[], str], overtaken: Overtaken
+) -> Iterator[_Read]:
+    if turn.outcome in ("failed", "parked"):  # whether it may be so, is _failure_texts'
+        yield {}
+        return
+    yield _whole(items)
+    if turn.outcome == "answered" and _none_stands(turn, about, overtaken):
+        for ending in endings(about, said):
+            if ending.kind == "partial":
+                read: dict[str, list[str]] = defaultdict(list)
+                for part in cut_at_marks([("", f"{ending.text}\n\n{runs.PARTIAL}")]):
+                    read[part.token].append(part.text)
+                yield read
+
+
+def _whole(items: Sequence[Planned]) -> _Read:
+    return {item.token: [" ".join(part.split()) for part in parts(item.token, item.parts)] for item in items}
+
+
+def _none_stands(turn: Turn, about: Sequence[Asked], overtaken: Overtaken) -> bool:
+    """Whether no whole answer of the assistant's must have been remembered."""
+    return all(overtaken.lost(turn, call) for call in about if call.outcome in WHOLE)
+
+
+def _is_read(found: _Read, said: _Read, excused: Collection[str]) -> bool:
+    return all(
+        texts == said.get(token, []) or (token in excused and " ".join(said.get(token, [])).startswith(" ".join(texts)))
+        for token, texts in found.items()
+    )
+
+
+def _other_than(
+    items: Sequence[Planned], got: Mapping[str, Sequence[Part]], excused: Collection[str]
+) -> Iterator[Violation]:
+    """What is wrong with what was read, as far as it is not the whole answer; else with all of it."""
+    wrong = [item for item in items if not _is_read({item.token: _texts(got[item.token])}, _whole([item]), excused)]
+    for item in wrong or items:
+        expected, found = _whole([item])[item.token], _texts(got[item.token])
+        if item not in wrong:
+            what = "the recipient read an answer of a turn that failed"
+        elif any(runs.PARTIAL in text for text in found):
+            what = "the recipient was told of a cut answer, and by the assistant's calls that is not how it ended"
+        elif Counter(found) == Counter(expected) or set(found) < set(expected):
+            numbers = [part.i for part in got[item.token]]
+            what = f"expected parts 1 to {item.parts}, once and in order; the recipient got {numbers or 'none'}"
+        else:
+            what = "the recipient got other words than the assistant said"
+        yield Violation(invariant=2, what=what, tokens=(item.token,))
+
+
+def _texts(got: Sequence[Part]) -> list[str]:
+    return [part.text for part in got]
+
+
 def _failure_texts(evidence: Evidence) -> Iterator[Violation]:
-    """The failure text comes once for each turn whose assistant failed at every try, and for no other."""
-    calls = calls_about(evidence)
+    """The failure text comes once for each turn whose assistant failed at every try, without words, and for no other."""
+    calls, said, overtaken = calls_about(evidence), answer_to(evidence), Overtaken(evidence)
     people = addresses(evidence)
     wanted: Counter[tuple[str, str]] = Counter()
     members = membership(evidence)
@@ -77,10 +136,13 @@ def _failure_texts(evidence: Evidence) -> Iterator[Violation]:
         if turn.outcome not in ("failed", "parked"):
             continue
         tokens = tuple(sorted(members[turn.id]))
-        tries = [asked.outcome for asked in calls.get(tokens, ())]
-        if turn.outcome == "parked" or sum(outcome not in ("ok", "slow") for outcome in tries) < runs.ASSISTANT_TRIES:
-            what = f"a turn ended {turn.outcome} though the assistant said: {', '.join(tries) or 'nothing'}"
-            yield Violation(invariant=2, what=what, tokens=tokens)
+        about = calls.get(tokens, [])
+        may = any(ending.kind == "failed" for ending in endings(about, said(about)))
+        if turn.outcome == "parked" or not may or not _none_stands(turn, about, overtaken):
+            told = ", ".join(call.outcome for call in about) or "nothing"
+            yield Violation(
+                invariant=2, what=f"a turn ended {turn.outcome} though the assistant said: {told}", tokens=tokens
+            )
         wanted[people[turn.conversation]] += 1
     seen: set[tuple[str, str]] = set()
     got: Counter[tuple[str, str]] = Counter()
@@ -96,133 +158,3 @@ def _failure_texts(evidence: Evidence) -> Iterator[Violation]:
         if wanted[address] != got[address] and not gave_up(evidence, address):
             what = f"{got[address]} failure texts to one recipient, {wanted[address]} turns failed"
             yield Violation(invariant=2, what=what)
-
-
-def sent_once(evidence: Evidence) -> Iterator[Violation]:
-    """3: each chunk once in the recipient's view, counted by chunk and by `token#i/N`.
-
-    A, P, E and `park`: no duplicate at all. B and C with `resend`: a duplicate's earlier send was accepted, its fact
-    was not committed (the answer was lost, or a fault hit the worker or the database before), and no status of it was
-    heard before the later one: what lies in the spool is not heard. Parked is only what was in doubt in earnest, without
-    a status; with `resend`, nothing.
-    """
-    heard = first_heard(evidence)
-    accepted: dict[str, list[Line]] = defaultdict(list)
-    carriers: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for send in evidence.sends:
-        if send.accepted:
-            accepted[chunk_of(send)].append(send)
-            for token, i, _ in MARK.findall(send.text):
-                carriers[token, int(i)].add(chunk_of(send))
-    for (token, i), chunks in carriers.items():
-        if len(chunks) > 1:
-            what = f"part {i} stands in {len(chunks)} chunks"
-            yield Violation(invariant=3, what=what, tokens=(token,), chunks=tuple(sorted(chunks)))
-    for chunk, lines in accepted.items():
-        for earlier, later in pairwise(lines):
-            why = _no_excuse(evidence, earlier, later, heard)
-            if why:
-                yield Violation(
-                    invariant=3,
-                    what=f"sent twice: {earlier.key} ({earlier.outcome}) and {later.key}, {why}",
-                    tokens=tokens_in(earlier.text),
-                    chunks=(chunk,),
-                    at=later.t,
-                )
-    yield from _parked(evidence, acknowledged(evidence))
-
-
-def nothing_blind(evidence: Evidence) -> Iterator[Violation]:
-    """3: in C nothing is sent again while no status flows: silence says nothing then.
-
-    Counted from SILENCE after the stop began, when whoever looks can know of it. What was refused is no matter of silence.
-    """
-    if evidence.stopped is None:
-        return
-    began, ended = evidence.stopped
-    before = {send.key: send for send in evidence.sends if send.key}
-    for send in evidence.sends:
-        last = before.get(f"{chunk_of(send)}:{attempt_of(send) - 1}")
-        if last is not None and last.outcome not in _CERTAIN and began + runs.SILENCE < send.t < ended:
-            yield Violation(
-                invariant=3,
-                what=f"{send.key} was sent {send.t - began:.1f} s after statuses had stopped, the one before being in doubt",
-                tokens=tokens_in(send.text),
-                chunks=(chunk_of(send),),
-                at=send.t,
-            )
-
-
-def in_turn(evidence: Evidence) -> Iterator[Violation]:
-    """3: a part leaves when the one before it was delivered, or its bounded wait was over: phones may show them as they come.
-
-    By the ledger: not before a status of the one before was on its way to us, or that wait had passed since it was
-    accepted.
-    """
-    told: dict[str, float] = {}
-    for d in evidence.deliveries:
-        if d.kind == "statuses":
-            for id in d.ids:
-                told[id] = min(told.get(id, float("inf")), d.t)
-    lanes: dict[tuple[str, str], list[Line]] = defaultdict(list)
-    for send in evidence.sends:
-        lanes[send.phone_number_id, send.recipient].append(send)
-    for lines in lanes.values():
-        begun: set[str] = set()
-        before: list[Line] = []  # what was accepted of the chunk before
-        for line in lines:
-            if chunk_of(line) not in begun and before and chunk_of(before[0]) != chunk_of(line):
-                wait = before[-1].t + runs.ORDER_WAIT - _SLACK
-                if line.t < min(wait, *(told.get(each.provider_id, wait) for each in before)):
-                    yield Violation(
-                        invariant=3,
-                        what=f"a part left {line.t - before[-1].t:.2f} s after the one before, which was not delivered",
-                        tokens=tokens_in(line.text),
-                        chunks=(chunk_of(line), chunk_of(before[0])),
-                        at=line.t,
-                    )
-            begun.add(chunk_of(line))
-            if line.accepted:
-                before = [*before, line] if before and chunk_of(before[0]) == chunk_of(line) else [line]
-
-
-def _no_excuse(evidence: Evidence, earlier: Line, later: Line, heard: dict[str, float]) -> str:
-    """Why this duplicate may not be; empty: it lies in the set that is allowed."""
-    if evidence.run not in ("B", "C"):
-        return f"and in run {evidence.run} none may be"
-    if evidence.policy == "park":
-        return "though the policy is park"
-    if heard.get(earlier.provider_id, float("inf")) < later.t:
-        return "though a status of the first was heard before"
-    if evidence.run == "B" and not earlier.silent:
-        return "though the first would have had statuses"
-    if earlier.responded and earlier.outcome in _CERTAIN and not worker_hit(evidence, earlier.t):
-        return "though the answer to the first had reached an undisturbed worker"
-    return ""
-
-
-def _parked(evidence: Evidence, heard: dict[str, float]) -> Iterator[Violation]:
-    attempts = defaultdict(list)
-    for attempt in evidence.attempts:
-        attempts[attempt.chunk].append(attempt)
-    sends = {send.key: send for send in evidence.sends if send.key}
-    for chunk in evidence.chunks:
-        if chunk.state == "failed":
-            yield Violation(invariant=3, what=f"given up: {chunk.reason}", chunks=(chunk.id,))
-        if chunk.state != "parked":
-            continue
-        last = max(attempts[chunk.id], key=lambda attempt: attempt.n, default=None)
-        send = sends.get(f"{chunk.id}:{last.n}") if last else None
-        if evidence.policy != "park":
-            yield Violation(invariant=3, what="parked, though the policy is resend", chunks=(chunk.id,))
-        elif last is None:
-            yield Violation(invariant=3, what="parked without an attempt", chunks=(chunk.id,))
-        elif send is None:
-            if not worker_hit(evidence, last.began, unheard=True):
-                what = "parked, though nothing of it reached the provider and nobody was disturbed"
-                yield Violation(invariant=3, what=what, chunks=(chunk.id,))
-        elif send.provider_id in heard:
-            yield Violation(invariant=3, what="parked, though it had a status", chunks=(chunk.id,))
-        elif send.responded and send.outcome in _CERTAIN and not worker_hit(evidence, send.t):
-            what = "parked, though its answer had reached an undisturbed worker"
-            yield Violation(invariant=3, what=what, chunks=(chunk.id,))

@@ -13,12 +13,14 @@ Policy = Literal["resend", "park"]
 
 ENDPOINT = "chaos"
 FAILURE = "The assistant could not answer."
+PARTIAL = "(The assistant was cut short.)"
 # As Fleet tells them to the processes (RIG.md).
 SEND_TIMEOUT = 4.0
 SILENCE = 3.0
 ORDER_WAIT = 2.0
 WORKERS = 2
-ASSISTANT_TRIES = 4  # app/assistants/anthropic.py
+# app/assistants/whole.py: tries of a call; calls that one answer is made of; characters that are worth sending.
+ASSISTANT_TRIES, ANSWER_PARTS, SHORTEST = 4, 3, 80
 DRAIN_SECONDS = 120.0
 
 # Per attempt. p, the chance that a send is accepted and its answer lost, is 0.245.
@@ -38,6 +40,7 @@ ANSWERS = (
     Chance(fault=Fault(kind="http_529"), chance=0.025),
     Chance(fault=Fault(kind="cut"), chance=0.02),
     Chance(fault=Fault(kind="empty"), chance=0.01),
+    Chance(fault=Fault(kind="max_tokens"), chance=0.02),
 )
 # The first echo: lognormal, median 150 ms, cut at half of the silence. A status not answered 200 comes again within it.
 LADDER = Ladder(sent=0.15, delivered=0.2, read=0.4, sigma=0.8, cut=SILENCE / 2)
@@ -52,6 +55,7 @@ class Run(Struct, frozen=True, kw_only=True):
     name: str
     what: str
     provider_faults: bool = True
+    answers: tuple[Chance, ...] = ANSWERS
     monkey: bool = True
     crashes: bool = False
     statuses: StatusFaults = StatusFaults(triple=0.1, reorder=0.2)
@@ -119,6 +123,7 @@ history_messages = 4
 
 [tenants.{slug}.texts]
 failure = "{failure}"
+partial = "{partial}"
 
 [tenants.{slug}.limits]
 replies_per_conversation_per_minute = 0
@@ -141,6 +146,7 @@ def configuration(seed: int, policy: Policy, *, assistant_url: str, graph_url: s
             assistant_url=assistant_url,
             canary=workload.canary(seed, workload.tenant(number)),
             failure=FAILURE,
+            partial=PARTIAL,
             endpoint=ENDPOINT,
             address=workload.address(number),
             graph_url=graph_url,

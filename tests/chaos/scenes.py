@@ -3,12 +3,14 @@
 import msgspec
 from msgspec import Struct
 
-from app.sandbox.faults import StatusFaults
+from app.sandbox.faults import Chance, Fault, StatusFaults
 from tests.chaos.runs import Run
 from tests.chaos.schedule import Row, Schedule
 from tests.chaos.workload import Shape
 
 _FAULTY = StatusFaults(triple=0.1, reorder=0.2)
+# Below the half at which its breaker would open.
+_CUT = (Chance(fault=Fault(kind="cut"), chance=0.35), Chance(fault=Fault(kind="max_tokens"), chance=0.35))
 
 
 class Scene(Struct, frozen=True, kw_only=True):
@@ -84,5 +86,11 @@ SCENES = {
         run=_run("statuses stop"),
         shape=Shape(inbound=250, conversations=200, busiest=3, seconds=10, parts={1: 0.6, 2: 0.4}),
         mute=(3.0, 8.0),
+    ),
+    "cut": Scene(
+        what="a third of the assistant's answers break off, and a third come to their limit",
+        run=Run(name="A", what="cut answers", answers=_CUT, statuses=_FAULTY),
+        shape=Shape(inbound=300, conversations=250, busiest=3, seconds=8, parts={1: 0.5, 2: 0.3, 3: 0.2}),
+        rest=60.0,
     ),
 }

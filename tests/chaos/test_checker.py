@@ -10,7 +10,7 @@ import pytest
 
 from app.sandbox.ledger import Delivery, Line
 from app.sandbox.scripts import parts
-from tests.chaos import checker, degraded, evidence, manners, recipients, runs
+from tests.chaos import answers, checker, degraded, doubles, evidence, manners, recipients, runs
 from tests.chaos.database import Outage
 from tests.chaos.evidence import (
     Asked,
@@ -223,15 +223,15 @@ BROKEN: Sequence[Breaking] = (
     ),
     ("failed without a reason", recipients.answered_wholly, lambda e: changed(e, "turns", 0, outcome="failed")),
     ("turn parked", recipients.answered_wholly, lambda e: changed(e, "turns", 0, outcome="parked")),
-    ("chunk sent twice", recipients.sent_once, lambda e: with_(e, "sends", send(9, "d", 2, e.sends[3].text))),
-    ("part in two chunks", recipients.sent_once, lambda e: with_(e, "sends", send(9, "x", 1, e.sends[3].text))),
-    ("parked with resend", recipients.sent_once, lambda e: changed(e, "chunks", 3, state="parked")),
-    ("chunk failed", recipients.sent_once, lambda e: changed(e, "chunks", 3, state="failed")),
-    ("a part before its turn", recipients.in_turn, lambda e: changed(e, "deliveries", 4, t=BEGAN + 2.1)),
-    ("a part at once", recipients.in_turn, lambda e: changed(e, "sends", 1, t=BEGAN + 0.02)),
+    ("chunk sent twice", doubles.sent_once, lambda e: with_(e, "sends", send(9, "d", 2, e.sends[3].text))),
+    ("part in two chunks", doubles.sent_once, lambda e: with_(e, "sends", send(9, "x", 1, e.sends[3].text))),
+    ("parked with resend", doubles.sent_once, lambda e: changed(e, "chunks", 3, state="parked")),
+    ("chunk failed", doubles.sent_once, lambda e: changed(e, "chunks", 3, state="failed")),
+    ("a part before its turn", doubles.in_turn, lambda e: changed(e, "deliveries", 4, t=BEGAN + 2.1)),
+    ("a part at once", doubles.in_turn, lambda e: changed(e, "sends", 1, t=BEGAN + 0.02)),
     (
         "sent again blind",
-        recipients.nothing_blind,
+        doubles.nothing_blind,
         lambda e: swap(
             e,
             stopped=(BEGAN, BEGAN + 60),
@@ -348,6 +348,11 @@ BROKEN: Sequence[Breaking] = (
     ("never probed", degraded.probes_paced, lambda e: swap(e, probes=[Probe(at=BEGAN + 1, of="web2")])),
     ("left in the spool", degraded.spool_emptied, lambda e: with_(e, "spool", Kept(at=BEGAN + 40, bytes=1))),
     ("spool beyond its bound", degraded.spool_bounded, lambda e: changed(e, "spool", 1, bytes=SPOOL_BYTES + 1)),
+    (
+        "asked again",
+        answers.asked_once,
+        lambda e: with_(e, "asked", swap(e.asked[0], t=BEGAN + 20)),
+    ),
     ("memory unknown", checker.tidy, lambda e: swap(e, run="E")),
     ("slow stop", checker.processes_behaved, lambda e: swap(e, broken=[Broken(what="x", target="web1")])),
 )
@@ -385,25 +390,25 @@ def doubled(run: str = "B", policy: str = "resend", **first: Any) -> Evidence:
 
 def test_a_duplicate_is_excused_only_where_nobody_could_have_known() -> None:
     """Accepted, answer lost, no status: so it may be in B and C with `resend`, and in no other run."""
-    assert not found(doubled(), recipients.sent_once)
-    assert not found(doubled("C", silent=False), recipients.sent_once)
-    assert found(doubled("A"), recipients.sent_once)
-    assert found(doubled("P"), recipients.sent_once)
-    assert found(doubled(policy="park"), recipients.sent_once)
-    assert found(doubled(silent=False), recipients.sent_once)
-    assert found(doubled(responded=True, outcome="ok"), recipients.sent_once)
-    assert not found(doubled(responded=True, outcome="http_500_after_accept"), recipients.sent_once)  # it says nothing
+    assert not found(doubled(), doubles.sent_once)
+    assert not found(doubled("C", silent=False), doubles.sent_once)
+    assert found(doubled("A"), doubles.sent_once)
+    assert found(doubled("P"), doubles.sent_once)
+    assert found(doubled(policy="park"), doubles.sent_once)
+    assert found(doubled(silent=False), doubles.sent_once)
+    assert found(doubled(responded=True, outcome="ok"), doubles.sent_once)
+    assert not found(doubled(responded=True, outcome="http_500_after_accept"), doubles.sent_once)  # it says nothing
     heard = changed(doubled(), "deliveries", 2, ids=("p3",), t=BEGAN + 5)
-    assert found(heard, recipients.sent_once)
+    assert found(heard, doubles.sent_once)
 
 
 def test_an_answer_that_arrived_excuses_if_its_worker_was_hit() -> None:
     """SIGKILL between the response and the commit of the fact; a fault of a web process excuses nothing."""
     arrived = doubled(responded=True, outcome="ok")
     hit = Fault(kind="SIGKILL", target="worker1", began=BEGAN + 3.5, ended=BEGAN + 3.6)
-    assert not found(swap(arrived, faults=[hit]), recipients.sent_once)
-    assert found(swap(arrived, faults=[swap(hit, target="web1")]), recipients.sent_once)
-    assert found(swap(arrived, faults=[swap(hit, began=BEGAN + 60, ended=BEGAN + 61)]), recipients.sent_once)
+    assert not found(swap(arrived, faults=[hit]), doubles.sent_once)
+    assert found(swap(arrived, faults=[swap(hit, target="web1")]), doubles.sent_once)
+    assert found(swap(arrived, faults=[swap(hit, began=BEGAN + 60, ended=BEGAN + 61)]), doubles.sent_once)
 
 
 def test_parked_is_only_what_is_in_doubt_in_earnest() -> None:
@@ -412,19 +417,19 @@ def test_parked_is_only_what_is_in_doubt_in_earnest() -> None:
     e = changed(e, "deliveries", 2, ids=("p0", "p1", "p2"))
     e = changed(changed(e, "chunks", 3, state="parked"), "attempts", 3, state="in_doubt")
     lost = changed(e, "sends", 3, responded=False, outcome="no_answer", silent=True)
-    assert not found(lost, recipients.sent_once)
+    assert not found(lost, doubles.sent_once)
     assert not found(without(lost, "sends", 3), recipients.answered_wholly)
     half = changed(without(lost, "sends", 3), "sends", 2, text=lost.sends[2].text[:2000].rpartition(" ")[0])
     assert not found(half, recipients.answered_wholly)  # a chunk may end within a part
     assert found(changed(half, "sends", 2, text=half.sends[2].text + " more"), recipients.answered_wholly)
     assert found(without(half, "sends", 0), recipients.answered_wholly)  # a hole is no end
-    assert found(e, recipients.sent_once)  # its answer had arrived
-    assert found(changed(lost, "deliveries", 2, ids=("p3",)), recipients.sent_once)  # it had a status
-    assert found(without(lost, "sends", 3), recipients.sent_once)  # nothing of it reached the provider
+    assert found(e, doubles.sent_once)  # its answer had arrived
+    assert found(changed(lost, "deliveries", 2, ids=("p3",)), doubles.sent_once)  # it had a status
+    assert found(without(lost, "sends", 3), doubles.sent_once)  # nothing of it reached the provider
     hit = Fault(kind="SIGKILL", target="worker1", began=BEGAN + 3, ended=BEGAN + 3.1)
-    assert not found(swap(without(lost, "sends", 3), faults=[hit]), recipients.sent_once)
+    assert not found(swap(without(lost, "sends", 3), faults=[hit]), doubles.sent_once)
     unheard = swap(hit, kind="lost_commit")  # of the intent: so the worker never posted
-    assert not found(swap(without(lost, "sends", 3), faults=[unheard]), recipients.sent_once)
+    assert not found(swap(without(lost, "sends", 3), faults=[unheard]), doubles.sent_once)
 
 
 def test_the_failure_text_stands_for_an_answer_only_if_the_assistant_failed_at_every_try() -> None:
@@ -509,11 +514,11 @@ def test_a_status_in_the_spool_is_heard_when_it_is_replayed() -> None:
     e = changed(doubled("C", silent=False), "deliveries", 2, ids=("p3",), t=BEGAN + 5)
     e = swap(e, spooling="web1")
     spooled = changed(e, "attempts", 3, heard=BEGAN + 20)
-    assert not found(spooled, recipients.sent_once)  # the second left at 9, the first was heard of at 20
-    assert found(changed(e, "attempts", 3, heard=BEGAN + 6), recipients.sent_once)
-    assert found(changed(e, "attempts", 3, heard=BEGAN + 5), recipients.sent_once)
-    assert found(swap(spooled, spooling=None), recipients.sent_once)
-    assert found(swap(spooled, spooling="web2"), recipients.sent_once)
+    assert not found(spooled, doubles.sent_once)  # the second left at 9, the first was heard of at 20
+    assert found(changed(e, "attempts", 3, heard=BEGAN + 6), doubles.sent_once)
+    assert found(changed(e, "attempts", 3, heard=BEGAN + 5), doubles.sent_once)
+    assert found(swap(spooled, spooling=None), doubles.sent_once)
+    assert found(swap(spooled, spooling="web2"), doubles.sent_once)
 
 
 def test_a_status_that_is_lost_in_the_spool_is_missed_in_the_end() -> None:

@@ -129,7 +129,7 @@ def body(hook: Webhook, numbers: dict[str, Number], epoch: float) -> bytes:
             timestamp=int(epoch + item.at),
             extra={"type": "poll_creation"} if item.kind == "unknown" else {},
         )
-        built = people.message(spoken, number)
+        built = people.message(spoken, number, lambda _: None)
         if item.kind == "echo":
             parts.append((number, "smb_message_echoes", {"message_echoes": [built]}))
             continue

@@ -4,9 +4,12 @@ A new transport joins by a line in `TRANSPORTS` and a sandbox face that speaks i
 """
 
 import asyncio
+import base64
+import hashlib
 import socket
+import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +18,12 @@ import msgspec
 import pytest
 
 from app import http
-from app.channels import Accepted, Provider, provider
+from app.channels import Accepted, Attachment, Media, Provider, provider
 from app.directory import Channel
-from app.errors import InDoubt, NeverLeft, QasidError, Refused, SendError
+from app.errors import InDoubt, MediaBusy, MediaForbidden, MediaRefused, NeverLeft, QasidError, Refused, SendError
 from app.messages import Identity, Key
 from app.sandbox.faults import Fault
+from app.sandbox.files import File
 from app.sandbox.ledger import Line
 from app.sandbox.numbers import Ladder, Number
 from app.sandbox.server import running
@@ -32,14 +36,18 @@ TRANSPORTS = ["cloud"]
 NUMBER, TOKEN = "1000200030004000", "EAAG-a-token-not-to-be-seen"
 PERSON, BSUID = Identity("wa_id", "15550002222"), Identity("bsuid", "US.13491208655302741918")
 CHUNK = UUID("01900000-0000-7000-8000-000000000001")
+HOSTS = ("lookaside.fbsbx.com", "*.fbcdn.net")
+PICTURE = Attachment(id="7700000000000001", media_type="image/jpeg")
 TEXT = "السلام عليكم — *hello* https://example.org 👋"
 
 
 class Room:
     """A transport, a channel that it sends for, and what the provider saw."""
 
-    def __init__(self, transport: Provider, sandbox: Sandbox, client: httpx.AsyncClient) -> None:
-        self.transport, self.sandbox, self.client = transport, sandbox, client
+    def __init__(
+        self, transport: Provider, sandbox: Sandbox, client: httpx.AsyncClient, outside: httpx.AsyncClient
+    ) -> None:
+        self.transport, self.sandbox, self.client, self.outside = transport, sandbox, client, outside
         self.channel = Channel(
             tenant_id=UUID(int=1),
             id=UUID(int=2),
@@ -90,10 +98,31 @@ class Room:
     def lines(self) -> list[Line]:
         return self.sandbox.ledger.lines()
 
+    def goes_wrong(self, kind: str, *, times: int = 1, **more: Any) -> None:
+        """The next so many questions where a file lies."""
+        self.sandbox.faults.queue("media", [Fault(kind=kind, **more)] * times)  # type: ignore[arg-type]
+
+    async def media(
+        self, file: Attachment | None = None, *, hosts: Sequence[str] = HOSTS, most: int = 100_000, timeout: float = 3.0
+    ) -> Media:
+        return await self.transport.media(
+            self.client,
+            self.outside,
+            self.channel,
+            file or PICTURE,
+            hosts=hosts,
+            most=most,
+            deadline=time.monotonic() + timeout,
+        )
+
 
 @pytest.fixture(params=TRANSPORTS)
 async def room(request: pytest.FixtureRequest) -> AsyncIterator[Room]:
-    async with running(port=0) as sandbox, http.client(total=5.0) as client:
+    async with (
+        running(port=0) as sandbox,
+        http.client(total=5.0) as client,
+        http.client(total=5.0, public=True) as outside,
+    ):
         silent = Ladder(sent=None, delivered=None, read=None)
         sandbox.register(
             Number(
@@ -104,7 +133,7 @@ async def room(request: pytest.FixtureRequest) -> AsyncIterator[Room]:
                 ladder=silent,
             )
         )
-        yield Room(provider(request.param), sandbox, client)
+        yield Room(provider(request.param), sandbox, client, outside)
 
 
 async def test_an_accepted_text_is_told_by_the_providers_id(room: Room) -> None:
@@ -332,3 +361,215 @@ async def test_what_cannot_leave_never_left(room: Room, where: str) -> None:
     }[where]
     assert isinstance(await room.fate(timeout=3.0), NeverLeft)
     assert room.lines == []
+
+
+# --- read and typing ---
+
+
+@pytest.mark.parametrize("typing", [True, False])
+async def test_a_message_is_marked_read_with_or_without_typing(room: Room, typing: bool) -> None:
+    """By the message's own id; it may be told again."""
+    room.sandbox.ledger.said(NUMBER, "wamid.A")
+    for _ in range(2):
+        await room.transport.read(room.client, room.channel, "wamid.A", typing=typing, timeout=1.0)
+    assert [(read.message_id, read.typing) for read in room.sandbox.ledger.reads] == [("wamid.A", typing)] * 2
+    assert room.lines == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "told"),
+    [
+        ("graph_error", {"code": 130429}, Refused),
+        ("http_500_json", {}, InDoubt),
+        ("rst_before_accept", {}, InDoubt),
+        ("garbage", {}, InDoubt),
+        ("no_answer", {}, InDoubt),
+    ],
+)
+async def test_a_receipt_that_fails_says_so_as_a_send_does(
+    room: Room, kind: str, more: dict[str, Any], told: type[SendError]
+) -> None:
+    """Whoever asked decides that it does not matter."""
+    room.sandbox.ledger.said(NUMBER, "wamid.A")
+    room.sandbox.faults.queue("read", [Fault(kind=kind, **more)])  # type: ignore[arg-type]
+    with pytest.raises(told) as error:
+        await room.transport.read(room.client, room.channel, "wamid.A", typing=True, timeout=0.4)
+    assert TOKEN not in "".join(traceback.format_exception(error.value))
+
+
+async def test_a_receipt_for_what_nobody_wrote_is_refused_for_good(room: Room) -> None:
+    """It is about that one message: nobody else has to wait."""
+    with pytest.raises(Refused) as error:
+        await room.transport.read(room.client, room.channel, "wamid.unknown", typing=True, timeout=1.0)
+    assert (error.value.then, error.value.scope, error.value.after) == ("dead", "chunk", 0)
+
+
+# --- files ---
+
+
+async def test_a_file_is_fetched_by_its_id(room: Room) -> None:
+    """Its bytes, and its type by its content."""
+    found = await room.media()
+    assert found == Media(media_type="image/jpeg", data=room.sandbox.files.by_id[PICTURE.id].data)
+    assert [each.what for each in room.sandbox.files.fetched] == ["where", "download"]
+
+
+@pytest.mark.parametrize("kind", ["expired", "http_500", "cut", "wrong_bytes", "stalled"])
+async def test_what_may_pass_is_asked_for_anew_from_the_start(room: Room, kind: str) -> None:
+    """A URL that has expired, a download that breaks off or is not what its digest says: where it lies is asked again."""
+    room.goes_wrong(kind)
+    if kind == "stalled":
+        with pytest.raises(MediaBusy):
+            await room.media(timeout=0.5)
+        return
+    assert (await room.media()).media_type == "image/jpeg"
+    assert room.sandbox.files.count("where") == 2
+
+
+async def test_a_file_that_never_comes_is_given_up_in_time(room: Room) -> None:
+    """After a few tries, and by the deadline whatever happens."""
+    room.goes_wrong("cut", times=20)
+    with pytest.raises(MediaBusy):
+        await room.media()
+    assert room.sandbox.files.count("where") == 3
+    for kind in ("no_answer", "slow", "stalled"):
+        room.goes_wrong(kind, seconds=5.0)
+        began = time.monotonic()
+        with pytest.raises(MediaBusy):
+            await room.media(timeout=0.3)
+        assert time.monotonic() - began < 1.0
+
+
+@pytest.mark.parametrize(("kind", "wheres"), [("gone", 1), ("wrong_type", 1), ("too_big", 1)])
+async def test_what_would_end_the_same_way_is_not_asked_again(room: Room, kind: str, wheres: int) -> None:
+    """An id that nobody knows, a page in place of a picture, more bytes than are wanted."""
+    room.goes_wrong(kind)
+    with pytest.raises(MediaRefused):
+        await room.media()
+    assert room.sandbox.files.count("where") == wheres
+
+
+async def test_a_file_is_bounded_before_and_while_it_comes(room: Room) -> None:
+    """One that says its size is not begun; one that does not is left where it grows too long."""
+    room.sandbox.files.by_id["9"] = File(media_type="image/jpeg", data=b"\xff\xd8\xff" + bytes(200_000))
+    with pytest.raises(MediaRefused):
+        await room.media(Attachment(id="9", media_type="image/jpeg"))
+    assert room.sandbox.files.count("download") == 0
+    room.goes_wrong("too_big")  # without a length, and without an end
+    with pytest.raises(MediaRefused):
+        await room.media()
+    assert room.sandbox.files.count("download") == 1
+
+
+@pytest.mark.parametrize("kind", ["inside", "elsewhere", "redirect"])
+async def test_no_url_leads_where_we_may_not_ask(room: Room, kind: str) -> None:
+    """An address inside, a host that is not on the list, a redirect: refused, and told from what is merely broken."""
+    room.goes_wrong(kind)
+    with pytest.raises(MediaForbidden) as error:
+        await room.media()
+    assert room.sandbox.files.count("where") == 1
+    assert "169.254" not in str(error.value) and "example" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://lookaside.fbsbx.com/a",
+        "https://lookaside.fbsbx.com:8443/a",
+        "https://user@lookaside.fbsbx.com/a",
+        "https://lookaside.fbsbx.com@127.0.0.1/a",
+        "https://lookaside.fbsbx.com.evil.example/a",
+        "https://evil.example/lookaside.fbsbx.com",
+        "https://evil.example#.fbcdn.net",
+        "https://evil.example?.fbcdn.net",
+        "https://evil.example\\.fbcdn.net/a",
+        "https://evilfbcdn.net/a",
+        "https://.fbcdn.net/a",
+        "https://a%2e.fbcdn.net/a",
+        "https://lookaside.fbsbx.com./a",
+        "https://127.0.0.1/a",
+        "https://2130706433/a",
+        "https://0x7f000001/a",
+        "https://0177.0.0.1/a",
+        "https://[::1]/a",
+        "https://[::ffff:169.254.169.254]/a",
+        "https://localhost/a",
+        "ftp://lookaside.fbsbx.com/a",
+        "file:///etc/passwd",
+        "//lookaside.fbsbx.com/a",
+        "https://lookaside.fbsbx.com/a b",
+        "https://lookaside.fbsbx.com/\u0430",
+        "https://[",
+        "",
+    ],
+)
+async def test_a_url_is_looked_at_before_anybody_is_asked(room: Room, url: str) -> None:
+    """Scheme, port, user, host and characters, as a resolver and three parsers might read them."""
+    with pytest.raises(MediaForbidden):
+        await _told_to_go(room, url)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1"])
+@pytest.mark.parametrize("host", ["lookaside.fbsbx.com", "scontent.xx.fbcdn.net"])
+async def test_a_name_on_the_list_that_leads_inside_is_refused(
+    room: Room, host: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is the address that would be connected to, at that moment: a resolver may say another than before."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    async def resolve(name: str, port: int, **_: Any) -> list[Any]:
+        return [(family, socket.SOCK_STREAM, 6, "", (address, port, 0, 0) if ":" in address else (address, port))]
+
+    loop = asyncio.get_running_loop()
+    real = loop.getaddrinfo
+
+    async def rebound(name: Any, port: Any, **more: Any) -> Any:
+        return await (resolve(name, port) if name == host else real(name, port, **more))
+
+    monkeypatch.setattr(loop, "getaddrinfo", rebound)
+    with pytest.raises(MediaForbidden):
+        await _told_to_go(room, f"https://{host}/a")
+
+
+async def _told_to_go(room: Room, url: str) -> None:
+    """Ask a provider that says that the file lies at `url`."""
+    body = msgspec.json.encode({"url": url, "mime_type": "image/jpeg", "id": "77"})
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        room.channel = msgspec.structs.replace(room.channel, base_url=f"http://127.0.0.1:{port}")
+        await room.media()
+
+
+@pytest.mark.parametrize("id", ["", ".", "..", "../me", "1/2", "a?b", "a#b", "a b", "a\n", "x" * 300, "٧٧"])
+async def test_an_id_is_no_path(room: Room, id: str) -> None:
+    """It comes in data and becomes part of a URL: what could lead elsewhere is not asked for."""
+    with pytest.raises(MediaRefused):
+        await room.media(Attachment(id=id, media_type="image/jpeg"))
+    assert room.sandbox.files.fetched == []
+
+
+async def test_a_digest_of_the_webhook_holds_too(room: Room) -> None:
+    """In base64 or hex; one that is no SHA-256 says nothing."""
+    data = room.sandbox.files.by_id[PICTURE.id].data
+    right = hashlib.sha256(data).digest()
+    for digest in (base64.b64encode(right).decode(), right.hex(), "c2FuZGJveA==", "no digest", ""):
+        await room.media(msgspec.structs.replace(PICTURE, sha256=digest))
+    with pytest.raises(MediaBusy):
+        await room.media(msgspec.structs.replace(PICTURE, sha256=hashlib.sha256(b"other").hexdigest()))
+
+
+async def test_no_error_of_a_file_shows_a_secret_or_its_url(room: Room) -> None:
+    """They end in logs."""
+    for kind in ("gone", "cut", "inside", "redirect", "wrong_type", "no_answer"):
+        room.goes_wrong(kind, times=3)
+        with pytest.raises(QasidError) as error:
+            await room.media(timeout=0.4)
+        shown = "".join(traceback.format_exception(error.value))
+        assert TOKEN not in shown and "/files/" not in shown and "meta-data" not in shown
+        room.sandbox.faults.clear()

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from app import http
-from app.errors import InDoubt, NeverLeft, SendError
+from app.errors import InDoubt, Inside, NeverLeft, SendError
 
 pytestmark = pytest.mark.anyio
 
@@ -802,3 +802,15 @@ async def test_leaving_a_stream_hangs_up_and_lets_the_readers_error_pass() -> No
                 async for _ in response:
                     raise TimeoutError("mine")
         await asyncio.wait_for(hung_up.wait(), 2)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "2130706433", "0.0.0.0"])
+async def test_a_public_client_connects_to_nothing_inside(host: str) -> None:
+    """However the address is written, and whether a name or a number led to it: no connection is made."""
+    async with Provider(lambda line: line.gone()) as provider, http.client(total=2.0, public=True) as client:
+        port = provider.url.split(":")[2].split("/")[0]
+        with pytest.raises(NeverLeft) as error:
+            await http.post(client, f"http://{host}:{port}/", headers=HEADERS, content=b"{}")
+        assert provider.lines == []
+    assert isinstance(error.value, Inside) or host in ("[::1]", "2130706433")  # where there is no such address to try
+    assert TOKEN not in "".join(traceback.format_exception(error.value))

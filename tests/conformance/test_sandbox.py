@@ -4,10 +4,12 @@ What the other suites conclude from the sandbox they can conclude only because o
 """
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -15,6 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -26,7 +29,7 @@ from app.sandbox import scripts
 from app.sandbox.faults import Chance, Fault, Faults, StatusFaults
 from app.sandbox.limits import Limits
 from app.sandbox.numbers import Ladder, NotLoopback, Number
-from app.sandbox.people import Spoken
+from app.sandbox.people import FILES, Spoken
 from app.sandbox.server import running
 from app.sandbox.simulation import Sandbox
 
@@ -509,6 +512,16 @@ async def test_a_persons_message_has_metas_shape(
     assert change["value"].get("contacts") == (None if message["type"] == "system" else contacts)
 
 
+async def test_a_message_with_a_file_has_its_digest(world: World) -> None:
+    """The SHA-256 of the very file, in base64; of one that is not there, none."""
+    for kind, id in (*FILES.items(), ("image", "9")):
+        await world.sandbox.say(Spoken(phone_number_id=NUMBER, sender=PERSON, kind=kind, file=id))  # type: ignore[arg-type]
+        (message,) = json.loads(world.webhook.bodies[-1][0])["entry"][0]["changes"][0]["value"]["messages"]
+        file = world.sandbox.files.by_id.get(id)
+        digest = base64.b64encode(hashlib.sha256(file.data).digest()).decode() if file else None
+        assert (message[kind]["id"], message[kind].get("sha256")) == (id, digest)
+
+
 async def test_a_person_without_a_number_and_an_echo_of_the_business_are_shaped_as_metas(world: World) -> None:
     """BSUID only: `from_user_id` and no `from`. An echo: a field of its own, from the business, to the person."""
     await world.sandbox.say(
@@ -579,6 +592,44 @@ async def test_a_burst_is_answered_as_one_turn(world: World) -> None:
     body["messages"] += [{"role": "user", "content": [{"type": "text", "text": "two"}, {"type": "text", "text": "3"}]}]
     assert text_of(await ask(world, body)) == "You said:\n\n1. one\n2. two\n3. 3"
     assert world.sandbox.assistant.calls[0].user == ("one", "two", "3")
+
+
+async def goes_on(world: World, *asked: str) -> str:
+    """Each answer is cut in half by its limit, and gone on with; the last rest."""
+    rest = ""
+    for text in asked:
+        world.sandbox.faults.queue("assistant", ["max_tokens"], only=text)
+        half = text_of(await ask(world, question(text)))
+        body = question(text)
+        body["messages"] += [{"role": "assistant", "content": half}, {"role": "user", "content": "Continue, please"}]
+        rest = text_of(await ask(world, body))
+    return rest
+
+
+async def test_a_call_that_goes_on_is_noted_with_its_question(world: World) -> None:
+    """Whose answer it goes on with, how much of that was shown, and how much it says itself; what breaks off says less."""
+    rest = await goes_on(world, "one, and long enough")
+    first, second = world.sandbox.assistant.calls
+    assert (first.question, first.before) == (("one, and long enough",), 0) and first.said == second.before > 0
+    assert (second.user, second.question, second.said) == (("Continue, please",), first.question, len(rest))
+    world.sandbox.faults.queue("assistant", ["http_529"])
+    async with world.client.post(
+        f"{world.sandbox.assistant_url}/v1/messages", json=question("hi"), headers=KEYS
+    ) as answer:
+        assert answer.status == 529
+    assert world.sandbox.assistant.calls[-1].said == 0
+
+
+async def test_what_happens_to_a_call_that_goes_on_is_no_matter_of_others(world: World) -> None:
+    """All say the same words then: its fault is drawn for its question, in whatever order they come."""
+    asked = [f"question {n}, and long enough" for n in range(20)]
+    world.sandbox.faults.chances("assistant", [Chance(fault=Fault(kind="max_tokens"), chance=0.5)])
+    await goes_on(world, *asked)
+    drawn = {call.question: call.outcome for call in world.sandbox.assistant.calls if call.before}
+    world.sandbox.assistant.clear()
+    await goes_on(world, *reversed(asked))
+    assert drawn == {call.question: call.outcome for call in world.sandbox.assistant.calls if call.before}
+    assert set(drawn.values()) == {"ok", "max_tokens"}
 
 
 async def test_without_key_or_version_the_assistant_refuses(world: World) -> None:
@@ -700,6 +751,24 @@ async def test_a_conversation_can_be_driven_over_http_alone(world: World) -> Non
     assert (await world.control("POST", "/control/reset"))[0] == 200
     assert (await world.control("GET", "/control/ledger"))[1]["entries"] == []
     assert (await world.control("GET", "/healthz"))[1] == {"status": "ok"}
+
+
+async def test_whatever_the_documentation_lets_one_ask_is_answered(world: World) -> None:
+    """Every GET of docs/sandbox.md's table, after something has come that it tells of."""
+    table = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    paths = [
+        path for row in table.splitlines() if row.startswith("| `") for path in re.findall(r"GET (/control/\w+)", row)
+    ]
+    assert len(paths) == len(set(paths)) >= 9
+    await world.send("hi")
+    await ask(world, question("anything"))
+    words = {"q": "نعم", "source": "ar", "target": "en"}
+    async with world.client.post(f"{world.sandbox.url}/libretranslate/translate", json=words) as answer:
+        assert answer.status == 200
+    for path in paths:
+        status, said = await world.control("GET", path, params={"recipient": PERSON} if path.endswith("/wait") else {})
+        assert status == 200 and isinstance(said, dict), path
+    assert (await world.control("GET", "/control/translator"))[1]["calls"][0]["text"] == "نعم"
 
 
 async def test_any_bytes_can_be_posted_as_a_signed_webhook(world: World) -> None:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from app import db, directory
 from app.apply import Applied, apply
+from app.configuration import Document
 from app.db import Pool
 from app.directory import Directory, Watch
 from app.errors import ConfigurationError, Unknown
@@ -122,7 +123,8 @@ async def test_what_was_applied_is_what_processes_know(here: Installation) -> No
     assert known.channels_elsewhere("1001") == (channel,) and known.channels_elsewhere("1003") == ()
     assert known.channel(channel.tenant_id, channel.id) is channel
     noor = known.tenant(channel.tenant_id)
-    assert noor.slug == "noor" and noor.intents == {"hi": "Hello", "привет": "Hello"}
+    said = [noor.intents.of(text) for text in ("Hi", "привет", "bye")]
+    assert noor.slug == "noor" and [intent and intent.reply for intent in said] == ["Hello", "Hello", None]
     assert noor.assistant is not None and noor.assistant.api_key == ENVIRON["KEY"]
     assert len(known.digest_key) == 32
     with pytest.raises(Unknown):
@@ -158,6 +160,24 @@ async def test_changes_are_told_by_key_and_secrets_only_as_changed(here: Install
     assert here.rows("SELECT version FROM configuration") == [(version + 1,)]
 
 
+async def test_documents_are_kept_with_the_tenant(here: Installation) -> None:
+    """As they were when they were applied; a changed file is told of, one that is gone does no harm until the next apply."""
+    file, said = here.path / "prices.txt", "إِنَّمَا\r\n10 \\u0000 \u202e€"
+    file.write_bytes(said.encode())
+    document = '[[tenants.noor.assistant.documents]]\ntitle = "Prices"\ntext = "file:prices.txt"\n'
+    assert (await here.apply(BOTH + document)).changes
+    assert (await here.apply(BOTH + document)).changes == ()
+    (noor,) = [tenant for tenant in (await here.read()).tenants if tenant.slug == "noor"]
+    assert noor.assistant is not None and noor.assistant.api_key == ENVIRON["KEY"]
+    assert noor.assistant.documents == (Document(title="Prices", text=said),)
+    file.write_text("11")
+    assert (await here.apply(BOTH + document)).changes == ("~ tenants.noor.assistant.documents: replaced (1 → 1)",)
+    file.unlink()
+    with pytest.raises(ConfigurationError, match=r"documents\[0\]\.text: the file .*prices\.txt cannot be read"):
+        await here.apply(BOTH + document)
+    assert (await here.apply(BOTH)).changes == ("~ tenants.noor.assistant.documents: replaced (1 → 0)",)
+
+
 async def test_what_the_file_does_not_name_stays(here: Installation) -> None:
     """Other tenants, channels and tables stay; lists are replaced whole; absent keys are their defaults again."""
     more = 'enabled = false\n[tenants.noor.texts]\nfailure = "Later."\nlocation = "Seen."'
@@ -176,12 +196,44 @@ async def test_what_the_file_does_not_name_stays(here: Installation) -> None:
         "SELECT tenant_id, id, enabled FROM channels WHERE address = '1001'"
     )
     noor = known.tenant(tenant_id)
-    assert noor.assistant is not None and noor.intents == {"bye": "Bye"} and not enabled
+    assert noor.assistant is not None and noor.intents.of("bye") and not noor.intents.of("hi") and not enabled
     assert known.channel(tenant_id, channel_id).token == ENVIRON["TOKEN"]
     assert here.rows("SELECT count(*) FROM tenants") == [(3,)]
     assert (await here.apply(ENDPOINT + tenant("noor", address="1001"))).changes == (
         "~ tenants.noor.intents: replaced (1 → 1)",
         "~ tenants.noor.channels.main.enabled: false → true",
+    )
+
+
+async def test_what_stays_in_force_is_told_and_can_be_taken_back(here: Installation) -> None:
+    """Whoever deletes a table from the file reads that it goes on working, and how to end it; that ends it for good."""
+    voice = (
+        '[tenants.noor.transcription]\nbase_url = "https://api.openai.com/v1"\nmodel = "whisper-1"\napi_key = "env:KEY"'
+    )
+    whole = ENDPOINT + tenant("noor", address="1001")
+    assert (await here.apply(ENDPOINT + tenant("noor", address="1001", more=voice))).warnings == ()
+    again = await here.apply(whole)
+    told = (
+        "tenants.noor: the database has transcription of an earlier file, which this one does not name: left in force. "
+        'To take back: without = ["transcription"].'
+    )
+    assert (again.changes, again.warnings) == ((), (told,))
+    name = 'name = "Clinic noor"'
+    ended = await here.apply(whole.replace(name, f'{name}\nwithout = ["transcription"]'))
+    assert (ended.changes, ended.warnings) == (("- tenants.noor.transcription",), ())
+    assert here.rows("SELECT settings -> 'transcription' FROM tenants") == [(None,)]
+    assert (await here.apply(whole)).warnings == ()
+
+
+async def test_an_assistant_can_be_taken_back(here: Installation) -> None:
+    """With whatever needs one told."""
+    voice = '[tenants.noor.transcription]\nbase_url = "https://api.openai.com/v1"\nmodel = "whisper-1"'
+    await here.apply(ENDPOINT + tenant("noor", address="1001", more=voice))
+    applied = await here.apply('[tenants.noor]\nname = "Clinic noor"\nwithout = ["assistant", "intents"]\n' + voice)
+    assert applied.changes == ("- tenants.noor.assistant", "~ tenants.noor.intents: replaced (1 → 0)")
+    assert applied.warnings == (
+        "tenants.noor: has no assistant: what no intent answers is answered with texts.failure.",
+        "tenants.noor.transcription: does nothing without an assistant.",
     )
 
 

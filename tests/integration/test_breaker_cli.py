@@ -72,7 +72,8 @@ def test_an_unknown_breaker_is_refused_with_those_that_are_known(word: str) -> N
     refused = qasid(word, "databse", QASID_DATABASE_URL=NOWHERE)
     assert refused.exit_code == 2
     assert refused.output == (
-        "qasid: There is no breaker 'databse' to hold. It must be `database`, `channel TENANT/CHANNEL` or `assistant TENANT`.\n"
+        "qasid: There is no breaker 'databse' to hold. It must be `database`, `channel TENANT/CHANNEL`, `assistant TENANT`, "
+        "`translator TENANT` or `transcriber TENANT`.\n"
     )
 
 

@@ -301,7 +301,7 @@ async def test_a_turn_that_ended_otherwise_is_no_dead_letter(here: Ground, pool:
 
 
 async def test_a_replay_that_would_reach_nobody_is_refused(here: Ground, pool: db.Pool) -> None:
-    """Too late, left to a person, disabled: the letter stays on the list, and the words say what would help."""
+    """Too late, left to a person, stopped by its own, disabled: the letter stays on the list, and the words say what would help."""
     it = await settled(here, "Sorry.", outcome="failed")
     await it.give_back()
 
@@ -317,7 +317,15 @@ async def test_a_replay_that_would_reach_nobody_is_refused(here: Ground, pool: d
     await here.act("UPDATE lanes SET paused_until = 'infinity' WHERE tenant_id = %s", here.tenant)
     assert "left to a person" in await why(it.turn.id)
     assert await why(lost.ids[1]) == ""
-    await here.act("UPDATE lanes SET paused_until = NULL WHERE tenant_id = %s", here.tenant)
+    await here.act("UPDATE lanes SET paused_until = NULL, stopped_at = now() WHERE tenant_id = %s", here.tenant)
+    assert await why(it.turn.id) == "", "no word takes the stop back, so it does not count"
+    await here.act(
+        """UPDATE tenants SET settings = '{"intents": [{"then": "stop"}, {"then": "start"}]}' WHERE id = %s""",
+        here.tenant,
+    )
+    assert "wants no answers" in await why(it.turn.id)
+    assert await why(lost.ids[1]) == ""
+    await here.act("UPDATE lanes SET stopped_at = NULL WHERE tenant_id = %s", here.tenant)
     for change in ("UPDATE tenants SET enabled = {}", "UPDATE channels SET enabled = {}"):
         await here.act(change.format("false"))
         assert ["disabled" in await why(id) for id in (it.turn.id, lost.ids[1])] == [True, True]

@@ -82,10 +82,13 @@ def test_once_plays_the_conversation_and_leaves_nothing_running(state: Path) -> 
         "chunk 2 of 2",
         "[a location]",
         "[a poll]",
+        "*Sources*",
+        "Sahih al-Bukhari 1",
+        "Actions are but by intentions",
     ):
         assert part in output
     assert re.search(r"ack [\d.,]+ ms · queue [\d.,]+ ms · AI [\d.,]+ ms · send [\d.,]+ ms", output)
-    assert re.search(r"^PASSED: 9 messages, \d+ texts\.", output.splitlines()[-1])
+    assert re.search(r"^PASSED: 10 messages, \d+ texts\.", output.splitlines()[-1])
     for lock in (state / "demo" / "demo.lock", state / "demo" / "pg" / "keeper.lock"):
         taken = locks.try_take(lock, fcntl.LOCK_EX)
         assert taken is not None, f"somebody still holds {lock}"

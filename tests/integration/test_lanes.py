@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.db import Connection
-from app.store import chunks, lanes, turns
+from app.store import chunks, lanes, settlements, turns
 from app.store.chunks import Intent
 from app.store.lanes import Claim, Release
 from tests.ground import Ground, ground
@@ -47,7 +47,7 @@ async def release(here: Ground, worker: UUID, claim: Claim, done_seq: int | None
 async def test_only_what_is_due_and_unowned_is_claimed_the_oldest_first(here: Ground) -> None:
     """Not a lane without a time, nor one of later, nor another's; and no more than asked for."""
     never, later, new, old, owned = [await here.lane() for _ in range(5)]
-    for lane, run_at in ((later, 60), (new, -1), (old, -60), (owned, -90)):
+    for lane, run_at in ((later, 60), (new, -1), (old, -6), (owned, -9)):
         await here.act(
             "UPDATE lanes SET run_at = now() + %s * interval '1 second' WHERE tenant_id = %s AND conversation_id = %s",
             *(run_at, here.tenant, lane),
@@ -280,8 +280,8 @@ async def test_a_head_that_nobody_can_read_is_ended_unread(here: Ground) -> None
     [claim] = await here.claim(worker)
     turn = (await here.open(claim)).turn
     assert turn
-    assert await turns.park_head(here.conn, await here.worker(), claim, "why") is None, "not its lane"
-    assert await turns.park_head(here.conn, worker, claim, "why") == 1
+    assert await settlements.park_head(here.conn, await here.worker(), claim, "why") is None, "not its lane"
+    assert await settlements.park_head(here.conn, worker, claim, "why") == 1
     await release(here, worker, claim, done_seq=1)
     assert await here.all("SELECT outcome, turn_id FROM usage") == [{"outcome": "parked", "turn_id": turn.id}]
 
@@ -290,11 +290,11 @@ async def test_a_head_that_nobody_can_read_is_ended_unread(here: Ground) -> None
     turn = (await here.open(claim)).turn
     assert turn
     await here.settle(worker, claim, turn, "one", "two", send=True)
-    assert await turns.park_head(here.conn, worker, claim, "why") == 2
+    assert await settlements.park_head(here.conn, worker, claim, "why") == 2
     rows = await here.all("SELECT state FROM chunks ORDER BY no")
     assert [row["state"] for row in rows] == ["parked", "cancelled"]
     await release(here, worker, claim, done_seq=2)
-    assert await turns.park_head(here.conn, worker, claim, "why") is None, "nothing is left"
+    assert await settlements.park_head(here.conn, worker, claim, "why") is None, "nothing is left"
 
 
 async def sent_by_hand(here: Ground, lane: UUID, *bodies: str) -> list[UUID]:

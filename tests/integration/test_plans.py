@@ -11,9 +11,12 @@ from app import db
 from tests.conftest import Database
 
 # What grows with each message. What people configure does not, nor do workers and doors.
-GROWING = "messages|outbox|seen|lanes|turns|steps|chunks|attempts|usage|conversations|contacts|identities"
+GROWING = "messages|outbox|seen|lanes|turns|steps|chunks|attempts|usage|conversations|contacts|identities|translations"
 # Whose statements stand between a webhook and its answer. What a person asks for now and then may read a tenant's rows.
-MODULES = ("inbox", "people", "lanes", "turns", "histories", "chunks", "statuses", "doors")
+MODULES = (
+    *("inbox", "people", "lanes", "turns", "steps", "settlements", "histories", "chunks", "statuses", "doors"),
+    *("spending", "translations"),
+)
 
 
 def statements() -> list[tuple[str, str]]:

@@ -24,7 +24,8 @@ from app.errors import DatabaseUnavailable
 from app.policies import DATABASE
 from app.store import dead, histories, lanes, turns
 from app.store.lanes import Claim, Release
-from app.store.turns import Opening, Settlement
+from app.store.settlements import Settlement
+from app.store.turns import Open, Opening
 from tests import world as shared
 from tests.conftest import Database
 from tests.ground import NOW, Ground, ground
@@ -45,11 +46,11 @@ class Counted(Commits):
         self.asked: list[int] = []
         self.down = False
 
-    async def open(self, claim: Claim, history: int, brake: int) -> Opening:
-        self.asked.append(history)
-        if self.down and history:
+    async def open(self, wanted: Open) -> Opening:
+        self.asked.append(wanted.history)
+        if self.down and wanted.history:
             raise DatabaseUnavailable("no reads")
-        return await super().open(claim, history, brake)
+        return await super().open(wanted)
 
 
 class Worker:
@@ -109,7 +110,7 @@ class Worker:
         """A whole turn."""
         claim = await self.claim(lane)
         assert claim
-        found = await self.openings.open(claim, history, 0)
+        found = await self.openings.open(Open(claim, history))
         assert found.opening.turn and await self.settle(claim, found, body, outcome) == "ok"
         await self.release(claim, found.opening.turn.last_seq)
         return found
@@ -259,14 +260,14 @@ class Play:
 
     async def open(self, worker: Worker, claim: Claim, history: int) -> Opened:
         before = len(worker.commits.asked), served("stale")
-        found = await worker.openings.open(claim, history, 0)
+        found = await worker.openings.open(Open(claim, history))
         turn, done = found.opening.turn, found.opening.done_seq
         if turn and not turn.settled and all(chunk.seq <= done for chunk in found.opening.chunks):
             source = "read" if history in worker.commits.asked[before[0] :] else "remembered"
             self.found["ahead" if source == "remembered" and worker in self.restarted else source] += 1
             self.restarted.discard(worker)
             assert found.stale_s is None and served("stale") == before[1]
-            assert found.opening.said == (await worker.commits.open(claim, history, 0)).said
+            assert found.opening.said == (await worker.commits.open(Open(claim, history))).said
         return found
 
     async def replay(self, what: str, which: int) -> None:
@@ -416,10 +417,10 @@ async def test_chunks_are_sent_without_a_look_at_the_history(here: Ground, worke
     await here.ingest(here.placed(lane))
     claim = await worker.claim(lane)
     assert claim
-    await worker.settle(claim, await worker.openings.open(claim, 5, 0), "answer")
+    await worker.settle(claim, await worker.openings.open(Open(claim, 5)), "answer")
     await worker.release(claim, None)
     claim = await worker.claim(lane)
-    assert claim and (await worker.openings.open(claim, 5, 0)).opening.chunks
+    assert claim and (await worker.openings.open(Open(claim, 5))).opening.chunks
     assert worker.commits.asked == [5, 0]
 
 
@@ -448,7 +449,7 @@ async def test_an_echo_between_claim_and_opening_is_read(here: Ground, worker: W
     claim = await worker.claim(lane)
     assert claim
     await here.ingest(here.placed(lane, "by hand", direction="echo"))
-    found = await worker.openings.open(claim, 5, 0)
+    found = await worker.openings.open(Open(claim, 5))
     assert [line.body for line in found.opening.said] == ["question", "a", "by hand"]
     assert worker.commits.asked == [5, 0, 5]
 
@@ -550,17 +551,17 @@ async def test_a_read_that_fails_is_made_up_for_only_while_no_reads_are_taken(
         breaker.at += 20.0  # nobody asked meanwhile: it is closed again
     opening = worker.commits.open
 
-    async def fails(claim: Claim, history: int, brake: int) -> Opening:
+    async def fails(wanted: Open) -> Opening:
         pool.breaker = breaker
-        return await opening(claim, history, brake)
+        return await opening(wanted)
 
     worker.commits.open = fails  # type: ignore[method-assign]  # the breaker changes under the read
     if slow:
-        assert [line.body for line in (await worker.openings.open(claim, 5, 0)).opening.said] == ["question", "a"]
+        assert [line.body for line in (await worker.openings.open(Open(claim, 5))).opening.said] == ["question", "a"]
         assert worker.commits.asked == [5, 5, 0]
     else:
         with pytest.raises(DatabaseUnavailable):
-            await worker.openings.open(claim, 5, 0)
+            await worker.openings.open(Open(claim, 5))
         assert worker.commits.asked == [5, 5]
 
 

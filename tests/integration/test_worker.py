@@ -5,12 +5,10 @@ import time
 import msgspec
 import pytest
 
-from app.apply import apply
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import now as sandbox_now
-from app.vault import Vault
 from tests import world as shared
-from tests.world import ENVIRON, FAILURE, KEY, LOCATION, UNSUPPORTED, World, alerts, through_gate
+from tests.world import FAILURE, OTHER, UNSUPPORTED, World, alerts, through_gate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -66,15 +64,12 @@ async def test_what_comes_during_a_turn_becomes_one_turn_in_the_providers_order(
     assert await world.rows("SELECT first_seq, last_seq FROM turns ORDER BY 1") == [(1, 1), (2, 4)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "reply"),
-    [("location", LOCATION), ("audio", UNSUPPORTED), ("unsupported", UNSUPPORTED), ("image", UNSUPPORTED)],
-)
-async def test_what_cannot_be_read_is_told_so(world: World, kind: str, reply: str) -> None:
-    """A place and a kind that we cannot read get the tenant's own words, without the assistant."""
+@pytest.mark.parametrize("kind", ["audio", "video", "sticker", "unsupported"])
+async def test_what_cannot_be_read_is_told_so(world: World, kind: str) -> None:
+    """A kind that we cannot read gets the tenant's own words, without the assistant."""
     await world.worker()
     await world.say(kind=kind)
-    assert await world.got(1) == [reply]
+    assert await world.got(1) == [UNSUPPORTED]
     assert world.asked == []
 
 
@@ -113,17 +108,6 @@ async def test_an_assistant_that_never_ends_is_left_at_the_deadline(world: World
     assert 0.9 < time.monotonic() - began < 3.0
 
 
-async def test_a_provider_that_has_no_assistant_yet_is_answered_with_the_failure_text(world: World) -> None:
-    """`qasid apply` promises it for the providers that do nothing yet, and nobody waits for it."""
-    path = world.folder / "other.toml"
-    text = (world.folder / "qasid.toml").read_text().replace('"anthropic"', '"openai"')
-    path.write_text(text)
-    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
-    await world.worker()
-    await world.say("question")
-    assert await world.got(1, timeout=3) == [FAILURE]
-
-
 @pytest.mark.parametrize("change", ["edit", "revoke"])
 async def test_a_change_before_the_turn_changes_what_is_asked(world: World, change: str) -> None:
     """An edit is asked in its new words; with the only message revoked nobody is answered."""
@@ -136,6 +120,59 @@ async def test_a_change_before_the_turn_changes_what_is_asked(world: World, chan
         await world.at_rest()
         assert world.lines() == [] and world.asked == []
         assert await world.rows("SELECT outcome FROM usage") == [("revoked",)]
+
+
+@pytest.mark.parametrize("change", ["edit", "revoke"])
+async def test_a_change_that_comes_before_its_message_holds_too(world: World, change: str) -> None:
+    """Providers promise no order: the message is asked as it stands by then, or not at all."""
+    await world.worker()
+    await world.say("the new words", kind=change, target="wamid.late")
+    await world.at_rest()
+    assert world.lines() == []  # nothing is answered that is no message
+    await world.say("the old words", id="wamid.late")
+    if change == "edit":
+        assert await world.got(1) == ["You said: the new words"]
+        assert world.asked == [("the new words",)]
+    else:
+        await world.until("SELECT count(*) = 1 FROM usage WHERE outcome = 'revoked'")
+        await world.at_rest()
+        assert world.lines() == [] and world.asked == []
+
+
+async def test_the_last_edit_by_the_providers_time_stands(world: World) -> None:
+    """Edits may come in any order; and what was taken back stays so, whatever is edited later."""
+    at = int(sandbox_now()) - 60
+    said = await world.say("first", timestamp=at)
+    await world.say("third", kind="edit", target=said.ids[0], timestamp=at + 20)
+    await world.say("second", kind="edit", target=said.ids[0], timestamp=at + 10)
+    gone = await world.say("gone", timestamp=at + 1)
+    await world.say(kind="revoke", target=gone.ids[0], timestamp=at + 2)
+    await world.say("back again?", kind="edit", target=gone.ids[0], timestamp=at + 30)
+    await world.worker()
+    assert await world.got(1) == ["You said: third"]
+
+
+async def test_nobody_changes_what_another_said(world: World) -> None:
+    """An edit names a message by an id that others may learn of: only one's own, in one's own conversation, changes."""
+    said = await world.say("the question")
+    await world.say("another question", kind="edit", target=said.ids[0], sender=OTHER)
+    await world.say(kind="revoke", target=said.ids[0], sender=OTHER)
+    await world.worker()
+    assert await world.got(1) == ["You said: the question"]
+
+
+async def test_a_message_that_is_taken_back_during_its_turn_is_not_answered(world: World) -> None:
+    """The answer that is on its way is dropped; another message of the same turn is asked without it."""
+    await through_gate(world)
+    await world.worker()
+    hold = world.gate.hold("assistant", "taken back")
+    said = await world.say("to be taken back")
+    await hold.reached()
+    await world.say(kind="revoke", target=said.ids[0])
+    hold.open.set()
+    await world.at_rest()
+    assert world.lines() == []
+    assert await world.rows("SELECT outcome FROM usage") == [("revoked",)]
 
 
 async def test_an_edit_during_the_turn_starts_it_again(world: World) -> None:

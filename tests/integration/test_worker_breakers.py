@@ -13,16 +13,27 @@ from click.testing import CliRunner
 from prometheus_client import REGISTRY
 
 from app import cli
+from app.apply import apply
 from app.commands.shown import Seen, shown
 from app.sandbox.people import Spoken
+from app.vault import Vault
 from tests import world as shared
-from tests.world import FAILURE, KEY, NUMBER, OTHER, World, alerts
+from tests.world import ENVIRON, FAILURE, KEY, NUMBER, OTHER, UNSUPPORTED, World, alerts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 world = shared.world
 
 HELLO = "Hello! How can we help?"
+HELPERS = """
+[tenants.noor.transcription]
+base_url = "{url}/openai/v1"
+api_key = "env:AI_KEY"
+model = "whisper-1"
+[tenants.noor.translation]
+provider = "libretranslate"
+base_url = "{url}/libretranslate"
+"""
 # A person's word is known to every process within so many seconds: two, and what asking for it takes here.
 HEARD = 2.5
 PEOPLE = [f"1555002{n:04}" for n in range(12)]
@@ -206,16 +217,48 @@ async def test_an_assistant_held_open_by_hand_is_not_asked_and_people_are_told_a
     assert (await world.got(3))[2] == "You said: and now?"
 
 
+async def test_a_transcriber_held_open_by_hand_is_not_asked_and_people_are_told_at_once(world: World) -> None:
+    """So is a translator, by its own name; what a tenant does not have is refused with those that have one."""
+
+    def held() -> bool:
+        return REGISTRY.get_sample_value("qasid_breaker_forced", {"dependency": "transcriber:noor"}) == 1
+
+    path = world.folder / "helped.toml"
+    path.write_text((world.folder / "qasid.toml").read_text() + HELPERS.format(url=world.sandbox.url))
+    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
+    await world.worker()
+    await world.say("", kind="audio")
+    await world.got(1)
+    assert "texts.audio" in await qasid(world, "open", "transcriber", "noor")
+    assert "texts.untranslated" in await qasid(world, "open", "translator", "noor")
+    assert "translator noor is held OPEN by a person" in await qasid(world)
+    await until(held, within=HEARD)
+    began = time.monotonic()
+    await world.say("", kind="audio")
+    assert (await world.got(2))[1] == UNSUPPORTED
+    assert time.monotonic() - began < 3.0
+    assert len(world.sandbox.transcriptions.calls) == 1
+    await qasid(world, "auto", "transcriber", "noor")
+    await until(lambda: not held(), within=HEARD)
+    await world.say("", kind="audio")
+    assert (await world.got(3))[2] == "You said: Where is the clinic?"
+
+
 async def test_a_word_for_a_name_that_is_none_is_refused_with_those_that_are(world: World) -> None:
     """Whatever the word: with what the configuration has, and nothing is kept of it."""
     runner = CliRunner()
     environ: dict[str, Any] = {"QASID_DATABASE_URL": world.url, "QASID_SECRET_KEY": KEY}
     for word in ("open", "close", "auto"):
-        for kind, name, has in (("channel", "noor/other", "noor/main"), ("assistant", "nobody", "noor")):
+        for kind, name, has in (
+            ("channel", "noor/other", "It has: noor/main."),
+            ("assistant", "nobody", "It has: noor."),
+            ("translator", "noor", "It has none at all."),
+            ("transcriber", "noor", "It has none at all."),
+        ):
             refused = await asyncio.to_thread(runner.invoke, cli.main, ("breaker", word, kind, name), env=environ)
             assert (refused.exit_code, refused.output) == (
                 2,
-                f"qasid: The configuration has no {kind} {name}. It has: {has}.\n",
+                f"qasid: The configuration has no {kind} {name}. {has}\n",
             )
     assert await world.rows("SELECT count(*) FROM breakers") == [(0,)]
     await world.act("INSERT INTO breakers VALUES ('channel:gone/main', 'open', now())")

@@ -233,3 +233,46 @@ async def test_drain_returns_once_nothing_waits() -> None:
     waiting = [batches.submit(row) for row in "ab"]
     await batches.drain()
     assert all(each.done() for each in waiting)
+
+
+async def test_many_verdicts_are_told_a_few_at_a_time() -> None:
+    """Between two handfuls the loop turns: what one of them goes on to do keeps no other waiting for all the rest."""
+    database = Database()
+    batches = database.batches()
+    turns = 0
+    told: list[int] = []
+
+    async def hear(row: str) -> None:
+        await batches.submit(row)
+        told.append(turns)
+
+    hearing = [asyncio.create_task(hear(f"{n}")) for n in range(5 * module.TOLD_AT_ONCE)]
+    while not all(each.done() for each in hearing):
+        await asyncio.sleep(0)
+        turns += 1
+    assert max(told.count(turn) for turn in set(told)) <= module.TOLD_AT_ONCE
+    assert len(database.flushes) == 1
+
+
+async def test_drain_returns_once_everybody_has_been_told() -> None:
+    """A process that ends leaves nobody without the verdict on what was written."""
+    database = Database()
+    batches = database.batches()
+    waiting = [batches.submit(f"{n}") for n in range(5 * module.TOLD_AT_ONCE)]
+    await batches.drain()
+    assert all(each.done() for each in waiting)
+
+
+async def test_whoever_ends_a_flush_leaves_nobody_waiting() -> None:
+    """Also between two handfuls: who was not told hears that nobody knows."""
+    database = Database()
+    batches = database.batches()
+    waiting = [batches.submit(f"{n}") for n in range(5 * module.TOLD_AT_ONCE)]
+    flights = [task for task in asyncio.all_tasks() if task.get_name().startswith("flush")]
+    while not waiting[0].done():
+        await asyncio.sleep(0)
+    for flight in flights:
+        flight.cancel()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert results[0] == "wrote 0"
+    assert isinstance(results[-1], DatabaseUnavailable)

@@ -13,15 +13,28 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from app.breaker import Breaker, Call, Open, Policy
-from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, HeldBack, InDoubt, NeverLeft, Refused
+from app.errors import (
+    AssistantBusy,
+    AssistantRefused,
+    DatabaseUnavailable,
+    HeldBack,
+    InDoubt,
+    NeverLeft,
+    Refused,
+    TranslatorRefused,
+)
 from app.policies import (
     ASSISTANT,
     BAD_DATA,
     CHANNEL,
     DATABASE,
+    TRANSCRIBER,
+    TRANSLATOR,
     AssistantOpen,
     ChannelOpen,
     DatabaseOpen,
+    TranscriberOpen,
+    TranslatorOpen,
     of_assistant,
     of_channel,
     of_database,
@@ -559,6 +572,8 @@ def test_an_assistants_refusal_is_an_answer(error: Exception, verdict: str) -> N
         (DATABASE, DatabaseOpen, DatabaseUnavailable),
         (CHANNEL, ChannelOpen, NeverLeft),
         (ASSISTANT, AssistantOpen, AssistantBusy),
+        (TRANSLATOR, TranslatorOpen, TranslatorRefused),
+        (TRANSCRIBER, TranscriberOpen, AssistantRefused),
     ],
 )
 def test_a_refusal_is_of_its_dependencys_family_and_fails_no_breaker_around(

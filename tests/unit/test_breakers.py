@@ -1,9 +1,10 @@
 """Which breakers a worker has: whose failures touch whom, who comes again when, and what is remembered."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import msgspec
@@ -11,11 +12,13 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from app.configuration import Assistant, Limits, Texts
+from app.assistants.intents import Intents
+from app.configuration import Assistant, Limits, Texts, Transcription, Translation
 from app.directory import Channel, Directory, Tenant
-from app.errors import AssistantBusy, HeldBack, InDoubt, Refused
+from app.errors import AssistantBusy, HeldBack, InDoubt, Refused, TranslatorBusy, TranslatorRefused
+from app.policies import AssistantSkipped, TranscriberOpen, TranslatorOpen
 from app.vault import Secret, SecretBytes
-from workers.breakers import STEP, Breakers
+from workers.breakers import STEP, Breakers, Outdated
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +73,9 @@ def tenant(slug: str, **more: Any) -> Tenant:
         "assistant": assistant,
         "texts": Texts(),
         "limits": Limits(),
-        "intents": {},
+        "intents": Intents(),
+        "translation": Translation(provider="libretranslate", base_url="https://translate.example"),
+        "transcription": Transcription(base_url="https://ears.example", model="w"),
     }
     return Tenant(**{**fields, **more})
 
@@ -236,6 +241,65 @@ async def test_who_waits_for_an_assistant_goes_on_when_it_answers(place: Place) 
         await waiting
 
 
+async def test_a_fallback_has_a_breaker_of_its_own(place: Place) -> None:
+    """What the first one's failures open does not keep anybody from the fallback; and who does not wait is told so at once."""
+    first = place.noor.assistant
+    assert first
+    place.noor = msgspec.structs.replace(place.noor, assistant=msgspec.structs.replace(first, fallback=first))
+    await fail(place, place.noor)
+    with pytest.raises(AssistantSkipped):
+        async with place.breakers.assistant(place.noor, waits=False):
+            raise AssertionError
+    async with asyncio.timeout(1), place.breakers.assistant(place.noor, fallback=True):
+        pass
+    place.breakers.heard({"assistant:nurse": "closed", "assistant:nurse/fallback": "open"})
+    async with asyncio.timeout(1), place.breakers.assistant(place.noor, waits=False):
+        pass
+    with pytest.raises(AssistantSkipped):
+        async with place.breakers.assistant(place.noor, fallback=True, waits=False):
+            raise AssertionError
+    place.follow(tenant("other"), msgspec.structs.replace(place.noor, assistant=first), channels=[], version=1)
+    place.breakers.heard({})
+    assert len(place.breakers) == 1
+
+
+async def test_who_does_not_wait_for_a_breaker_waits_for_no_place_either(place: Place) -> None:
+    """Calls to an assistant that is away hold the places for as long as they take: what could be skipped is, at once."""
+    await fail(place, place.noor)
+
+    @asynccontextmanager
+    async def full() -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    with pytest.raises(AssistantSkipped):
+        async with asyncio.timeout(1), place.breakers.assistant(place.noor, waits=False, place=full):
+            raise AssertionError
+
+
+async def test_who_waits_for_a_breaker_holds_no_place(place: Place) -> None:
+    """Else a few turns that wait for an assistant that is away would keep all others from the one that is there."""
+    inside = 0
+
+    @asynccontextmanager
+    async def room() -> AsyncIterator[None]:
+        nonlocal inside
+        inside += 1
+        try:
+            yield
+        finally:
+            inside -= 1
+
+    await fail(place, place.noor)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.03), place.breakers.assistant(place.noor, place=room):
+            raise AssertionError
+    assert inside == 0
+    place.at += 1.0
+    async with place.breakers.assistant(place.noor, place=room):
+        assert inside == 1
+
+
 async def test_first_words_count_for_a_probe_alone(place: Place) -> None:
     """Streams that begin and are cut are failures while it is closed."""
     for _ in range(10):
@@ -246,6 +310,84 @@ async def test_first_words_count_for_a_probe_alone(place: Place) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await asked(place, place.noor)
+
+
+# --- those who help an assistant ---
+
+HELPERS: Any = pytest.mark.parametrize(
+    ("kind", "busy", "refusal"),
+    [
+        ("translator", TranslatorBusy("HTTP 503"), TranslatorOpen),
+        ("transcriber", AssistantBusy("HTTP 503"), TranscriberOpen),
+    ],
+)
+Helper = Literal["translator", "transcriber"]
+
+
+async def helped(place: Place, kind: Helper, error: Exception | None = None, *, beside: bool = False) -> None:
+    async with place.breakers.now(place.other if beside else place.noor, kind):
+        if error is not None:
+            raise error
+
+
+@HELPERS
+async def test_a_helper_that_fails_thrice_in_a_row_is_not_asked_and_nobody_waits_for_it(
+    place: Place, kind: Helper, busy: Exception, refusal: type[Exception]
+) -> None:
+    """Not even for a moment: another try would end the same way. After its pause one asks; the tenant beside goes on."""
+    for _ in range(3):
+        with pytest.raises(type(busy)):
+            await helped(place, kind, busy)
+    with pytest.raises(refusal):
+        await helped(place, kind)
+    await helped(place, kind, beside=True)
+    place.at += 1.0
+    await helped(place, kind)
+    await helped(place, kind)
+
+
+@HELPERS
+async def test_a_helper_that_answers_others_meanwhile_is_slow_and_not_away(
+    place: Place, kind: Helper, busy: Exception, refusal: type[Exception]
+) -> None:
+    """Of many at once the last miss their deadline together: the next answer's shall be asked for all the same."""
+    late = [place.breakers.now(place.noor, kind) for _ in range(9)]
+    for each in late:
+        await each.__aenter__()
+    await helped(place, kind)
+    for each in late:
+        with pytest.raises(type(busy)):
+            await each.gen.athrow(busy)
+    await helped(place, kind)
+
+
+async def test_an_engine_that_refuses_is_there(place: Place) -> None:
+    """A wrong key, a language that it does not have: nobody waits for that."""
+    for _ in range(20):
+        with pytest.raises(TranslatorRefused):
+            await helped(place, "translator", TranslatorRefused("HTTP 403"))
+    await helped(place, "translator")
+
+
+async def test_a_helpers_alert_and_series_are_of_its_kind(place: Place) -> None:
+    """`translator_away`; opened and forgotten like the others, also when the assistant translates from now on."""
+
+    def told() -> float:
+        return series("qasid_alerts_total", kind="translator_away") or 0.0
+
+    before = told()
+    place.breakers.heard({"translator:nurse": "open", "transcriber:nurse": "closed"})
+    with pytest.raises(TranslatorOpen):
+        await helped(place, "translator")
+    await helped(place, "transcriber")
+    assert series("qasid_breaker_state", dependency="translator:nurse", state="open") == 1
+    assert series("qasid_breaker_forced", dependency="transcriber:nurse") == 1
+    assert told() == before + 1
+    by_assistant = msgspec.structs.replace(place.noor, translation=Translation())
+    place.follow(by_assistant, channels=[], version=1)
+    place.breakers.heard({})
+    assert len(place.breakers) == 1
+    assert series("qasid_breaker_state", dependency="translator:nurse", state="open") is None
 
 
 # --- the configuration, words, metrics ---
@@ -262,6 +404,47 @@ async def test_what_leads_elsewhere_now_is_asked_afresh(place: Place) -> None:
     async with asyncio.timeout(1):
         await asked(place, msgspec.structs.replace(place.noor, assistant=mended))
     assert len(place.breakers) == 2
+
+
+async def test_turns_with_settings_of_before_move_nobodys_breaker(place: Place) -> None:
+    """Under way while the key was mended: whatever they meet, it neither opens the new one's nor makes a third."""
+    old, main = place.noor, place.main
+    assert old.assistant
+    new = msgspec.structs.replace(old, assistant=msgspec.structs.replace(old.assistant, api_key=Secret("new")))
+    place.follow(new, channels=[msgspec.structs.replace(main, token=Secret("new"))], version=1)
+    place.breakers.heard({})
+    await fail(place, new)
+    await asked(place, old)
+    with pytest.raises(AssistantSkipped):
+        async with place.breakers.assistant(new, waits=False):
+            raise AssertionError
+    place.noor = new
+    place.main = msgspec.structs.replace(main, token=Secret("new"))
+    place.lose()
+    place.main = main
+    assert place.send(LOST)
+    place.main = msgspec.structs.replace(main, token=Secret("new"))
+    assert not place.send()
+    assert len(place.breakers) == 2
+
+
+async def test_who_waits_hears_that_the_settings_have_changed(place: Place) -> None:
+    """Five hundred turns before an open breaker, and the key is mended: none of them asks with the old one."""
+    old = place.noor
+    assert old.assistant
+    place.follow(old, channels=[], version=1)
+    await fail(place, old)
+    waiting = [asyncio.create_task(asked(place, old)) for _ in range(500)]
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in waiting)
+    new = msgspec.structs.replace(old, assistant=msgspec.structs.replace(old.assistant, api_key=Secret("new")))
+    place.follow(new, channels=[], version=2)
+    place.breakers.heard({})
+    async with asyncio.timeout(5):
+        heard = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(each, Outdated) and each.tenant == new for each in heard)
+    await asked(place, new)
+    assert len(place.breakers) == 1
 
 
 async def test_what_leaves_the_configuration_is_forgotten(place: Place) -> None:
@@ -328,9 +511,9 @@ async def test_the_log_tells_when_it_opens_and_how_long_it_was_open(place: Place
     told = [(line["event"], line["log_level"]) for line in lines if line["log_level"] != "debug"]
     assert told == [
         ("breaker changed", "warning"),
-        ("a channel is away", "error"),
+        ("a provider is away", "error"),
         ("breaker changed", "info"),
-        ("a channel is back", "warning"),
+        ("a provider is back", "warning"),
     ]
     assert lines[1]["alert"] == "channel_away" and lines[1]["breaker"] == "channel:nurse/main"
     assert lines[-1]["seconds"] == 15.0

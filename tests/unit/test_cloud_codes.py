@@ -3,8 +3,6 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,10 +16,11 @@ from app import http
 from app.channels import Accepted
 from app.channels.cloud import CloudAPI
 from app.channels.cloud_codes import refusal
-from app.channels.cloud_waits import LONGEST, regain_access, retry_after
+from app.channels.cloud_waits import regain_access
 from app.directory import Channel
 from app.errors import InDoubt, NeverLeft, Refused
 from app.messages import Identity, Key
+from app.retrying import LONGEST, retry_after
 from app.vault import Secret
 
 pytestmark = pytest.mark.anyio
@@ -118,56 +117,6 @@ def test_what_is_in_doubt_tells_retry_after_too(code: int) -> None:
     assert isinstance(doubt, InDoubt) and doubt.after == 7
 
 
-NOW = datetime(2026, 5, 1, 10, 0, 0, tzinfo=UTC)
-SOON = NOW + timedelta(seconds=90)
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("0", 0),
-        ("5", 5),
-        ("007", 7),
-        ("3600", 3600),
-        ("3601", LONGEST),
-        ("9" * 5000, LONGEST),
-        (" 12 ", 12),
-        ("Fri, 01 May 2026 10:01:30 GMT", 90),  # RFC 9110, 5.6.7: the form to send
-        ("Friday, 01-May-26 10:01:30 GMT", 90),  # the two to understand
-        ("Fri May  1 10:01:30 2026", 90),
-        ("Fri, 01 May 2026 09:00:00 GMT", 0),  # over already
-        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST),
-        ("Fri, 01 Foo 2026 10:01:30 GMT", 0),
-        ("Fri, 41 May 2026 10:01:30 GMT", 0),
-        ("-5", 0),
-        ("+5", 0),
-        ("1.5", 0),
-        ("1e3", 0),
-        ("٥", 0),
-        ("5 s", 0),
-        ("soon", 0),
-        ("", 0),
-    ],
-)
-def test_retry_after_is_read_as_http_has_it(value: str, seconds: float) -> None:
-    """A number of seconds or a date, counted from the answer's own `Date`; an hour at most; nonsense asks for nothing."""
-    headers = httpx.Headers({b"Retry-After": value.encode(), b"Date": format_datetime(NOW, usegmt=True).encode()})
-    assert retry_after(headers) == seconds
-
-
-def test_a_date_counts_from_our_clock_where_the_answer_has_none() -> None:
-    """Without `Date`, or with one that is none."""
-    later = format_datetime(datetime.now(UTC) + timedelta(seconds=120), usegmt=True)
-    for more in ({}, {"Date": "today"}):
-        assert 110 < retry_after(httpx.Headers({"Retry-After": later, **more})) <= 120
-
-
-def test_of_two_retry_afters_the_longer_counts() -> None:
-    """Something between us and the provider may add its own."""
-    assert retry_after(httpx.Headers([("Retry-After", "5"), ("Retry-After", "9"), ("Retry-After", "x")])) == 9
-    assert retry_after(httpx.Headers()) == 0
-
-
 def _usage(*minutes: Any) -> str:
     kinds = [
         {
@@ -218,9 +167,8 @@ def test_the_accounts_wait_is_what_meta_estimates(code: int, value: str, seconds
 def test_no_header_can_break_an_answer(value: bytes, date: bytes) -> None:
     """Whatever stands in them, a wait between nothing and an hour comes out."""
     headers = httpx.Headers([(b"Retry-After", value), (b"Date", date), (b"X-Business-Use-Case-Usage", value)])
-    assert 0 <= retry_after(headers) <= LONGEST
-    estimate = regain_access(headers)
-    assert estimate is None or 0 < estimate <= LONGEST
+    for asked in (retry_after(headers), regain_access(headers)):
+        assert asked is None or 0 <= asked <= LONGEST
 
 
 def _refused(code: int, attempt: int = 1, **more: Any) -> Refused:

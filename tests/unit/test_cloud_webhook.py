@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.channels.cloud_webhook import MOST_ITEMS, items
+from app.channels import Attachment
+from app.channels.cloud_webhook import MOST_ITEMS, attachment, items
 from app.messages import ANSWERED, KINDS, Identity, Item, Key, Message, Status, Stray
 from tests import cloud_bodies as cloud
 
@@ -53,8 +54,11 @@ READ = {
     "video": (None, "a film"),
     "document": (None, "letter.pdf"),
     "sticker": (None, ""),
-    "location": (None, "Kaaba\nMakkah\n21.422500, 39.826200"),
-    "contacts": (None, "Ana Bey\n"),
+    "location": (
+        None,
+        "Kaaba\nMakkah\n21.422500, 39.826200\nhttps://www.google.com/maps?q=21.422500,39.826200",
+    ),
+    "contacts": (None, "Ana Bey\n+1 5"),
     "interactive": (None, "Yes"),
     "button": (None, "Tapped"),
     "reaction": ("wamid.OUT", "👍"),
@@ -180,6 +184,64 @@ def test_a_reaction_is_taken_away_by_an_empty_or_absent_emoji(emoji: cloud.Json)
     """Both shapes occur."""
     got = only_message(cloud.message("reaction", reaction={"message_id": "wamid.OUT", **emoji}))
     assert (got.refers_to, got.body) == ("wamid.OUT", "")
+
+
+FILES = ["image", "audio", "video", "document", "sticker"]
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_file_of_a_message_is_told_by_its_json(kind: str) -> None:
+    """Id, type, digest, name and caption, as the provider sends them."""
+    content = cloud.CONTENTS[kind]
+    assert attachment(cloud.encode(cloud.message(kind))) == Attachment(
+        id=content["id"],
+        media_type=content["mime_type"],
+        sha256=content.get("sha256", ""),
+        filename=content.get("filename", ""),
+        caption=content.get("caption", ""),
+    )
+
+
+def test_an_edit_brings_a_file_of_its_own() -> None:
+    """Or none: then the message has the one that it had."""
+    new = {"type": "image", "image": {"id": 79}}
+    edit = cloud.message("edit", edit={"original_message_id": "wamid.A", "message": new})
+    assert attachment(cloud.encode(edit)) == Attachment(id="79")
+    assert attachment(cloud.encode(cloud.message("edit"))) is None
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS - set(FILES)))
+def test_what_comes_without_a_file_has_none(kind: str) -> None:
+    """Whatever else it brings."""
+    assert attachment(cloud.encode(cloud.message(kind))) is None
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"null", b"[", b'{"image": 7}', b'{"image": {}}', b'{"image": {"id": null}}', b"\xff", b"[" * 100_000]
+)
+def test_a_file_that_cannot_be_read_is_none(raw: bytes) -> None:
+    """Nothing raises: the message is asked without it."""
+    assert attachment(raw) is None
+
+
+def test_a_card_is_worth_no_less_for_what_makes_no_sense_in_it() -> None:
+    """Name, company, numbers and addresses, a line each; what cannot be read of it is left out."""
+    whole = {
+        "name": {"formatted_name": "Amal Haddad"},
+        "org": {"company": "Noor"},
+        "phones": [{"phone": "+1 555 000 3333", "wa_id": "15550003333"}, {"wa_id": "15550004444"}],
+        "emails": [{"email": "amal@example.org"}],
+    }
+    broken = {"name": {"formatted_name": "Ben"}, "org": 7, "phones": {"phone": 1}, "emails": [{"email": 5}]}
+    body = only_message(cloud.message("contacts", contacts=[whole, broken, {}])).body
+    assert body == "Amal Haddad\nNoor\n+1 555 000 3333\n15550004444\namal@example.org\n\nBen"
+
+
+def test_cards_are_bounded_in_number_and_length() -> None:
+    """A message of a thousand cards is no prompt of a megabyte."""
+    card = {"name": {"formatted_name": "A"}, "phones": [{"phone": str(n)} for n in range(100)]}
+    body = only_message(cloud.message("contacts", contacts=[card] * 100)).body
+    assert len(body.split("\n\n")) == 20 and all(len(each.split("\n")) <= 8 for each in body.split("\n\n"))
 
 
 def test_an_edit_may_be_of_a_picture_or_without_content() -> None:

@@ -10,15 +10,18 @@ from app.configuration import (
     Assistant,
     Channel,
     Configuration,
+    Document,
     Endpoint,
     Intent,
     Limits,
     Tenant,
     Texts,
+    Transcription,
     Translation,
     load,
 )
 from app.errors import ConfigurationError
+from app.text.assent import LANGUAGES
 from app.vault import Secret
 
 CANARY = "EAAGcanary0PX4ZCpsBA"
@@ -130,11 +133,11 @@ def test_every_key_of_the_contract_is_read(write: Write) -> None:
             + ASSISTANT
             + 'system = ""\nmax_tokens = 1\ndeadline_seconds = 0.5\nhistory_messages = 0\nhistory_tokens = 0\n'
             + ASSISTANT.replace("assistant]", "assistant.fallback]").replace('"anthropic"', '"openai"')
-            + '[tenants.noor.translation]\nsource = "ar"\ntarget = "en-GB"\n'
+            + '[tenants.noor.translation]\nsource = "ar"\ntarget = "en-GB"\nanswers = ["ur"]\nat_once = 8\n'
             + '[tenants.noor.texts]\nlocation = "Thanks."\n'
             + "[tenants.noor.limits]\nmessages_per_contact_per_day = 200\nreplies_per_conversation_per_minute = 0\n"
             + CHANNEL
-            + 'enabled = false\nlate = "notice"\nsession_gap_hours = 1\n'
+            + 'enabled = false\nlate = "notice"\nsession_gap_hours = 1\nanswer_within_hours = 12\n'
         ),
         ENVIRON,
     )
@@ -143,17 +146,31 @@ def test_every_key_of_the_contract_is_read(write: Write) -> None:
     assert noor.intents == (Intent(match=("hi", "привет"), reply="Hello"),)
     assert noor.assistant is not None and noor.assistant.fallback is not None
     assert noor.assistant.deadline_seconds == 0.5 and noor.assistant.fallback.provider == "openai"
-    assert noor.translation == Translation(provider="assistant", source="ar", target="en-GB")
+    assert noor.translation == Translation(
+        provider="assistant", source="ar", target="en-GB", answers=("ur",), at_once=8, deadline_seconds=15.0
+    )
     assert noor.texts == Texts(location="Thanks.")
     assert noor.limits == Limits(messages_per_contact_per_day=200, replies_per_conversation_per_minute=0)
     assert (noor.channels["main"].enabled, noor.channels["main"].late) == (False, "notice")
     assert found.warnings == (
         'endpoints.meta.kind: "evolution" does nothing yet: webhooks of this endpoint are not read.',
-        "tenants.noor.assistant.fallback: does nothing yet.",
-        "tenants.noor.translation: does nothing yet: citations stay as they are.",
-        "tenants.noor.limits.messages_per_contact_per_day: does nothing yet: nobody is limited by the day.",
-        'tenants.noor.channels.main.late: "notice" does nothing yet: it is like "store".',
     )
+
+
+def test_who_writes_down_voice_messages_is_named_by_url_and_model(write: Write) -> None:
+    """A key is needed where they want one; the URL is the operator's word for a host, as every other."""
+    table = '[tenants.noor.transcription]\nbase_url = "https://api.openai.com/v1/"\nmodel = "whisper-1"\n'
+    found = load(write(WHOLE + table), ENVIRON).tenants["noor"].transcription
+    assert found == Transcription(base_url="https://api.openai.com/v1", model="whisper-1")
+    keyed = load(write(WHOLE + table + 'api_key = "env:AI_KEY"\n'), ENVIRON | {"AI_KEY": "sk-1"})
+    assert keyed.tenants["noor"].transcription == Transcription(
+        base_url="https://api.openai.com/v1", model="whisper-1", api_key=Secret("sk-1"), deadline_seconds=30
+    )
+    assert mistakes(write(WHOLE + table.replace("https:", "ftp:"))) == [f"tenants.noor.transcription.base_url: {URL}"]
+    assert mistakes(write(WHOLE + table.replace("model", "modell"))) == [
+        "tenants.noor.transcription.modell: unknown key; did you mean model?",
+        "tenants.noor.transcription.model: is missing.",
+    ]
 
 
 REFERENCE = "must be a reference, env:NAME or file:PATH; a secret never stands in this file."
@@ -209,21 +226,85 @@ WRONG = [
     ),
     (
         'name = "Noor Clinic"',
+        'name = "N"\ntranslation = {base_url = "http://libre", api_key = "env:KEY"}',
+        [
+            'tenants.noor.translation.base_url: is for libretranslate: set provider = "libretranslate", or take it away.',
+            'tenants.noor.translation.api_key: is for libretranslate: set provider = "libretranslate", or take it away.',
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\ntranslation = {answers = ["ur", "Urdu"], at_once = 0}',
+        [
+            'tenants.noor.translation.answers[1]: must be a language code like "ar" or "en".',
+            "tenants.noor.translation.at_once: must be a whole number from 1 to 1,000.",
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["hi"], reply = "a"}, {match = ["Hi!"], reply = "b"}]',
-        ["tenants.noor.intents[1].match[0]: is the same as tenants.noor.intents[0].match[0], which has another reply."],
+        [
+            'tenants.noor.intents[1] ("Hi!").match[0]: is the same as tenants.noor.intents[0] ("hi").match[0], '
+            "which has another reply."
+        ],
     ),
     (
         'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["?!"], reply = "a"}, {match = [], reply = "a"}]',
         [
-            "tenants.noor.intents[0].match[0]: is nothing but punctuation, space or tashkeel, which are not compared.",
+            'tenants.noor.intents[0] ("?!").match[0]: is nothing but punctuation, space or tashkeel, which are not compared.',
             "tenants.noor.intents[1].match: must have one text at least.",
         ],
     ),
     (
         'name = "Noor Clinic"',
+        'name = "N"\nintents = [{patterns = ["* * *"], reply = "a"}, {patterns = ["a*b*c*d*e*f*g*h*i*j*k*l"], reply = "a"}]',
+        [
+            'tenants.noor.intents[0] ("* * *").patterns[0]: must have 2 letters at least besides its stars.',
+            'tenants.noor.intents[1] ("a*b*c*d*e*f*g*h*i*j*k*l").patterns[0]: must have 10 stars at most.',
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{patterns = ["* Price *"], reply = "a"}, {patterns = ["* «price» **"], reply = "b"}]',
+        [
+            'tenants.noor.intents[1] ("* «price» **").patterns[0]: is the same as '
+            'tenants.noor.intents[0] ("* Price *").patterns[0], '
+            "which has another reply."
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["a"], reply = "x"}, {match = ["A"], reply = "x", then = "hand_over"}]',
+        [
+            'tenants.noor.intents[1] ("A").match[0]: is the same as tenants.noor.intents[0] ("a").match[0], '
+            "from which something else follows."
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["a"], reply = "Sure?", then = "confirm", language = "xx"}]',
+        [
+            'tenants.noor.intents[0] ("a").yes: is missing: an intent with then = "confirm" says it after a yes.',
+            'tenants.noor.intents[0] ("a").no: is missing: an intent with then = "confirm" says it after a no.',
+            'tenants.noor.intents[0] ("a").language: must be one whose words for yes and no are known: '
+            f"{', '.join(LANGUAGES)}.",
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["a"], reply = "x", yes = "y"}]',
+        ['tenants.noor.intents[0] ("a").then: must be "confirm", or there is nothing to say yes or no to.'],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nintents = [{match = ["stop"], reply = "Bye.", then = "stop"}]',
+        ['tenants.noor.intents[0] ("stop"): stops answers, and no intent has then = "start", to want them again.'],
+    ),
+    (
+        'name = "Noor Clinic"',
         'name = "N"\nintents = [{match = ["hi"]}]',
-        ["tenants.noor.intents[0].reply: is missing."],
+        ['tenants.noor.intents[0] ("hi").reply: is missing.'],
     ),
     (
         'provider = "anthropic"',
@@ -283,6 +364,26 @@ WRONG = [
     ),
     (
         '"https://graph.facebook.com/v23.0"',
+        '"https://graph.facebook.com/v23.0/106540352242922/messages"',
+        ["tenants.noor.channels.main.base_url: must end before /messages: that is put behind it."],
+    ),
+    (
+        '"https://api.anthropic.com/"',
+        '"https://api.anthropic.com/v1/messages/"',
+        ["tenants.noor.assistant.base_url: must end before /v1/messages: that is put behind it."],
+    ),
+    (
+        '"https://api.anthropic.com/"',
+        '"https://api.openai.com/v1/chat/completions"',
+        ["tenants.noor.assistant.base_url: must end before /chat/completions: that is put behind it."],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\ntranscription = {base_url = "https://api.openai.com/v1/audio/transcriptions", model = "m"}',
+        ["tenants.noor.transcription.base_url: must end before /audio/transcriptions: that is put behind it."],
+    ),
+    (
+        '"https://graph.facebook.com/v23.0"',
         '"https://gr aph"',
         ["tenants.noor.channels.main.base_url: must be a URL like https://host/path, in ASCII without spaces."],
     ),
@@ -307,9 +408,26 @@ WRONG = [
         ["tenants.noor.chanels: unknown key; did you mean channels?"],
     ),
     ('name = "Noor Clinic"', 'name = "N"\ncolour = 1', [
-        ("tenants.noor.colour: unknown key; known are assistant, translation, texts, limits, intents, name, enabled, "
-        "in_doubt, channels.")
+        ("tenants.noor.colour: unknown key; known are assistant, translation, transcription, texts, limits, intents, name, "
+        "enabled, in_doubt, without, channels.")
     ]),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\n[tenants.noor.intents]\nmatch = ["hi"]\nreply = "a"',
+        ["tenants.noor.intents: must be a list: write [[tenants.noor.intents]], with double brackets."],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nwithout = ["assistant", "channels"]',
+        [
+            "tenants.noor.without[1]: must be assistant or translation or transcription or texts or limits or intents.",
+        ],
+    ),
+    (
+        'name = "Noor Clinic"',
+        'name = "N"\nwithout = ["assistant"]',
+        ["tenants.noor.without: takes assistant back, and tenants.noor.assistant stands in the file."],
+    ),
     ("[endpoints.meta]", "[[endpoints]]", ["endpoints: must be a table."]),
 ]  # fmt: skip
 
@@ -351,6 +469,16 @@ def test_an_address_is_one_channel_per_endpoint(write: Write) -> None:
     load(write(WHOLE + again.replace('"meta"', '"other"')), ENVIRON)
 
 
+def test_ansaris_backend_is_not_asked_to_translate(write: Write) -> None:
+    """It answers in people's threads; libretranslate beside it, or none, is right."""
+    ansari = WHOLE.replace('"anthropic"', '"ansari"') + "[tenants.noor.translation]\n"
+    assert mistakes(write(ansari)) == [
+        'tenants.noor.translation.provider: must be "libretranslate" or "none": '
+        "ansari cannot be asked outside of people's threads."
+    ]
+    load(write(ansari + 'provider = "none"\n'), ENVIRON)
+
+
 def test_a_secret_can_come_from_a_file_beside_the_configuration(write: Write, tmp_path: Path) -> None:
     """The path is relative to the configuration file; the line end is no part of the secret."""
     (tmp_path / "secrets").mkdir()
@@ -365,7 +493,7 @@ def test_a_secret_can_come_from_a_file_beside_the_configuration(write: Write, tm
     [
         (b"", "the file that it names is empty."),
         (f"{CANARY}\n{CANARY}\n".encode(), "the file that it names must hold one line of printable ASCII."),
-        (b"\xff\xfe", "the file that it names cannot be read: it is not a text."),
+        (b"\xff\xfe", "the file that it names cannot be read: it is not a text in UTF-8."),
         (b"x" * 100_000, "the file that it names must hold one line of printable ASCII."),
     ],
 )
@@ -374,6 +502,151 @@ def test_a_file_that_holds_no_secret_is_refused(write: Write, tmp_path: Path, co
     (tmp_path / "token").write_bytes(content)
     path = write(WHOLE.replace("env:TOKEN", "file:token"))
     assert mistakes(path) == [f"tenants.noor.channels.main.token: {reason}"]
+
+
+DOCUMENTS = "[[tenants.noor.assistant.documents]]\n"
+
+
+def test_documents_are_read_from_files_beside_the_configuration(write: Write, tmp_path: Path) -> None:
+    """As they stand there, byte for byte, but for a byte order mark; in the order of the file; each assistant its own."""
+    said = "\tإِنَّمَا الأَعْمَالُ\r\n\n  prices: 10\u00a0€ \n"
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.txt").write_bytes(b"\xef\xbb\xbf" + said.encode())
+    (tmp_path / "b").write_bytes(("é" * (128 * 1024)).encode())
+    one = DOCUMENTS + 'title = "A"\ntext = "file:documents/a.txt"\n'
+    two = DOCUMENTS + 'title = "السعر"\ntext = "file:b"\n'
+    fallback = ASSISTANT.replace("assistant]", "assistant.fallback]") + two.replace("documents]", "fallback.documents]")
+    noor = load(write(WHOLE + one + two + fallback), ENVIRON).tenants["noor"].assistant
+    assert noor is not None and noor.fallback is not None
+    b = Document(title="السعر", text="é" * (128 * 1024))
+    assert noor.documents == (Document(title="A", text=said), b)
+    assert noor.fallback.documents == (b,)
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "mistake"),
+    [
+        ('title = "A"\ntext = "Our prices"', b"x", "text: must be a reference, file:PATH, to a text."),
+        ('title = "A"\ntext = "env:KEY"', b"x", "text: must be a reference, file:PATH, to a text."),
+        ('title = "A"\ntext = 5', b"x", "text: must be a reference, file:PATH, to a text."),
+        ('title = "A"\ntext = "file:"', b"x", "text: must be a reference, file:PATH, to a text."),
+        (
+            'title = "A"\ntext = "file:b"',
+            b"x",
+            "text: the file {folder}/b cannot be read: No such file or directory.",
+        ),
+        (
+            'title = "A"\ntext = "file:a"',
+            b"a\xff",
+            "text: the file {folder}/a cannot be read: it is not a text in UTF-8.",
+        ),
+        (
+            'title = "A"\ntext = "file:a"',
+            b"a\xc3",
+            "text: the file {folder}/a cannot be read: it is not a text in UTF-8.",
+        ),
+        ('title = "A"\ntext = "file:a"', b"\xef\xbb\xbf \n", "text: the file {folder}/a is empty."),
+        (
+            'title = "A"\ntext = "file:a"',
+            b"a\0b",
+            "text: the file {folder}/a has U+0000 in it, which PostgreSQL cannot store.",
+        ),
+        ('title = "A"\ntext = "file:a"', b"x" * 262_145, "text: the file {folder}/a is larger than 256 KiB."),
+        (
+            'title = "A"\ntext = "file:a"',
+            b"x" * 262_144 + "é".encode(),
+            "text: the file {folder}/a is larger than 256 KiB.",
+        ),
+        ('title = "A"\ntext = "file:a"', b"x" * 9_000_000, "text: the file {folder}/a is larger than 256 KiB."),
+        ('title = " "\ntext = "file:a"', b"x", "title: must be one line of at most 200 characters."),
+        ('title = "a\\nb"\ntext = "file:a"', b"x", "title: must be one line of at most 200 characters."),
+        (f'title = "{"t" * 201}"\ntext = "file:a"', b"x", "title: must be one line of at most 200 characters."),
+        ('text = "file:a"', b"x", "title: is missing."),
+        ('title = "A"\ntexts = "file:a"', b"x", "texts: unknown key; did you mean text?"),
+    ],
+)
+def test_a_document_that_cannot_be_one_is_refused(
+    write: Write, tmp_path: Path, text: str, content: bytes, mistake: str
+) -> None:
+    """A reference to a text of one's own, of a bounded size; what is wrong is told with its place."""
+    (tmp_path / "a").write_bytes(content)
+    found = mistakes(write(WHOLE + DOCUMENTS + text))
+    assert f"tenants.noor.assistant.documents[0].{mistake.format(folder=tmp_path)}" in found
+
+
+def test_documents_are_few_small_and_of_different_names(write: Write, tmp_path: Path) -> None:
+    """They are in the memory of every process, and in every question."""
+    (tmp_path / "a").write_text("x" * 200_000)
+    every = [DOCUMENTS + f'title = "{n}"\ntext = "file:a"\n' for n in range(21)]
+    place = "tenants.noor.assistant.documents"
+    assert mistakes(write(WHOLE + "".join(every[:3]))) == [
+        f"{place}: must be 512 KiB together at most, and are 586 KiB."
+    ]
+    (tmp_path / "a").write_text("x")
+    assert mistakes(write(WHOLE + "".join(every))) == [f"{place}: must be 20 documents at most."]
+    assert mistakes(write(WHOLE + every[0] + every[1] + every[0])) == [
+        f"{place}[2].title: is the title of {place}[0] already: a citation names nothing else."
+    ]
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "openai", "ansari"])
+def test_every_provider_answers(write: Write, provider: str) -> None:
+    """Nobody is told that one of them does nothing."""
+    assert load(write(WHOLE.replace('"anthropic"', f'"{provider}"')), ENVIRON).warnings == ()
+
+
+ANSARI = "tenants.noor.assistant.{}: does nothing with ansari: {}."
+
+
+@pytest.mark.parametrize(
+    ("table", "more", "warnings"),
+    [
+        (ASSISTANT.replace("anthropic", "ansari", 1), 'system = "x"\nimages = true\nmax_tokens = 4096\n', [
+            ANSARI.format("system", "it has instructions of its own"),
+            ANSARI.format("max_tokens", "it bounds its answers itself"),
+            ANSARI.format("images", "it is never shown pictures"),
+        ]),
+        (ASSISTANT.replace("anthropic", "ansari", 1), 'system = ""\nimages = false\n', []),
+        (ASSISTANT.replace("anthropic", "ansari", 1), DOCUMENTS + 'title = "A"\ntext = "file:a"\n', [
+            ANSARI.format("documents", "it has sources of its own"),
+        ]),
+        (ASSISTANT, 'system = "x"\nimages = true\nmax_tokens = 4096\n', []),
+        (ASSISTANT, ASSISTANT.replace("assistant]", "assistant.fallback]").replace("anthropic", "ansari", 1)
+         + "max_tokens = 5\ndeadline_seconds = 60\n", [
+            ("tenants.noor.assistant.fallback.deadline_seconds: is its share of tenants.noor.assistant.deadline_seconds, "
+            "and at most half of that is kept for it: 30."),
+            ANSARI.replace("assistant.", "assistant.fallback.").format("max_tokens", "it bounds its answers itself"),
+        ]),
+        (ASSISTANT, ASSISTANT.replace("assistant]", "assistant.fallback]"), []),
+        (ASSISTANT, '[[tenants.noor.intents]]\nmatch = ["hours"]\nreply = "9 to 5"\npause_hours = 24\n', [
+            'tenants.noor.intents[0] ("hours").pause_hours: does nothing: only a hand-over leaves the conversation to people.'
+        ]),
+        (ASSISTANT, '[[tenants.noor.intents]]\nmatch = ["agent"]\nreply = "Yes."\nthen = "hand_over"\npause_hours = 2\n', []),
+    ],
+)  # fmt: skip
+def test_keys_that_do_nothing_are_told(
+    write: Write, tmp_path: Path, table: str, more: str, warnings: list[str]
+) -> None:
+    """As the documentation promises, and what does something is not."""
+    (tmp_path / "a").write_text("x")
+    assert list(load(write(ENDPOINT + TENANT + CHANNEL + table + more), ENVIRON).warnings) == warnings
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ('late = "apologise"', True),
+        ('late = "notice"\nanswer_within_hours = 24', True),
+        ('late = "notice"\nanswer_within_hours = 23.5', False),
+        ('late = "store"', False),
+        ('late = "answer"', False),
+        ("answer_within_hours = 100", False),
+    ],
+)
+def test_words_for_late_messages_that_would_be_refused_are_told(write: Write, keys: str, told: bool) -> None:
+    """What counts as late only outside of WhatsApp's window would be answered, paid for, and refused."""
+    warnings = load(write(f"{WHOLE}{keys}\n"), ENVIRON).warnings
+    assert [warning.split(":")[0] for warning in warnings] == ["tenants.noor.channels.main.answer_within_hours"] * told
 
 
 def test_a_file_that_is_no_toml_is_refused_with_its_line(write: Write, tmp_path: Path) -> None:

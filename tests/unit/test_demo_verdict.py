@@ -66,3 +66,27 @@ def test_a_burst_of_three_may_fall_into_turns_in_four_ways() -> None:
     sizes = [[turn.messages for turn in outcome] for outcome in outcomes(step, tenant)]
     assert sorted(sizes) == [[1, 1, 1], [1, 2], [2, 1], [3]]
     assert all("z" in outcome[-1].texts[0] for outcome in outcomes(step, tenant))
+
+
+def test_a_source_that_is_not_letter_for_letter_is_a_fault() -> None:
+    """Though what was expected, which Qasid's own code has put together, came just so."""
+    good, bad = (
+        Turn(messages=1, texts=("It is said [1].", f"[1] {said}"), quoted=("أ  ب",)) for said in ("أ  ب", "أ ب")
+    )
+    assert faults([Expected(label="Dalia: why", outcomes=[(good,)])], good.texts) == []
+    [fault] = faults([Expected(label="Dalia: why", outcomes=[(bad,)])], bad.texts)
+    assert "source" in fault and "Dalia: why" in fault
+
+
+def test_what_must_stand_in_an_answer_are_the_assistants_own_sources() -> None:
+    """As it told them, not as they were put together; where it quotes nothing, or is not asked, nothing must."""
+    tenant = tomllib.loads((Path(demo.__file__).parent / "demo.toml").read_text())["tenants"]["noor"]
+    quoted = {
+        says.text: outcomes(Step(person=Person(name="Amal", number="1"), says=(says,)), tenant)[0][0].quoted
+        for says in (
+            Says(text="What do the sources say about intentions?"),
+            Says(text="x"),
+            Says(kind="unsupported", text="poll"),
+        )
+    }
+    assert len(quoted["What do the sources say about intentions?"]) > 1 and quoted["x"] == quoted["poll"] == ()

@@ -15,7 +15,8 @@ from app.channels import cloud_codes
 from app.cli import main
 from app.sandbox import faults
 from app.settings import PREFIX, Settings
-from app.store.turns import Ending
+from app.store.breakers import Kind
+from app.store.settlements import Ending
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -126,7 +127,7 @@ def test_operations_tells_of_every_metric() -> None:
 
 def test_operations_tells_of_every_alert() -> None:
     """Each kind of alert that the code raises has a line that says what to do; so has no other."""
-    kinds = set()
+    kinds = {f"{kind}_away" for kind in get_args(Kind)}  # workers/breakers.py raises one for each
     for file in sources("app", "workers"):
         if file.suffix != ".py":
             continue
@@ -134,7 +135,7 @@ def test_operations_tells_of_every_alert() -> None:
             named = [k.value for k in call.keywords if k.arg == "alert"]
             if isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "metrics.alert":
                 named += call.args
-            kinds |= {value.value for value in named if isinstance(value, ast.Constant)}
+            kinds |= {str(value.value) for value in named if isinstance(value, ast.Constant)}
     assert len(kinds) > 5
     assert set(rows(section(text("docs/operations.md"), "## Alerts"))) == kinds
 
@@ -143,7 +144,9 @@ HEADINGS: dict[str, type[msgspec.Struct]] = {
     "## `[endpoints.NAME]`: a webhook URL": configuration.Endpoint,
     "## `[tenants.NAME]`: an organisation": configuration.Tenant,
     "## `[tenants.NAME.assistant]`: who answers": configuration.Assistant,
+    "## `[[tenants.NAME.assistant.documents]]`: what it answers from": configuration.Document,
     "## `[tenants.NAME.translation]`: who translates citations": configuration.Translation,
+    "## `[tenants.NAME.transcription]`: who writes down voice messages": configuration.Transcription,
     "## `[tenants.NAME.texts]`: what people read when the assistant cannot answer": configuration.Texts,
     "## `[tenants.NAME.limits]`": configuration.Limits,
     "## `[[tenants.NAME.intents]]`: fixed replies": configuration.Intent,
@@ -155,7 +158,8 @@ HEADINGS: dict[str, type[msgspec.Struct]] = {
 def test_every_key_of_the_configuration_is_told_with_its_default(heading: str) -> None:
     """Each table of docs/configuration.md has the keys of its Struct, and the defaults that hold."""
     told = rows(section(text("docs/configuration.md"), heading))
-    tables = {"assistant", "translation", "texts", "limits", "intents", "channels"}  # have sections of their own
+    # These have sections of their own.
+    tables = {"assistant", "translation", "transcription", "texts", "limits", "intents", "channels"}
     fields = {f.name: f for f in msgspec.structs.fields(HEADINGS[heading]) if f.name not in tables}
     assert set(told) == set(fields)
     for name, field in fields.items():
@@ -205,7 +209,16 @@ def test_the_sandboxs_faults_are_listed() -> None:
     """docs/sandbox.md has each kind of fault of each face, and no other."""
     told = section(text("docs/sandbox.md"), "## Faults")
     listed = set(re.findall(r"`(\w+)`", "\n".join(line for line in told.splitlines() if line.startswith("| "))))
-    assert listed - {"code"} == {*get_args(faults.SendKind), *get_args(faults.AssistantKind)}
+    kinds = (
+        faults.SendKind,
+        faults.AssistantKind,
+        faults.AnsariKind,
+        faults.ThreadsKind,
+        faults.TranslatorKind,
+        faults.MediaKind,
+        faults.TranscriptionKind,
+    )
+    assert listed - {"code"} == {kind for face in kinds for kind in get_args(face)}
 
 
 def test_endings_and_codes_are_listed() -> None:
@@ -215,3 +228,27 @@ def test_endings_and_codes_are_listed() -> None:
     codes = {*cloud_codes.UNKNOWN, *cloud_codes.HELD, *cloud_codes.BUSY, cloud_codes.PAIR} - {*range(200, 300)}
     assert "200–299" in told
     assert {code for code in codes if not re.search(rf"\b{code}\b", told)} == set()
+
+
+@pytest.mark.parametrize("page", ["docs/configuration.md", "docs/sandbox.md", "README.md"])
+def test_a_whole_configuration_that_is_shown_can_be_applied(page: str, tmp_path: Path) -> None:
+    """As it stands there, without a mistake and without a warning; its secrets and documents are where it says."""
+    [shown] = [
+        block
+        for block in re.findall(r"^```toml\n(.*?)^```", text(page), re.DOTALL | re.MULTILINE)
+        if "[endpoints" in block
+    ]
+    for name in re.findall(r'"file:([^"]+)"', shown):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("secret")
+    (tmp_path / "qasid.toml").write_text(shown)
+    found = configuration.load(tmp_path / "qasid.toml", dict.fromkeys(re.findall(r'"env:(\w+)"', shown), "secret"))
+    assert found.warnings == () and set(found.tenants) == {"noor"}
+
+
+def test_compose_mounts_what_a_configuration_may_refer_to() -> None:
+    """The folders that docs/operations.md names; and none of them is a thing for git."""
+    ignored = text(".gitignore").splitlines()
+    for name in ("qasid.toml", "secrets", "documents"):
+        assert f'"./{name}:/etc/qasid/{name}:ro"' in text("compose.yaml")
+        assert f"/{name}" in {line.rstrip("/") for line in ignored}

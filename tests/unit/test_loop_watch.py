@@ -100,7 +100,7 @@ def test_what_blocks_is_named_with_its_file_and_function(new_loop: Any, culprit:
 
 @LOOPS
 def test_a_quick_loop_names_nothing_and_its_lag_is_exported(new_loop: Any, told: io.StringIO) -> None:
-    """Many short callbacks, and nothing said; the worst lag of every few beats is in the histogram."""
+    """Many short callbacks, and nothing said; each lag is in the histogram."""
     before, seen = blocked(), observed()
 
     async def scene() -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.store.lanes import LaneId
-from app.store.turns import Asked, Opening, Said, Settled, Turn
+from app.store.settlements import Settled
+from app.store.turns import Asked, Opening, Said, Turn
 from workers.sessions import HARD, OVERHEAD, Session, Sessions, after, read
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

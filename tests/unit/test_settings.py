@@ -22,7 +22,8 @@ def test_a_misspelt_name_is_refused_and_named() -> None:
     ("name", "value"),
     [("PORT", "http"), ("PORT", "65536"), ("PORT", "-1"), ("LEASE_SECONDS", "0"), ("LEASE_SECONDS", "nan"),
      ("WEB_WORKERS", "0"), ("SECURE_COOKIES", "perhaps"), ("LOG_LEVEL", "loud"),
-     ("LOG_FORMAT", "xml"), ("WORKER_LANES", "1.5")],
+     ("LOG_FORMAT", "xml"), ("MEDIA_HOSTS", "*"), ("MEDIA_HOSTS", "a.example,https://b.example"), ("MEDIA_HOSTS", "*.com."),
+     ("WORKER_LANES", "1.5")],
 )  # fmt: skip
 def test_a_value_out_of_its_range_names_its_setting(name: str, value: str) -> None:
     """The message says which setting."""

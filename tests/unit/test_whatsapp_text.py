@@ -7,6 +7,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.text.markup import VISIBLE
 from app.text.whatsapp import from_markdown
 from tests.corpora import naughty_strings
 
@@ -177,11 +178,14 @@ SPEAKS = regex.compile(r"[*_~`\[\]|<&\\\t\r\n]|^\s*(?:[-+#>=]|\d+[.)])|^ {4}")
 
 
 def test_naughty_strings_without_markup_come_out_as_they_went_in() -> None:
-    """Zalgo, emoji families, bidi marks, ligatures, control characters, BOM: no one asked for them to be changed."""
+    """Zalgo, emoji families, bidi marks, ligatures, control characters, BOM: no one asked for them to be changed.
+
+    What consists of nothing that could be seen is no text.
+    """
     plain = {name: text for name, text in naughty_strings().items() if not SPEAKS.search(text)}
     assert len(plain) > 200
     for name, text in plain.items():
-        assert from_markdown(text) == text.strip(), name
+        assert from_markdown(text) == (text.strip() if VISIBLE.search(text) else ""), name
 
 
 def test_naughty_strings_with_markup_lose_no_letter() -> None:
@@ -190,8 +194,18 @@ def test_naughty_strings_with_markup_lose_no_letter() -> None:
     for name, text in naughty_strings().items():
         result = from_markdown(text)
         result.encode()
-        if "|" not in text and not regex.search(r"&#?\w+;", text):  # a table repeats its header; an entity is a letter
+        if (
+            VISIBLE.search(text) and "|" not in text and not regex.search(r"&#?\w+;", text)
+        ):  # a table repeats its header; an entity is a letter
             assert letters.sub("", result) == letters.sub("", text), name
+
+
+@pytest.mark.parametrize(
+    "text", ["\u200b\u2060", "*\u202e\u00ad*", "`\u200b`", "```\n\u2068\n```", "- \u200b\n- \ufeff", "&#8203;"]
+)
+def test_what_nobody_can_see_is_nothing(text: str) -> None:
+    """With markup or without: a person would be sent a blank, or a pair of underscores."""
+    assert from_markdown(text) == ""
 
 
 def test_a_lone_surrogate_is_replaced_and_a_pair_joined() -> None:

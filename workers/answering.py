@@ -1,0 +1,212 @@
+"""An assistant's answer to a turn, as its person reads it: asked, remembered, translated, then made fit for WhatsApp.
+
+It neither sends nor settles, and decides nobody's turn: workers/replies.py does.
+
+Each step is committed before the next, so that whoever has the turn next, after a crash, goes on behind the last one.
+"""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from functools import partial
+from uuid import UUID
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from app import metrics
+from app.assistants import Answer, Line, Question
+from app.configuration import AssistantSettings
+from app.crashpoints import crashpoint
+from app.directory import Channel, Tenant
+from app.errors import AssistantError, DatabaseUnavailable
+from app.store.lanes import Claim
+from app.store.settlements import NOTHING, Ending, Marks
+from app.store.steps import Memo
+from app.store.turns import Asked, Opening, Turn
+from app.text.markup import VISIBLE
+from workers import formatting
+from workers.asking import Asking
+from workers.commits import Commits
+from workers.notes import TurnNotes
+from workers.questions import Questions, Reading, apology, sees, spoken
+from workers.spending import Spent
+from workers.stopwatch import Stopwatch
+from workers.translations import Translations
+
+log = structlog.get_logger(__name__)
+
+# Answers that the database did not take, by what was asked: of an outage, in memory. The oldest is let go of.
+MOST_UNKEPT = 500
+# Rough, and on the safe side for Arabic: a token is about three characters.
+CHARACTERS_PER_TOKEN = 3
+
+
+# The step of the assistant's answer, as it came.
+ANSWER = "answer"
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """What a turn is answered with, in WhatsApp's markup; empty where nobody is. `model`: who has answered."""
+
+    outcome: Ending
+    text: str = ""
+    model: str | None = None
+    marks: Marks = NOTHING
+
+
+class Due(Struct, frozen=True, kw_only=True):
+    """A turn that is to be answered, with all that is known of it."""
+
+    claim: Claim
+    tenant: Tenant
+    channel: Channel
+    opening: Opening
+    turn: Turn
+    watch: Stopwatch
+    deadline: float
+    """By when (monotonic) the steps of its answer are to be done, all together: the assistant's `deadline_seconds`."""
+    remembered: Answer | None
+    """What the assistant has answered already, at this version of what is asked."""
+    spent: Spent
+    """What the turn costs."""
+
+    @property
+    def standing(self) -> list[Asked]:
+        """Its messages, but for those that were taken back."""
+        return [message for message in self.opening.asked if not message.revoked]
+
+
+class Answering:
+    """`answer` a turn."""
+
+    def __init__(self, commits: Commits, asking: Asking, questions: Questions, translations: Translations) -> None:
+        self._commits = commits
+        self._asking = asking
+        self._questions = questions
+        self._translations = translations
+        self._unkept: OrderedDict[tuple[UUID, int], Answer] = OrderedDict()
+
+    async def answer(self, due: Due, instead: Callable[[], Awaitable[Reply | None]]) -> Reply:
+        """The assistant's answer, or that it has none; a kind's sentence, where nothing of what is asked can be read.
+
+        `instead`: what it is answered with though nobody is asked; called when the words of voice messages are known.
+
+        Raises:
+            DatabaseUnavailable: nobody knows whether a finished step is kept.
+        """
+        if due.remembered is not None:
+            return await self._finished(due, due.remembered)
+        if (answer := self._unkept.get(_asked(due))) is not None:
+            due.spent.add(answer.input_tokens, answer.output_tokens)
+            await self._keep(due, answer)
+            return await self._finished(due, answer)
+        async with self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline) as reading:
+            if (reply := await instead()) is not None:
+                return reply
+            if not reading.lines:
+                return Reply(outcome="told", text=apology(due.tenant.texts, reading.unread))
+            try:
+                answer = await self._ask(due, reading)
+            except AssistantError as error:
+                return _failed(due, error)
+        await self._keep(due, answer)
+        return await self._finished(due, answer)
+
+    async def _ask(self, due: Due, reading: Reading) -> Answer:
+        asked, notes = partial(_question, due.opening, reading), partial(self._notes, due)
+        answer = await due.watch.ai(self._asking.ask(due.tenant, asked, notes, due.deadline, due.opening.correlation))
+        due.spent.add(answer.input_tokens, answer.output_tokens)
+        crashpoint("answer.asked")
+        return answer
+
+    async def _keep(self, due: Due, answer: Answer) -> None:
+        """Commit the answer before anything is done with it: what formatting it may do to this process must not be done after
+        every claim's new question. What the database does not take now, this worker has at hand when it claims the lane again.
+        """
+        asked = _asked(due)
+        result = msgspec.json.encode(answer).decode()
+        try:
+            await due.watch.db(self._commits.memo(Memo(due.claim, due.turn.id, ANSWER, due.opening.version, result)))
+        except DatabaseUnavailable:
+            self._unkept[asked] = answer
+            if len(self._unkept) > MOST_UNKEPT:
+                self._unkept.popitem(last=False)
+            raise
+        self._unkept.pop(asked, None)
+        crashpoint("answer.remembered")
+
+    async def _finished(self, due: Due, answer: Answer) -> Reply:
+        """The answer as people read it, in WhatsApp's markup. What is left of nothing but markup is no answer."""
+        tenant, texts = due.tenant, due.tenant.texts
+        finished = await due.watch.translate(
+            self._translations.finish(
+                tenant,
+                spoken(due.opening),
+                answer,
+                self._notes(due),
+                deadline=due.deadline,
+                correlation=due.opening.correlation,
+            )
+        )
+        due.spent.add(finished.input_tokens, finished.output_tokens)
+        text = await formatting.whatsapp(finished.text)
+        if VISIBLE.search(text) is None:
+            return _failed(due, AssistantError("an answer of which nothing can be seen"), answer.model)
+        if answer.partial:
+            text = f"{text}\n\n{texts.partial}"
+        text = await formatting.sourced(text, finished.sources, texts)
+        crashpoint("answer.finished")
+        return Reply(outcome="answered", text=text, model=answer.model)
+
+    def _notes(self, due: Due, under: str = "") -> TurnNotes:
+        return TurnNotes(self._commits, due.claim, due.turn, due.opening, under)
+
+
+def remembered(opening: Opening) -> Answer | None:
+    """The answer that was kept for what is asked now.
+
+    Raises:
+        msgspec.ValidationError: it is another build's.
+    """
+    kept = opening.memo.get(ANSWER)
+    return None if kept is None else msgspec.convert(kept, Answer)
+
+
+def _asked(due: Due) -> tuple[UUID, int]:
+    """What is asked: a turn, at a version of its messages."""
+    return due.turn.id, due.opening.version
+
+
+def _failed(due: Due, error: AssistantError, model: str | None = None) -> Reply:
+    metrics.alert("assistant_failed")
+    log.error(
+        "assistant failed",
+        alert="assistant_failed",
+        tenant=due.tenant.slug,
+        turn=due.turn.id,
+        correlation=due.opening.correlation,
+        error=error,
+    )
+    return Reply(outcome="failed", text=due.tenant.texts.failure, model=model)
+
+
+# --- what the assistant is shown ---
+
+
+def _question(opening: Opening, reading: Reading, settings: AssistantSettings) -> Question:
+    """What is asked now, behind what was said before, as far as an assistant with these settings is shown it."""
+    lines = reading.lines if sees(settings) else reading.blind
+    return Question(lines=(*_said(opening, settings), *lines), person=opening.to[0].value, last=opening.last)
+
+
+def _said(opening: Opening, settings: AssistantSettings) -> list[Line]:
+    """The session so far, as far back as it fits."""
+    began, room = opening.session_at, settings.history_tokens * CHARACTERS_PER_TOKEN
+    past: list[Line] = []
+    for said in reversed([each for each in opening.said if not each.revoked and (began is None or each.at >= began)]):
+        room -= len(said.body)
+        if room < 0 or len(past) >= settings.history_messages:
+            break
+        past.append(Line("assistant" if said.mine else "user", said.body))
+    return past[::-1]
