@@ -59,7 +59,9 @@ def _endings(calls: Sequence[Asked], said: Callable[[], str], before: tuple[Aske
     here = [call for call in calls if call.before == at and call.t >= since]
     failed = [call for call in here if call.outcome not in WHOLE | PIECE]
     for call in here:
-        if call.outcome in WHOLE:
+        if call.outcome in WHOLE and endless(said, call):
+            yield _shortened((*before, call), said)
+        elif call.outcome in WHOLE:
             yield _ending("whole", (*before, call), said)
         elif call.outcome in PIECE and len(before) + 1 == runs.ANSWER_PARTS:
             yield _ending("partial", (*before, call), said)
@@ -81,6 +83,22 @@ def _ending(kind: Literal["whole", "partial", "failed"], calls: Sequence[Asked],
         input_tokens=sum(call.input_tokens for call in calls),
         # A stream that breaks off has not come to its figures: one is what its beginning says.
         output_tokens=sum(1 if call.outcome == "cut" else call.output_tokens for call in calls),
+    )
+
+
+def endless(said: Callable[[], str], call: Asked) -> bool:
+    """Whether this answer is longer than a stream is read: many questions in one turn."""
+    return len(said()) - call.before > runs.LONGEST
+
+
+def _shortened(calls: Sequence[Asked], said: Callable[[], str]) -> Ending:
+    """What is read of such a one; its figures come at its end, so one is what its beginning says."""
+    last = calls[-1]
+    return Ending(
+        kind="partial",
+        text=_LAST_WORD.sub("", said()[: last.before + runs.LONGEST]),
+        input_tokens=sum(call.input_tokens for call in calls),
+        output_tokens=sum(call.output_tokens for call in calls[:-1]) + 1,
     )
 
 

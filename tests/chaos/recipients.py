@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from app.sandbox.scripts import parts
 from tests.chaos import runs
-from tests.chaos.answers import WHOLE, Overtaken, answer_to, endings
+from tests.chaos.answers import WHOLE, Overtaken, answer_to, endings, endless
 from tests.chaos.evidence import Asked, Evidence, Turn
 from tests.chaos.readings import (
     Part,
@@ -78,7 +78,7 @@ def _allowed(
         yield {}
         return
     yield _whole(items)
-    if turn.outcome == "answered" and _none_stands(turn, about, overtaken):
+    if turn.outcome == "answered" and _none_stands(turn, about, said, overtaken):
         for ending in endings(about, said):
             if ending.kind == "partial":
                 read: dict[str, list[str]] = defaultdict(list)
@@ -91,9 +91,10 @@ def _whole(items: Sequence[Planned]) -> _Read:
     return {item.token: [" ".join(part.split()) for part in parts(item.token, item.parts)] for item in items}
 
 
-def _none_stands(turn: Turn, about: Sequence[Asked], overtaken: Overtaken) -> bool:
-    """Whether no whole answer of the assistant's must have been remembered."""
-    return all(overtaken.lost(turn, call) for call in about if call.outcome in WHOLE)
+def _none_stands(turn: Turn, about: Sequence[Asked], said: Callable[[], str], overtaken: Overtaken) -> bool:
+    """Whether no whole answer of the assistant's must have been remembered; one without an end is none."""
+    whole = [call for call in about if call.outcome in WHOLE]
+    return all(endless(said, call) or overtaken.lost(turn, call) for call in whole)
 
 
 def _is_read(found: _Read, said: _Read, excused: Collection[str]) -> bool:
@@ -138,7 +139,7 @@ def _failure_texts(evidence: Evidence) -> Iterator[Violation]:
         tokens = tuple(sorted(members[turn.id]))
         about = calls.get(tokens, [])
         may = any(ending.kind == "failed" for ending in endings(about, said(about)))
-        if turn.outcome == "parked" or not may or not _none_stands(turn, about, overtaken):
+        if turn.outcome == "parked" or not may or not _none_stands(turn, about, said(about), overtaken):
             told = ", ".join(call.outcome for call in about) or "nothing"
             yield Violation(
                 invariant=2, what=f"a turn ended {turn.outcome} though the assistant said: {told}", tokens=tokens

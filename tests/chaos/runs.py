@@ -21,6 +21,8 @@ ORDER_WAIT = 2.0
 WORKERS = 2
 # app/assistants/whole.py: tries of a call; calls that one answer is made of; characters that are worth sending.
 ASSISTANT_TRIES, ANSWER_PARTS, SHORTEST = 4, 3, 80
+# Characters of a stream after which it is read no further (app/assistants/parts.py).
+LONGEST = 100_000
 DRAIN_SECONDS = 120.0
 
 # Per attempt. p, the chance that a send is accepted and its answer lost, is 0.245.

@@ -213,3 +213,14 @@ def test_what_goes_on_from_a_piece_repeats_nothing() -> None:
     assert not asked(LIMITED, swap(LIMITED, t=BEGAN + 30), faults=[late])
     for outcome, lost in (("ok", False), ("slow", True), ("http_529", True)):
         assert asked(LIMITED, swap(rest, outcome=outcome), swap(LIMITED, t=BEGAN + 30), faults=[late]) is lost, outcome
+
+
+def test_an_answer_without_an_end_is_read_so_far_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many questions in one turn: what is longer than a stream is read ends there, for what its beginning says that it cost."""
+    monkeypatch.setattr(runs, "LONGEST", HALF)
+    whole = call(0, "ok")
+    assert judged(read(marked(kept(HALF)), whole, output_tokens=1)) == set()
+    assert judged(read(kept(HALF), whole, output_tokens=1)) == {2}, "unmarked"
+    assert judged(read(marked(kept(HALF)), whole)) == {5}, "figures that never came"
+    monkeypatch.undo()
+    assert 2 in judged(read(marked(kept(HALF)), whole, output_tokens=1)), "an answer that was heard to its end"
