@@ -20,7 +20,7 @@ from app.store.lanes import MOST_CLAIMS, Claim, Release
 from app.store.settlements import Marks, Settlement
 from app.store.turns import Chunk, Open, Opening, Turn
 from workers import formatting
-from workers.answering import Due, Reply, remembered
+from workers.answering import Answering, Due, Reply
 from workers.commits import Commits
 from workers.deliver import Delivery, Lane
 from workers.notes import noted
@@ -47,15 +47,20 @@ class Turns:
         delivery: Delivery,
         directory: Watch,
         sessions: Sessions,
+        answering: Answering,
         replies: Replies,
         spending: Spending,
         typing: Typing | None = None,
     ) -> None:
-        """`sessions`: what this worker remembers of conversations. `typing`: who tells people that they were read."""
+        """`sessions`: what this worker remembers of conversations; `answering`: of answers.
+
+        `typing`: who tells people that they were read.
+        """
         self._commits = commits
         self._openings = Openings(commits, sessions)
         self._delivery = delivery
         self._directory = directory
+        self._answering = answering
         self._replies = replies
         self._spending = spending
         self._typing = typing
@@ -113,7 +118,9 @@ class Turns:
                 if attempts > MOST_CLAIMS:
                     reply = self._parked(claim, tenant)
                 else:
-                    if (answer := remembered(opening)) is not None:  # it was paid for, whatever becomes of it now
+                    if (
+                        answer := self._answering.remembered(turn, opening)
+                    ) is not None:  # it was paid for, whatever becomes of it now
                         spent.add(answer.input_tokens, answer.output_tokens)
                     watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000
                     due = Due(

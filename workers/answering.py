@@ -41,7 +41,6 @@ MOST_UNKEPT = 500
 # Rough, and on the safe side for Arabic: a token is about three characters.
 CHARACTERS_PER_TOKEN = 3
 
-
 # The step of the assistant's answer, as it came.
 ANSWER = "answer"
 
@@ -87,6 +86,18 @@ class Answering:
         self._translations = translations
         self._unkept: OrderedDict[tuple[UUID, int], Answer] = OrderedDict()
 
+    def remembered(self, turn: Turn, opening: Opening) -> Answer | None:
+        """The answer to what is asked now, paid for already: kept, or at hand here until it is.
+
+        Raises:
+            msgspec.ValidationError: what is kept is another build's.
+        """
+        kept = opening.memo.get(ANSWER)
+        if kept is None:
+            return self._unkept.get((turn.id, opening.version))
+        self._unkept.pop((turn.id, opening.version), None)
+        return msgspec.convert(kept, Answer)
+
     async def answer(self, due: Due, instead: Callable[[], Awaitable[Reply | None]]) -> Reply:
         """The assistant's answer, or that it has none; a kind's sentence, where nothing of what is asked can be read.
 
@@ -96,11 +107,9 @@ class Answering:
             DatabaseUnavailable: nobody knows whether a finished step is kept.
         """
         if due.remembered is not None:
+            if (due.turn.id, due.opening.version) in self._unkept:
+                await self._keep(due, due.remembered)
             return await self._finished(due, due.remembered)
-        if (answer := self._unkept.get(_asked(due))) is not None:
-            due.spent.add(answer.input_tokens, answer.output_tokens)
-            await self._keep(due, answer)
-            return await self._finished(due, answer)
         async with self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline) as reading:
             if (reply := await instead()) is not None:
                 return reply
@@ -124,7 +133,7 @@ class Answering:
         """Commit the answer before anything is done with it: what formatting it may do to this process must not be done after
         every claim's new question. What the database does not take now, this worker has at hand when it claims the lane again.
         """
-        asked = _asked(due)
+        asked = due.turn.id, due.opening.version
         result = msgspec.json.encode(answer).decode()
         try:
             await due.watch.db(self._commits.memo(Memo(due.claim, due.turn.id, ANSWER, due.opening.version, result)))
@@ -161,21 +170,6 @@ class Answering:
 
     def _notes(self, due: Due, under: str = "") -> TurnNotes:
         return TurnNotes(self._commits, due.claim, due.turn, due.opening, under)
-
-
-def remembered(opening: Opening) -> Answer | None:
-    """The answer that was kept for what is asked now.
-
-    Raises:
-        msgspec.ValidationError: it is another build's.
-    """
-    kept = opening.memo.get(ANSWER)
-    return None if kept is None else msgspec.convert(kept, Answer)
-
-
-def _asked(due: Due) -> tuple[UUID, int]:
-    """What is asked: a turn, at a version of its messages."""
-    return due.turn.id, due.opening.version
 
 
 def _failed(due: Due, error: AssistantError, model: str | None = None) -> Reply:

@@ -55,4 +55,4 @@ def turns(
     questions = Questions(files)
     answering = Answering(commits, asking, questions, translations)
     replies = Replies(spending, questions, answering, typing)
-    return Turns(commits, delivery, directory, sessions, replies, spending, typing)
+    return Turns(commits, delivery, directory, sessions, answering, replies, spending, typing)

@@ -413,7 +413,8 @@ async def test_what_is_paid_for_is_sent_whatever_the_day_allows(world: World, mo
 
 
 async def test_an_answer_that_the_database_did_not_take_is_not_asked_for_again(world: World) -> None:
-    """The worker has it at hand for as long as it lives, pays once, and commits it when that can be done."""
+    """The worker has it at hand for as long as it lives, pays once, and commits it when that can be done; no limit takes it."""
+    await configure(world, "[tenants.noor.limits]\ntokens_per_day = 1\n")
     await world.worker()
     await world.act("REVOKE INSERT ON steps FROM qasid_courier")
     await world.say("question")
