@@ -218,6 +218,7 @@ class World:
         )
         lanes = Lanes(commits, settings)
         breakers = Breakers()
+        self.stack.callback(breakers.forget)
         delivery = Delivery(commits, lanes, directory, client, settings, breakers)
         clients = Clients(assistants=assistants or client, files=client, outside=client)
         memory = Memory(pool, client, patience=settings.send_timeout_seconds)

@@ -244,6 +244,11 @@ class Breakers:
             self._forget(key)
         self._version = directory.version
 
+    def forget(self) -> None:
+        """Their worker ends: none of them is shown any more."""
+        for key in list(self._kept):
+            self._forget(key)
+
     def _forget(self, key: Key) -> None:
         if (kept := self._kept.pop(key, None)) is not None:
             kept.breaker.on_change = None  # a call that is under way may move it still

@@ -81,6 +81,7 @@ async def work(
         sessions = Sessions(settings.session_cache_bytes)
         Outages(breaker, lambda: sessions.served_stale)
         breakers = Breakers()
+        stack.callback(breakers.forget)
         await stack.enter_async_context(Prober(url, breaker, (pool,), breakers.heard))
         directory = await _directory(stack, pool, settings, stop)
         if directory is None:

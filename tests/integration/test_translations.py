@@ -83,7 +83,13 @@ class Bench:
         return Wanted(**{**fields, **changed})
 
     async def worker(self) -> Translations:
-        return Translations(await self.memory(), self.client, Breakers(), Places())
+        return Translations(await self.memory(), self.client, self.breakers(), Places())
+
+    def breakers(self) -> Breakers:
+        """Of a worker that ends with the test: the metrics of this process are other tests', too."""
+        made = Breakers()
+        self._stack.callback(made.forget)
+        return made
 
     def tenant(self, id: UUID | None = None, assistant: Assistant | None = None, **settings: Any) -> Tenant:
         fields = {"provider": "libretranslate", "base_url": self.sandbox.translator_url}
@@ -444,7 +450,7 @@ async def test_the_tenants_assistant_translates_under_its_breaker(bench: Bench) 
     assistant = Assistant(provider="anthropic", base_url=bench.sandbox.assistant_url, api_key=Secret("k"), model="m")
     tenant = bench.tenant(assistant=assistant, provider="assistant")
     bench.sandbox.assistant.pace = Pace(first_token=0.2)
-    breakers = Breakers()
+    breakers = bench.breakers()
     worker = Translations(await bench.memory(), bench.client, breakers, Places())
     began = time.monotonic()
     first = await worker.finish(tenant, "?", answer("نص 1", "نص 2"), Kept(), correlation="c", deadline=later())
@@ -483,7 +489,7 @@ async def test_while_an_engine_is_away_originals_stand_at_once(bench: Bench, fau
 async def test_an_assistant_that_is_away_keeps_no_answer_waiting_for_its_translations(bench: Bench) -> None:
     """Its fallback wrote this answer, say: the translations are not waited for until the first may be asked again."""
     assistant = Assistant(provider="anthropic", base_url=bench.sandbox.assistant_url, api_key=Secret("k"), model="m")
-    breakers = Breakers()
+    breakers = bench.breakers()
     breakers.heard({"assistant:noor": "open"})
     worker = Translations(await bench.memory(), bench.client, breakers, Places())
     began = time.monotonic()
