@@ -143,7 +143,10 @@ def breaker_auto(dependency: tuple[str, ...]) -> None:
 
     async def let_go(conn: "Connection") -> bool:
         # Of what has left the configuration a word may still be there.
-        return await breakers.let_go(conn, name) or await require(conn, name)
+        if await breakers.let_go(conn, name):
+            return True
+        await require(conn, name)
+        return False
 
     if _done(let_go):
         click.echo(

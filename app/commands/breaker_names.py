@@ -47,13 +47,13 @@ def spoken(name: str) -> str:
     return name.replace(":", " ", 1)
 
 
-async def require(conn: "Connection", name: str) -> bool:
-    """False. Raises ConfigurationError: the configuration has no such thing."""
+async def require(conn: "Connection", name: str) -> None:
+    """Raises ConfigurationError: the configuration has no such thing."""
     from app.store import configuration
 
     kind, _, path = name.partition(":")
     if kind == "database":
-        return False
+        return
     tenant, _, channel = path.partition("/")
     owners = await configuration.owners(conn)
     owner = next((owner for owner in owners if owner.slug == tenant), None)
@@ -61,7 +61,7 @@ async def require(conn: "Connection", name: str) -> bool:
         known = OF_TENANTS[kind](owners)
         if path not in known:
             raise _unknown(name, known)
-        return False
+        return
     if owner is None:
         raise ConfigurationError(f"The configuration has no tenant {tenant!r}. {_listed([o.slug for o in owners])}")
     await configuration.act_for(conn, owner.id)
@@ -69,7 +69,6 @@ async def require(conn: "Connection", name: str) -> bool:
     await configuration.act_for(conn, None)
     if channel not in channels:
         raise _unknown(name, [f"{tenant}/{slug}" for slug in channels])
-    return False
 
 
 def _unknown(name: str, alike: list[str]) -> ConfigurationError:
