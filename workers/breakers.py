@@ -207,9 +207,8 @@ class Breakers:
         if kept is None or kept.leads_to != leads_to:  # whoever mended it has it asked at once
             breaker = Breaker(name, POLICIES[key[0]], clock=self._clock, draw=self._draw)
             new = kept = _Kept(breaker, leads_to)
-            if not self._left(
-                key, leads_to
-            ):  # else a turn under way has settings of before: what it meets counts nowhere
+            # A turn under way may have settings of before: what it meets counts nowhere.
+            if not self._left(key, leads_to):
                 self._forget(key)
                 self._kept[key] = new
                 breaker.on_change = lambda _, before: self._changed(key, new, before)
