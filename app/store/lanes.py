@@ -128,7 +128,8 @@ RETURNING l.tenant_id, l.conversation_id, l.channel_id, l.token, l.attempts, old
           l.version, l.done_seq
 """
 
-# From columns of the lane row alone: what arrived meanwhile is not lost, whatever the order of commits.
+# From columns of the lane row alone: what arrived meanwhile is not lost, whatever the order of commits. Where nothing is left
+# in it, nothing is due, though a status of its last chunk came, and woke it, before the worker was done.
 RELEASE = """
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(token)b::bigint[], %(done_seq)b::bigint[],
@@ -142,8 +143,8 @@ lane AS (
   UPDATE lanes l
   SET owner = NULL, done_seq = greatest(l.done_seq, h.done_seq),
       attempts = CASE WHEN h.failed > 0 THEN greatest(l.attempts, h.failed) ELSE 0 END,
-      run_at = least(l.run_at, CASE WHEN h.again_in IS NOT NULL THEN qasid_now() + h.again_in * interval '1 second'
-                                    WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN qasid_now() END)
+      run_at = CASE WHEN h.again_in IS NOT NULL THEN least(l.run_at, qasid_now() + h.again_in * interval '1 second')
+                    WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN least(l.run_at, qasid_now()) END
   FROM held h WHERE (l.tenant_id, l.conversation_id) = (h.tenant_id, h.conversation_id)
     AND l.owner = %(worker)s AND l.token = h.token
   RETURNING h.ord, CASE WHEN l.run_at IS NOT NULL

@@ -144,6 +144,18 @@ async def test_a_lane_that_is_done_sleeps_until_somebody_writes(here: Ground) ->
     assert outcome.woke
 
 
+async def test_a_lane_that_is_done_is_not_due_by_what_woke_it_before(here: Ground) -> None:
+    """The status of its last chunk may come while its worker is still about to give it back: nothing is left to look at."""
+    lane = await here.lane()
+    await here.ingest(here.placed(lane))
+    worker = await here.worker()
+    [claim] = await here.claim(worker)
+    await here.act("UPDATE lanes SET run_at = qasid_now() WHERE owner IS NOT NULL")  # a status, say
+    assert not await release(here, worker, claim, done_seq=1)
+    assert (await here.row(lane))["run_at"] is None
+    assert await here.claim(worker) == []
+
+
 async def test_a_wait_ends_when_it_should_or_when_somebody_ends_it(here: Ground) -> None:
     """`again_in` is kept, unless what came meanwhile wants the lane sooner."""
     lane = await here.lane()
