@@ -15,6 +15,7 @@ from app import metrics
 from app.breaker import Open
 from app.db import BAD_DATA
 from app.errors import DatabaseUnavailable, Overloaded
+from app.turnstile import Turnstile
 
 log = structlog.get_logger(__name__)
 
@@ -26,9 +27,6 @@ Waiting = tuple[Row, asyncio.Future[Verdict]]
 MOST_ROWS = 500
 MOST_BYTES = 4 * 1024 * 1024
 MOST_WAITING = 20_000
-# So many hear of a flush at once; then the loop looks at its sockets and timers before the next. What each of them goes on
-# to do takes about a millisecond, and five hundred of them in a row would keep everybody else waiting for half a second.
-TOLD_AT_ONCE = 2
 # When our own loop comes later than by LATE, a flush has GRACE more: to read what may have come (seconds).
 LATE, GRACE = 0.1, 0.25
 
@@ -65,6 +63,7 @@ class Batches(Generic[Row, Verdict]):
         self._flight: asyncio.Task[None] | None = None
         self._left_behind: set[asyncio.Task[None]] = set()
         self._telling: set[asyncio.Task[None]] = set()
+        self._turnstile = Turnstile()
 
     def submit(self, row: Row) -> asyncio.Future[Verdict]:
         """The future of this row's verdict. Cancelling it before its flush begins takes the row out.
@@ -132,9 +131,26 @@ class Batches(Generic[Row, Verdict]):
             self._launch()
         self._telling.add(flight)
         try:
-            await _tell(batch, told)
+            await self._tell(batch, told)
         finally:
             self._telling.discard(flight)
+
+    async def _tell(self, batch: Sequence[Waiting[Row, Verdict]], told: Sequence[Verdict | Exception]) -> None:
+        """Hand out the verdicts, a few at a time. Whoever cancels this at the end of the process leaves nobody waiting."""
+        untold = deque(zip(batch, told, strict=True))
+        try:
+            while untold:
+                await self._turnstile.through()
+                waiting, verdict = untold.popleft()
+                if isinstance(verdict, Exception):
+                    _fail([waiting], verdict)
+                elif not waiting[1].done():
+                    waiting[1].set_result(verdict)
+        finally:
+            _fail(
+                [waiting for waiting, _ in untold],
+                DatabaseUnavailable("written, and not told any more: the process ends"),
+            )
 
     def _next(self) -> list[Waiting[Row, Verdict]]:
         batch: list[Waiting[Row, Verdict]] = []
@@ -178,25 +194,6 @@ class Batches(Generic[Row, Verdict]):
             unavailable = DatabaseUnavailable(f"{self.name}: {type(failure).__name__}: {failure}")
             unavailable.__cause__ = failure
             return unavailable
-
-
-async def _tell(batch: Sequence[Waiting[Row, Verdict]], told: Sequence[Verdict | Exception]) -> None:
-    """Hand out the verdicts, a few at a time. Whoever cancels this at the end of the process leaves nobody waiting."""
-    untold = deque(zip(batch, told, strict=True))
-    try:
-        while untold:
-            for _ in range(min(TOLD_AT_ONCE, len(untold))):
-                waiting, verdict = untold.popleft()
-                if isinstance(verdict, Exception):
-                    _fail([waiting], verdict)
-                elif not waiting[1].done():
-                    waiting[1].set_result(verdict)
-            if untold:
-                await asyncio.sleep(0)
-    finally:
-        _fail(
-            [waiting for waiting, _ in untold], DatabaseUnavailable("written, and not told any more: the process ends")
-        )
 
 
 def _fail(batch: list[Waiting[Row, Verdict]], error: Exception) -> None:

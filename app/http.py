@@ -26,6 +26,7 @@ from httpx_aiohttp import AiohttpTransport
 from app import addresses
 from app.crashpoints import crashpoint
 from app.errors import HeldBack, InDoubt, Inside, NeverLeft, SendError
+from app.turnstile import Turnstile
 
 # Linux tells a peer's FIN without our reading a byte of what came before it; elsewhere only a full hang-up shows.
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
@@ -274,6 +275,7 @@ class _Transport(AiohttpTransport):
         super().__init__(client=session)  # called within the event loop, at the first request
         self._total = total
         self._max_response = max_response
+        self._turnstile = Turnstile()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         total: float = request.extensions.get("total", self._total)
@@ -300,7 +302,20 @@ class _Transport(AiohttpTransport):
             _departure.reset(token)
 
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        body = _Body(response, response.stream, host=host, deadline=deadline, max_response=self._max_response)
+        body = _Body(
+            response,
+            response.stream,
+            host=host,
+            deadline=deadline,
+            max_response=self._max_response,
+            turnstile=self._turnstile,
+        )
+        # Beyond the deadline's reach: what is here is in doubt no more.
+        try:
+            await self._turnstile.through()
+        except asyncio.CancelledError:
+            await body.aclose()
+            raise
         if response.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
             # We asked for none. httpx would inflate it without a bound.
             await body.aclose()
@@ -323,12 +338,14 @@ class _Body(httpx.AsyncByteStream):
         host: str,
         deadline: float,
         max_response: int,
+        turnstile: Turnstile,
     ) -> None:
         self._headers = response.headers
         self._stream = stream
         self._host = host
         self._deadline = deadline
         self._max_response = max_response
+        self._turnstile = turnstile
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = aiter(self._stream)
@@ -340,6 +357,7 @@ class _Body(httpx.AsyncByteStream):
             except Exception as fault:  # noqa: BLE001  as above: whatever broke the body off, the request had left
                 reason = f"{self._host}: the answer broke off: {_reason(fault)}"
                 raise InDoubt(reason, headers=self._headers) from None
+            await self._turnstile.through()
             if chunk is None:
                 return
             size += len(chunk)

@@ -28,6 +28,7 @@ from cryptography.x509.oid import NameOID
 
 from app import http
 from app.errors import InDoubt, Inside, NeverLeft, SendError
+from app.turnstile import Turnstile
 
 pytestmark = pytest.mark.anyio
 
@@ -703,6 +704,32 @@ async def test_cancellation_stays_cancellation_and_hangs_up() -> None:
         task = asyncio.create_task(send(client, provider.url))
         while not provider.seen:
             await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(hung_up.wait(), 2)
+
+
+async def test_who_is_cancelled_in_the_line_of_those_with_answers_hangs_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer is here and nobody will read it. (A turnstile that lets nobody through is the one thing patched here.)"""
+    hung_up = asyncio.Event()
+    in_line = asyncio.Event()
+
+    class Shut(Turnstile):
+        async def through(self) -> None:
+            in_line.set()
+            await super().through()
+
+    async def script(line: Line) -> None:
+        await line.request()
+        await line.say(HALF_BODY)
+        await line.gone()
+        hung_up.set()
+
+    monkeypatch.setattr(http, "Turnstile", lambda: Shut(0))
+    async with Provider(script) as provider, make() as client:
+        task = asyncio.create_task(send(client, provider.url))
+        await asyncio.wait_for(in_line.wait(), 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -11,6 +11,7 @@ import pytest
 from app import batches as module
 from app.batches import Batches
 from app.errors import DatabaseUnavailable
+from app.turnstile import AT_ONCE
 
 pytestmark = pytest.mark.anyio
 
@@ -246,11 +247,11 @@ async def test_many_verdicts_are_told_a_few_at_a_time() -> None:
         await batches.submit(row)
         told.append(turns)
 
-    hearing = [asyncio.create_task(hear(f"{n}")) for n in range(5 * module.TOLD_AT_ONCE)]
+    hearing = [asyncio.create_task(hear(f"{n}")) for n in range(5 * AT_ONCE)]
     while not all(each.done() for each in hearing):
         await asyncio.sleep(0)
         turns += 1
-    assert max(told.count(turn) for turn in set(told)) <= module.TOLD_AT_ONCE
+    assert max(told.count(turn) for turn in set(told)) <= AT_ONCE
     assert len(database.flushes) == 1
 
 
@@ -258,7 +259,7 @@ async def test_drain_returns_once_everybody_has_been_told() -> None:
     """A process that ends leaves nobody without the verdict on what was written."""
     database = Database()
     batches = database.batches()
-    waiting = [batches.submit(f"{n}") for n in range(5 * module.TOLD_AT_ONCE)]
+    waiting = [batches.submit(f"{n}") for n in range(5 * AT_ONCE)]
     await batches.drain()
     assert all(each.done() for each in waiting)
 
@@ -267,7 +268,7 @@ async def test_whoever_ends_a_flush_leaves_nobody_waiting() -> None:
     """Also between two handfuls: who was not told hears that nobody knows."""
     database = Database()
     batches = database.batches()
-    waiting = [batches.submit(f"{n}") for n in range(5 * module.TOLD_AT_ONCE)]
+    waiting = [batches.submit(f"{n}") for n in range(5 * AT_ONCE)]
     flights = [task for task in asyncio.all_tasks() if task.get_name().startswith("flush")]
     while not waiting[0].done():
         await asyncio.sleep(0)

@@ -116,6 +116,25 @@ def test_a_quick_loop_names_nothing_and_its_lag_is_exported(new_loop: Any, told:
     assert observed() > seen
 
 
+def test_a_late_beat_stands_for_those_that_it_kept_from_coming() -> None:
+    """Whoever asked every 20 ms while the loop stood still for 200 was late by 200, 180, 160 …: each of them counts."""
+
+    async def scene() -> None:
+        async with LoopWatch(beat=0.02, slow=1.0) as watch:
+            await turns(watch)
+            time.sleep(0.2)  # noqa: ASYNC251
+            await turns(watch)
+
+    def slower(than: str) -> float:
+        below = REGISTRY.get_sample_value("qasid_loop_lag_seconds_bucket", {"le": than}) or 0.0
+        return observed() - below
+
+    late, very_late = slower("0.05"), slower("0.15")
+    asyncio.run(scene())
+    assert slower("0.05") - late >= 7
+    assert slower("0.15") - very_late >= 2
+
+
 @LOOPS
 def test_it_ends_with_what_it_stood_beside(new_loop: Any) -> None:
     """No thread and no timer is left, however short its life was, and whatever ended it."""
