@@ -21,6 +21,7 @@ from app.errors import DatabaseUnavailable
 from app.settings import Settings
 from app.store import doors, lanes
 from app.store.lanes import Claim, LaneId, Release
+from app.turnstile import Turnstile
 from workers.commits import Commits
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ class Lanes:
         self._owed = 0.0  # of a place, to the backlog
         self._strays = False  # a claim or a release got no answer: we may own lanes that we do not know of
         self._stopping = False
+        self._turnstile = Turnstile()
         self._work: Callable[[Claim], Awaitable[Release]]
 
     def serve(self, work: Callable[[Claim], Awaitable[Release]]) -> Self:
@@ -222,6 +224,7 @@ class Lanes:
                 if claims:
                     crashpoint("lane.claimed")
                 for claim in claims:
+                    await self._turnstile.through()
                     self._begin(claim)
                 if len(claims) < most:
                     break
