@@ -1,4 +1,4 @@
-"""What a process owes to its surroundings: it ends with its parent, gives way, asks for a port before it counts on it."""
+"""What a process owes to its surroundings: it ends with its parent, asks for a port before it counts on it."""
 
 import ctypes
 import errno
@@ -7,14 +7,10 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
-from pathlib import Path
 
 from app.errors import ConfigurationError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# About half of the weight of 0. With a quarter (6) the worker's loop stood still for 0.1 s while 2,000 people wrote at once.
-NICE = 3
 
 
 def end_with_parent(sign: signal.Signals = signal.SIGTERM) -> None:
@@ -48,18 +44,6 @@ def require_free_port(host: str, port: int, *, setting: str) -> None:
                 f"Port {port} on {host} is in use: stop what holds it, or set {setting} to another."
             ) from error
         raise ConfigurationError(f"Cannot listen at {host}:{port}: {error.strerror or error}") from error
-
-
-def give_way() -> None:
-    """Let others on this machine go first: a web process has a quarter of a second, whoever waits for an assistant has more.
-
-    Where a core is idle it changes nothing. Half of the share that others have is left where none is. Linux shares
-    cores among sessions first (sched(7), autogroup), so a process that leads one gives way as a session.
-    """
-    os.nice(NICE)
-    if os.getsid(0) == os.getpid():
-        with suppress(OSError):  # no such kernel, or no such file in this container
-            Path("/proc/self/autogroup").write_text(f"{NICE}\n")
 
 
 def settle_memory() -> None:

@@ -51,7 +51,6 @@ def run() -> None:
     """Work until SIGTERM or SIGINT, then let the turns at work end."""
     settings = settings_of_environment.load()
     process.end_with_parent()
-    process.give_way()
     log.configure(settings, process="worker")
     # At every stop SAQ warns of its own idle slots; what fails in a job it tells as an error.
     logging.getLogger("saq").setLevel(logging.ERROR)
