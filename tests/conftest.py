@@ -17,6 +17,15 @@ STATE = Path(__file__).parent.parent / ".qasid" / "test"
 # Tests may lose their data with the machine: what they show does not rest on the disk.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
 
+# In these folders a test takes seconds, in the others hardly any time.
+SLOW = ("chaos", "integration", "browser")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow folders first, in whatever order they are otherwise: what is left fills the time of both processes evenly."""
+    items.sort(key=lambda item: next((n for n, name in enumerate(SLOW) if name in item.path.parts), len(SLOW)))
+
 
 class Database(Struct, frozen=True):
     """A migrated database of its own. `superuser_url` is for what only a superuser may: statistics, kills."""

@@ -180,13 +180,13 @@ OUTBOUND = (
         patches=(
             Patch(
                 "app/store/lanes.py",
-                "      run_at = least(l.run_at, CASE WHEN h.again_in",
-                "      run_at = least(NULL::timestamptz, CASE WHEN h.again_in",
+                "THEN least(l.run_at, qasid_now() + h.again_in * interval '1 second')\n",
+                "THEN qasid_now() + h.again_in * interval '1 second'\n",
             ),
             Patch(
                 "app/store/lanes.py",
-                "                                    WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN qasid_now() END)\n",
-                "                                    END)\n",
+                "                    WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN least(l.run_at, qasid_now()) END\n",
+                "                    END\n",
             ),
         ),
     ),

@@ -555,7 +555,10 @@ PLANTED = {
     "Retry-After ignored": _reworded(chunks, "INTENT", "w.until > qasid_now()", "false"),
     "version not checked": _reworded(settlements, "SETTLE", "l.version <> coalesce(i.version, l.version)", "false"),
     "lane forgotten at its release": _reworded(
-        lanes, "RELEASE", "WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN qasid_now() END", "END"
+        lanes,
+        "RELEASE",
+        "WHEN l.head_seq > greatest(l.done_seq, h.done_seq) THEN least(l.run_at, qasid_now()) END",
+        "END",
     ),
 }
 
