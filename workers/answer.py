@@ -25,6 +25,7 @@ from workers.commits import Commits
 from workers.deliver import Delivery, Lane
 from workers.notes import noted
 from workers.opening import Opened, Openings
+from workers.places import NoPlace
 from workers.questions import newest
 from workers.replies import Replies, too_late
 from workers.sessions import Sessions
@@ -134,7 +135,10 @@ class Turns:
                         spent=spent,
                         deadline=time.monotonic() + (tenant.assistant.deadline_seconds if tenant.assistant else 0.0),
                     )
-                    reply = self._still_wanted(claim, await self._replies.to(due))
+                    try:
+                        reply = self._still_wanted(claim, await self._replies.to(due))
+                    except NoPlace:  # seen anew: it may have been edited meanwhile, or have become too late
+                        return Release(claim=claim, done_seq=None, again_in=0.0)
                 if before:  # its gate's wait went on while the assistant wrote
                     before = msgspec.structs.replace(
                         before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened))

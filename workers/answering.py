@@ -19,8 +19,8 @@ from app.assistants import Answer, Line, Question
 from app.configuration import AssistantSettings
 from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant
-from app.errors import AssistantError, DatabaseUnavailable
-from app.store.lanes import Claim
+from app.errors import AssistantError, DatabaseUnavailable, QasidError
+from app.store.lanes import LIVE, Claim
 from app.store.settlements import NOTHING, Ending, Marks
 from app.store.steps import Memo
 from app.store.turns import Asked, Opening, Turn
@@ -29,6 +29,7 @@ from workers import formatting
 from workers.asking import Asking
 from workers.commits import Commits
 from workers.notes import TurnNotes
+from workers.places import NoPlace, Places
 from workers.questions import Questions, Reading, apology, sees, spoken
 from workers.spending import Spent
 from workers.stopwatch import Stopwatch
@@ -79,9 +80,12 @@ class Due(Struct, frozen=True, kw_only=True):
 class Answering:
     """`answer` a turn."""
 
-    def __init__(self, commits: Commits, asking: Asking, questions: Questions, translations: Translations) -> None:
+    def __init__(
+        self, commits: Commits, asking: Asking, places: Places, questions: Questions, translations: Translations
+    ) -> None:
         self._commits = commits
         self._asking = asking
+        self._places = places
         self._questions = questions
         self._translations = translations
         self._unkept: OrderedDict[tuple[UUID, int], Answer] = OrderedDict()
@@ -105,22 +109,35 @@ class Answering:
 
         Raises:
             DatabaseUnavailable: nobody knows whether a finished step is kept.
+            NoPlace: others were asked for all the time that it had. Its turn may come when the lane is claimed anew.
         """
         if due.remembered is not None:
             if (due.turn.id, due.opening.version) in self._unkept:
                 await self._keep(due, due.remembered)
             return await self._finished(due, due.remembered)
+        try:
+            async with self._places.question(due.tenant, live=_live(due), until=due.deadline) as waited:
+                due = msgspec.structs.replace(due, deadline=due.deadline + waited)  # its time begins with its place
+                due.watch.queue += waited
+                answer = await self._answered(due, instead)
+        except AssistantError as error:
+            return _failed(due, error)
+        except NoPlace as error:
+            if error.in_vain:  # the assistant is not busy: it is away
+                return _failed(due, error)
+            raise
+        if isinstance(answer, Reply):
+            return answer
+        await self._keep(due, answer)
+        return await self._finished(due, answer)
+
+    async def _answered(self, due: Due, instead: Callable[[], Awaitable[Reply | None]]) -> Answer | Reply:
         async with self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline) as reading:
             if (reply := await instead()) is not None:
                 return reply
             if not reading.lines:
                 return Reply(outcome="told", text=apology(due.tenant.texts, reading.unread))
-            try:
-                answer = await self._ask(due, reading)
-            except AssistantError as error:
-                return _failed(due, error)
-        await self._keep(due, answer)
-        return await self._finished(due, answer)
+            return await self._ask(due, reading)
 
     async def _ask(self, due: Due, reading: Reading) -> Answer:
         asked, notes = partial(_question, due.opening, reading), partial(self._notes, due)
@@ -172,7 +189,12 @@ class Answering:
         return TurnNotes(self._commits, due.claim, due.turn, due.opening, under)
 
 
-def _failed(due: Due, error: AssistantError, model: str | None = None) -> Reply:
+def _live(due: Due) -> bool:
+    """Whether its person may still look at what they have written."""
+    return due.watch.queue < LIVE
+
+
+def _failed(due: Due, error: QasidError, model: str | None = None) -> Reply:
     metrics.alert("assistant_failed")
     log.error(
         "assistant failed",

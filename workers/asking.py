@@ -6,7 +6,6 @@ What comes back is fit for the database and for people: bounded, without charact
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 
 import httpx
 import msgspec
@@ -21,7 +20,6 @@ from app.errors import AssistantError, AssistantRefused
 from app.text.storable import storable
 from workers.breakers import Breakers, Outdated
 from workers.notes import FALLBACK
-from workers.places import Places
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +42,6 @@ class Asking:
         self,
         client: httpx.AsyncClient,
         breakers: Breakers,
-        places: Places,
         *,
         assistant: Callable[[str], assistants.Assistant] = assistants.assistant,
     ) -> None:
@@ -52,7 +49,6 @@ class Asking:
         self._assistant = assistant
         self._client = client
         self._breakers = breakers
-        self._places = places
 
     async def ask(self, tenant: Tenant, asked: Asked, notes: Noted, deadline: float, correlation: str) -> Answer:
         """The answer of the first that has one, before `deadline` (monotonic), which is for all together. `correlation`: the
@@ -127,9 +123,8 @@ class Asking:
     def _calls(
         self, tenant: Tenant, *, fallback: bool = False, waits: bool = True
     ) -> Callable[[], AbstractAsyncContextManager[Call]]:
-        """Each call waits for its place, and where it `waits` for its breaker, within the deadline: see `Assistant.ask`."""
-        place = partial(self._places.of, tenant)
-        return lambda: self._breakers.assistant(tenant, fallback=fallback, waits=waits, place=place)
+        """Each call waits for its breaker, where it `waits`, within the deadline: see `Assistant.ask`."""
+        return lambda: self._breakers.assistant(tenant, fallback=fallback, waits=waits)
 
 
 def _kept(notes: Notes) -> Answer | None:

@@ -40,6 +40,7 @@ class Replies:
 
         Raises:
             DatabaseUnavailable: nobody knows whether a finished step is kept.
+            NoPlace: nobody has got round to it.
         """
         if not due.standing:
             return Reply(outcome="revoked", marks=Marks(asks=due.opening.asking))

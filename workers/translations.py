@@ -78,7 +78,7 @@ class Translations:
     def _calls(self, tenant: Tenant, settings: Translation) -> Asking:
         """Each call is made now or not at all: nobody waits for an engine that is away, the original is there."""
         if settings.provider == "assistant":
-            place = partial(self._places.of, tenant, aside=True)
+            place = partial(self._places.aside, tenant)
             return lambda: self._breakers.assistant(tenant, waits=False, place=place)
         return lambda: self._breakers.now(tenant, "translator")
 

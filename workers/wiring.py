@@ -50,9 +50,9 @@ def turns(
     spending = Spending(commits.pool)
     files = Files(commits, directory, clients.files, clients.outside, breakers, hosts=hosts)
     places = Places()  # one for all that ask a tenant's assistants
-    asking = Asking(clients.assistants, breakers, places, assistant=assistant)
+    asking = Asking(clients.assistants, breakers, assistant=assistant)
     translations = Translations(memory, clients.assistants, breakers, places)
     questions = Questions(files)
-    answering = Answering(commits, asking, questions, translations)
+    answering = Answering(commits, asking, places, questions, translations)
     replies = Replies(spending, questions, answering, typing)
     return Turns(commits, delivery, directory, sessions, answering, replies, spending, typing)

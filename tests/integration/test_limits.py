@@ -1,16 +1,18 @@
 """What a person, a tenant and a conversation may have in a day or a minute, and what it costs."""
 
+import time
 from uuid import uuid4
 
 import pytest
 
 from app import db, dead
 from app.replay import Replays
+from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
 from tests import tenants
 from tests import world as shared
 from tests.conftest import Database
-from tests.tenants import INTENTS, Script, channel, configure, outcomes
+from tests.tenants import ASSISTANT, INTENTS, Script, channel, configure, outcomes
 from tests.world import FAILURE, OTHER, World, alerts
 from workers.spending import Spending
 
@@ -191,3 +193,32 @@ async def test_calls_beyond_the_places_wait_their_turn(world: World, script: Scr
     for person in people:
         assert await world.got(1, sender=person) == ["Fine."]
     assert scripted.most_at_once == limit if limit else scripted.most_at_once > 2
+
+
+ONE_AT_A_TIME = "[tenants.noor.limits]\nassistant_calls_at_once = 1\n[tenants.noor.assistant]"
+
+
+async def test_who_waits_for_a_place_for_longer_than_an_answer_may_take_is_answered(world: World) -> None:
+    """Their time begins with their place: eight people, one at a time, twice as long together as any of them has."""
+    await configure(world, ONE_AT_A_TIME + ASSISTANT.format(url=world.sandbox.url, model="m", deadline=2))
+    world.sandbox.assistant.pace = Pace(first_token=0.5)
+    people = [f"1555000777{n}" for n in range(8)]
+    for person in people:
+        await world.say("question", sender=person)
+    await world.worker()
+    for person in people:
+        assert await world.got(1, sender=person, timeout=30) == ["You said: question"]
+    assert len(world.asked) == 8
+
+
+async def test_who_waits_for_a_place_of_those_who_wait_in_vain_is_told_in_time(world: World) -> None:
+    """The assistant is away: one has the place and waits for it, the others for them; nobody waits for all of the others' time."""
+    await configure(world, ONE_AT_A_TIME + ASSISTANT.format(url="http://127.0.0.1:9", model="m", deadline=2))
+    people = [f"1555000777{n}" for n in range(8)]
+    for person in people:
+        await world.say("question", sender=person)
+    await world.worker()
+    began = time.monotonic()
+    for person in people:
+        assert await world.got(1, sender=person, timeout=30) == [FAILURE]
+    assert time.monotonic() - began < 8

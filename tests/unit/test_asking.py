@@ -21,7 +21,6 @@ from tests.asking import Kept
 from tests.scripted import Scripted, says
 from workers.asking import Asking
 from workers.breakers import Breakers
-from workers.places import Places
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +62,7 @@ class Turn:
 
     async def ask(self) -> Answer:
         client = cast(httpx.AsyncClient, None)
-        asking = Asking(client, self.breakers, Places(), assistant=lambda provider: self.scripted)
+        asking = Asking(client, self.breakers, assistant=lambda provider: self.scripted)
         deadline = time.monotonic() + 5
         return await asking.ask(
             self.tenant, lambda _: Question(lines=()), lambda under: Opened(self.notes[under]), deadline, "c"

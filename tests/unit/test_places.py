@@ -1,14 +1,20 @@
 """A tenant's places with its assistants: how many there are, whose they are, and what is done aside."""
 
 import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
 from uuid import UUID
 
+import msgspec
 import pytest
 
+from app import tasks
 from app.assistants.intents import Intents
-from app.configuration import Limits, Texts
+from app.configuration import Assistant, Limits, Texts
 from app.directory import Tenant
-from workers.places import Places
+from app.vault import Secret
+from workers.places import NoPlace, Places
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +26,7 @@ def tenant(most: int | None) -> Tenant:
         name="Noor",
         enabled=True,
         in_doubt="resend",
-        assistant=None,
+        assistant=Assistant(provider="anthropic", base_url="", model="", api_key=Secret("k"), deadline_seconds=1),
         texts=Texts(),
         limits=Limits(assistant_calls_at_once=most),
         intents=Intents(()),
@@ -28,50 +34,120 @@ def tenant(most: int | None) -> Tenant:
 
 
 class Crowd:
-    """Calls that last until they are told to end; `inside` counts them by what they are."""
+    """What lasts until it is told to end; `inside` holds who is in, by what they are."""
 
     def __init__(self, places: Places) -> None:
         self.places = places
         self.inside: list[str] = []
+        self.came: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
-        self._end = {name: asyncio.Semaphore(0) for name in ("question", "translation")}
+        self._end: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(0))
 
-    async def calls(self, name: str, count: int, of: Tenant) -> None:
-        self.tasks += [asyncio.create_task(self._call(name, of)) for _ in range(count)]
-        await asyncio.sleep(0.01)
+    async def come(self, name: str, count: int, of: Tenant) -> None:
+        self.tasks += [asyncio.create_task(self._one(name, of)) for _ in range(count)]
+        await settled()
 
-    async def ends(self, name: str) -> None:
+    async def end(self, name: str) -> None:
         self._end[name].release()
-        await asyncio.sleep(0.01)
+        await settled()
 
-    async def _call(self, name: str, of: Tenant) -> None:
-        async with self.places.of(of, aside=name == "translation"):
+    async def _one(self, name: str, of: Tenant) -> None:
+        until = time.monotonic() + 60
+        aside = name == "translation"
+        async with self.places.aside(of) if aside else self.places.question(of, live=name != "behind", until=until):
             self.inside.append(name)
+            self.came.append(name)
             await self._end[name].acquire()
             self.inside.remove(name)
 
 
-@pytest.mark.parametrize(("most", "aside"), [(1, 1), (2, 1), (5, 2)])
-async def test_a_question_does_not_wait_behind_all_translations_of_another(most: int, aside: int) -> None:
-    """Twenty-four are to be made: half of the places are theirs, and one question waits for one of them at most."""
+async def settled() -> None:
+    """Everybody has gone as far as they can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def crowd() -> AsyncIterator[Crowd]:
     crowd = Crowd(Places())
-    await crowd.calls("translation", 24, tenant(most))
+    yield crowd
+    await tasks.end(*crowd.tasks)
+
+
+@pytest.mark.parametrize(("most", "aside"), [(1, 1), (2, 1), (5, 2)])
+async def test_a_question_does_not_wait_behind_all_translations_of_another(crowd: Crowd, most: int, aside: int) -> None:
+    """Twenty-four are to be made: half of the places are theirs, and one question waits for one of them at most."""
+    await crowd.come("translation", 24, tenant(most))
     assert crowd.inside == ["translation"] * aside
-    await crowd.calls("question", 1, tenant(most))
+    await crowd.come("question", 1, tenant(most))
     if most == 1:
-        await crowd.ends("translation")
+        await crowd.end("translation")
     assert crowd.inside.count("question") == 1
-    for task in crowd.tasks:
-        task.cancel()
 
 
-async def test_another_number_takes_nobodys_bound_away() -> None:
+async def test_another_number_takes_nobodys_bound_away(crowd: Crowd) -> None:
     """A turn under way goes by the number of before, those that come by the new one, and each number holds for its own."""
-    places = Places()
-    crowd = Crowd(places)
     for _ in range(3):
-        await crowd.calls("question", 2, tenant(2))
-        await crowd.calls("question", 2, tenant(1))
+        await crowd.come("question", 2, tenant(2))
+        await crowd.come("question", 2, tenant(1))
     assert len(crowd.inside) == 3
-    for task in crowd.tasks:
-        task.cancel()
+
+
+async def test_the_live_go_first_and_the_others_are_not_forgotten(crowd: Crowd) -> None:
+    """Of four places that become free, three are the live ones', and one is for who has waited long."""
+    await crowd.come("live", 1, tenant(1))
+    await crowd.come("behind", 3, tenant(1))
+    await crowd.come("live", 6, tenant(1))
+    while crowd.inside:
+        await crowd.end(crowd.inside[0])
+    assert crowd.came == ["live", "live", "live", "live", "behind", "live", "live", "live", "behind", "behind"]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_who_gets_none_in_time_says_so_and_stands_in_nobodys_way(crowd: Crowd, answered: bool) -> None:
+    """The place goes to the next one. Where nobody was answered meanwhile, they waited in vain."""
+
+    async def wait() -> None:
+        async with crowd.places.question(tenant(1), live=True, until=time.monotonic() + 0.05):
+            raise AssertionError
+
+    await crowd.come("question", 2, tenant(1))
+    first, second = crowd.tasks
+    waiting = asyncio.create_task(wait())
+    await settled()
+    if answered:
+        await crowd.end("question")
+    else:
+        await tasks.end(first)
+    with pytest.raises(NoPlace, match="all 1 places of tenant noor") as none:
+        await waiting
+    assert none.value.in_vain is not answered
+    await crowd.come("question", 1, tenant(1))
+    await crowd.end("question")
+    assert second.done()
+    assert crowd.came == ["question"] * 3
+
+
+async def test_who_leaves_in_the_moment_of_being_let_in_leaves_the_place(crowd: Crowd) -> None:
+    """Its worker stops just then, say."""
+    await crowd.come("question", 1, tenant(1))
+    await crowd.come("question", 2, tenant(1))
+    first, leaves, stays = crowd.tasks
+    first.cancel()
+    await asyncio.sleep(0)  # it hands its place on
+    leaves.cancel()
+    await settled()
+    assert leaves.cancelled() and not stays.done()
+    assert crowd.came == ["question", "question"]
+
+
+async def test_the_wait_for_a_place_is_told_of(crowd: Crowd) -> None:
+    """In seconds; none where there is room, or no limit, or nobody to be asked."""
+    unbound = msgspec.structs.replace(tenant(1), assistant=None)
+    for of in (tenant(None), tenant(1), unbound):
+        async with crowd.places.question(of, live=True, until=time.monotonic() + 1) as waited:
+            assert waited < 0.5
+    await crowd.come("question", 1, tenant(1))
+    asyncio.get_running_loop().call_later(0.1, crowd._end["question"].release)
+    async with crowd.places.question(tenant(1), live=True, until=time.monotonic() + 10) as waited:
+        assert 0.09 < waited < 5
