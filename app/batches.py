@@ -140,7 +140,8 @@ class Batches(Generic[Row, Verdict]):
         untold = deque(zip(batch, told, strict=True))
         try:
             while untold:
-                await self._turnstile.through()
+                if not untold[0][0][1].done():  # who left at their deadline goes on to do nothing
+                    await self._turnstile.through()
                 waiting, verdict = untold.popleft()
                 if isinstance(verdict, Exception):
                     _fail([waiting], verdict)

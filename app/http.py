@@ -310,7 +310,7 @@ class _Transport(AiohttpTransport):
             max_response=self._max_response,
             turnstile=self._turnstile,
         )
-        # Beyond the deadline's reach: what is here is in doubt no more.
+        # Not under the deadline: that others are before it is no fault of the provider's.
         try:
             await self._turnstile.through()
         except asyncio.CancelledError:
@@ -357,9 +357,9 @@ class _Body(httpx.AsyncByteStream):
             except Exception as fault:  # noqa: BLE001  as above: whatever broke the body off, the request had left
                 reason = f"{self._host}: the answer broke off: {_reason(fault)}"
                 raise InDoubt(reason, headers=self._headers) from None
-            await self._turnstile.through()
             if chunk is None:
                 return
+            await self._turnstile.through()
             size += len(chunk)
             if size > self._max_response:
                 reason = f"{self._host}: the answer is longer than {self._max_response} bytes"

@@ -120,7 +120,8 @@ class LoopWatch:
 
     def _look_on(self) -> None:
         looked = told = 0.0  # of which overdue beat it knows where the loop is, and has told that it stands still
-        slept_at, wake_at = time.monotonic(), self._due + self._slow
+        slept_at = time.monotonic()
+        wake_at = max(slept_at, self._due) + self._slow  # a process may be stopped before this has begun
         ran = self._ran()
         while not self._ended.wait(max(0.0, wake_at - time.monotonic())):
             now, due, ran_before = time.monotonic(), self._due, ran

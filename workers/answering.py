@@ -6,7 +6,8 @@ Each step is committed before the next, so that whoever has the turn next, after
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from uuid import UUID
 
@@ -30,7 +31,7 @@ from workers.asking import Asking
 from workers.commits import Commits
 from workers.notes import TurnNotes
 from workers.places import NoPlace, Places
-from workers.questions import Questions, Reading, apology, sees, spoken
+from workers.questions import Questions, Reading, age, apology, heavy, sees, spoken
 from workers.spending import Spent
 from workers.stopwatch import Stopwatch
 from workers.translations import Translations
@@ -116,33 +117,43 @@ class Answering:
                 await self._keep(due, due.remembered)
             return await self._finished(due, due.remembered)
         try:
-            async with self._places.question(due.tenant, live=_live(due), until=due.deadline) as waited:
-                due = msgspec.structs.replace(due, deadline=due.deadline + waited)  # its time begins with its place
-                due.watch.queue += waited
-                answer = await self._answered(due, instead)
+            async with AsyncExitStack() as stack:
+                first = heavy(due.tenant, due.opening)  # who waits with pictures at hand takes others' room for theirs
+                if first:
+                    due = await stack.enter_async_context(self._placed(due))
+                reading = await stack.enter_async_context(
+                    self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline)
+                )
+                if (reply := await instead()) is not None:
+                    return reply
+                if not reading.lines:
+                    return Reply(outcome="told", text=apology(due.tenant.texts, reading.unread))
+                if not first:
+                    due = await stack.enter_async_context(self._placed(due))
+                answer = await self._ask(due, reading)
         except AssistantError as error:
             return _failed(due, error)
         except NoPlace as error:
-            if error.in_vain:  # the assistant is not busy: it is away
+            if error.in_vain:  # the assistant is not busy
                 return _failed(due, error)
             raise
-        if isinstance(answer, Reply):
-            return answer
         await self._keep(due, answer)
         return await self._finished(due, answer)
 
-    async def _answered(self, due: Due, instead: Callable[[], Awaitable[Reply | None]]) -> Answer | Reply:
-        async with self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline) as reading:
-            if (reply := await instead()) is not None:
-                return reply
-            if not reading.lines:
-                return Reply(outcome="told", text=apology(due.tenant.texts, reading.unread))
-            return await self._ask(due, reading)
+    @asynccontextmanager
+    async def _placed(self, due: Due) -> AsyncIterator[Due]:
+        """With a place to ask in, and as much time as before it waited for that."""
+        wait = due.tenant.assistant.deadline_seconds if due.tenant.assistant else 0.0
+        live = age(due.opening) + due.watch.elapsed < LIVE
+        async with self._places.question(due.tenant, live=live, wait=wait) as waited:
+            due.watch.queue += waited
+            yield msgspec.structs.replace(due, deadline=due.deadline + waited)
 
     async def _ask(self, due: Due, reading: Reading) -> Answer:
         asked, notes = partial(_question, due.opening, reading), partial(self._notes, due)
         answer = await due.watch.ai(self._asking.ask(due.tenant, asked, notes, due.deadline, due.opening.correlation))
         due.spent.add(answer.input_tokens, answer.output_tokens)
+        self._places.answered(due.tenant)
         crashpoint("answer.asked")
         return answer
 
@@ -187,11 +198,6 @@ class Answering:
 
     def _notes(self, due: Due, under: str = "") -> TurnNotes:
         return TurnNotes(self._commits, due.claim, due.turn, due.opening, under)
-
-
-def _live(due: Due) -> bool:
-    """Whether its person may still look at what they have written."""
-    return due.watch.queue < LIVE
 
 
 def _failed(due: Due, error: QasidError, model: str | None = None) -> Reply:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import structlog
@@ -22,14 +22,13 @@ from app.settings import Settings
 from app.store import doors, lanes
 from app.store.lanes import Claim, LaneId, Release
 from app.turnstile import Turnstile
+from workers.backlog import Share
 from workers.commits import Commits
 
 log = structlog.get_logger(__name__)
 
 # Lanes claimed by one statement: between two of them the shares of the tenants are counted anew.
 AT_ONCE = 64
-# While both wait, so much of a worker's places goes to lanes that have been due for long, the rest to those that are live.
-BACKLOG = 0.25
 # Without a wake-up, what is due is found within this time (seconds).
 LOOK = 1.0
 # How long a claim under way is waited for when the worker stops (seconds).
@@ -72,7 +71,7 @@ class Lanes:
         self._passed = asyncio.Condition()
         self._passes = 0
         self._looking = False
-        self._owed = 0.0  # of a place, to the backlog
+        self._share = Share()
         self._strays = False  # a claim or a release got no answer: we may own lanes that we do not know of
         self._stopping = False
         self._turnstile = Turnstile()
@@ -114,12 +113,13 @@ class Lanes:
         self.ring()
         # What a claim under way still brings is worked off like the rest, not cut off in its midst.
         await asyncio.wait({self._claiming}, timeout=FAREWELL)
+        await tasks.end(self._claiming)
         crashpoint("worker.draining")
         if at_work := [held.task for held in self._held.values()]:
             log.info("draining", lanes=len(at_work), seconds=self._grace)
             await asyncio.wait(at_work, timeout=self._grace)
         await self._cancel_all()
-        await tasks.end(self._claiming, self._beating)
+        await tasks.end(self._beating)
         try:
             async with db.connection(self._commits.pool, vital=True) as conn:
                 await lanes.disown(conn, self._commits.worker, [])
@@ -206,36 +206,34 @@ class Lanes:
             self._passed.notify_all()
 
     async def _look(self) -> None:
-        worker = self._commits.worker
-        async with db.connection(self._commits.pool) as conn:
-            if self._strays:
-                self._strays = False
-                if given := await lanes.disown(conn, worker, list(self._held)):
+        if self._strays:
+            self._strays = False
+            async with db.connection(self._commits.pool) as conn:
+                if given := await lanes.disown(conn, self._commits.worker, list(self._held)):
                     log.warning("lanes given back that nobody worked on", lanes=given)
-            while (free := self._slots - len(self._held)) > 0 and not self._stopping:
-                share = Counter(tenant for tenant, _ in self._held)
-                full = [tenant for tenant, lanes_held in share.items() if lanes_held >= max(1, self._slots // 2)]
-                most = min(free, AT_ONCE)
-                suspects = not any(self._on_probation())
-                behind = self._share_of_backlog(most)
-                claims = await lanes.claim(conn, worker, most, full, behind=behind, suspects=suspects)
-                if not claims and full:  # nobody else waits
-                    claims = await lanes.claim(conn, worker, most, behind=behind, suspects=suspects)
-                if claims:
-                    crashpoint("lane.claimed")
-                for claim in claims:
-                    await self._turnstile.through()
+        while (free := self._slots - len(self._held)) > 0 and not self._stopping:
+            worker, most = self._commits.worker, min(free, AT_ONCE)
+            claims = await self._claim(worker, most)
+            for claim in claims:
+                await self._turnstile.through()
+                if worker == self._commits.worker:  # else it was taken for dead meanwhile, and they are another's
                     self._begin(claim)
-                if len(claims) < most:
-                    break
+            if len(claims) < most:
+                break
         metrics.lanes_held(len(self._held))
 
-    def _share_of_backlog(self, most: int) -> int:
-        """How many of so many places go to the backlog though others wait: a share of them, also where they free one by one."""
-        self._owed += most * BACKLOG
-        share = int(self._owed)
-        self._owed -= share
-        return share
+    async def _claim(self, worker: UUID, most: int) -> list[Claim]:
+        share = Counter(tenant for tenant, _ in self._held)
+        full = [tenant for tenant, lanes_held in share.items() if lanes_held >= max(1, self._slots // 2)]
+        suspects = not any(self._on_probation())
+        behind = self._share.of(most)
+        async with db.connection(self._commits.pool) as conn:
+            claims = await lanes.claim(conn, worker, most, full, behind=behind, suspects=suspects)
+            if not claims and full:  # nobody else waits
+                claims = await lanes.claim(conn, worker, most, behind=behind, suspects=suspects)
+        if claims:
+            crashpoint("lane.claimed")
+        return claims
 
     def _begin(self, claim: Claim) -> None:
         task = asyncio.create_task(self._attend(claim), name=f"lane {claim.conversation_id}")

@@ -6,7 +6,6 @@ done aside (a translation is, a question is not) has half of the places.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -18,19 +17,25 @@ from app import metrics
 from app.at_once import AtOnce
 from app.directory import Tenant
 from app.errors import QasidError
-from workers.lane import BACKLOG
+from workers.backlog import Share
 
 log = structlog.get_logger(__name__)
 
 # A tenant whose questions wait is told of so often at most (seconds).
 TOLD = 60.0
+# A place is waited for at least so long (seconds), however little time an answer has: who is given back costs a claim.
+PATIENCE = 5.0
+
+# Those who wait, in order of coming.
+_Line = dict[asyncio.Future[None], None]
 
 
 class NoPlace(QasidError):
     """All of the tenant's places were taken for as long as one waited. `in_vain`: and nobody who had one was answered."""
 
-    def __init__(self, message: str, *, in_vain: bool) -> None:
-        super().__init__(message)
+    def __init__(self, tenant: Tenant, most: int, *, in_vain: bool) -> None:
+        while_waiting = ", and nobody was answered meanwhile: its assistant is away, or hangs" if in_vain else ""
+        super().__init__(f"tenant {tenant.slug} asks no more than {most} questions at once{while_waiting}")
         self.in_vain = in_vain
 
 
@@ -39,10 +44,10 @@ class _Gate:
 
     def __init__(self, most: int) -> None:
         self._free = most
-        self._live: deque[asyncio.Future[None]] = deque()
-        self._behind: deque[asyncio.Future[None]] = deque()
-        self._owed = 0.0  # of a place, to those behind
-        self.answered_at = float("-inf")  # monotonic; when last somebody who had a place needed it no more
+        self._live: _Line = {}
+        self._behind: _Line = {}
+        self._share = Share()
+        self.answered_at = float("-inf")  # monotonic; when last somebody who had a place was answered
 
     @property
     def full(self) -> bool:
@@ -54,32 +59,33 @@ class _Gate:
         if self._free:
             self._free -= 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        (self._live if live else self._behind).append(turn)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line = self._live if live else self._behind
+        line[turn] = None
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it was let in just then
+            if turn in line:
+                del line[turn]
+            else:  # it was let in just then
                 self.leave()
             raise
 
     def leave(self) -> None:
         """Whoever is next has the place."""
-        while (turn := self._next()) is not None:
-            if not turn.done():  # whoever waited may have left
-                turn.set_result(None)
-                return
-        self._free += 1
+        line = self._next()
+        if not line:
+            self._free += 1
+            return
+        turn = next(iter(line))
+        del line[turn]
+        turn.set_result(None)
 
-    def _next(self) -> asyncio.Future[None] | None:
+    def _next(self) -> _Line:
+        """Whose turn it is; empty where nobody waits."""
         if not self._live or not self._behind:
-            line = self._live or self._behind
-            return line.popleft() if line else None
-        self._owed += BACKLOG
-        if self._owed < 1:
-            return self._live.popleft()
-        self._owed -= 1
-        return self._behind.popleft()
+            return self._live or self._behind
+        return self._behind if self._share.of(1) else self._live
 
 
 class Places:
@@ -91,32 +97,34 @@ class Places:
         self._told_at: dict[UUID, float] = {}
 
     @asynccontextmanager
-    async def question(self, tenant: Tenant, *, live: bool, until: float) -> AsyncIterator[float]:
-        """A place for all that one question asks; how many seconds one had to wait for it. Who is not answered leaves it with
-        an error.
+    async def question(self, tenant: Tenant, *, live: bool, wait: float) -> AsyncIterator[float]:
+        """A place for all that one question asks; how many seconds one had to wait for it. See `answered`.
 
         `live`: whether its person may still look at what they have written.
 
         Raises:
-            NoPlace: there was none until then (monotonic).
+            NoPlace: there was none for `wait` seconds, and for `PATIENCE`.
         """
         most = tenant.limits.assistant_calls_at_once
         if not most or tenant.assistant is None:
             yield 0.0
             return
-        began = time.monotonic()
         gate = self._gate(tenant, most)
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(until - began):
+            async with asyncio.timeout(max(wait, PATIENCE)):
                 await gate.enter(live=live)
         except TimeoutError:
-            in_vain = gate.answered_at < began
-            raise NoPlace(f"all {most} places of tenant {tenant.slug} were taken", in_vain=in_vain) from None
+            raise NoPlace(tenant, most, in_vain=gate.answered_at < began) from None
         try:
             yield time.monotonic() - began
-            gate.answered_at = time.monotonic()
         finally:
             gate.leave()
+
+    def answered(self, tenant: Tenant) -> None:
+        """Somebody who had a place was: who waits for one does not wait in vain."""
+        if (gate := self._gates.get((tenant.id, tenant.limits.assistant_calls_at_once or 0))) is not None:
+            gate.answered_at = time.monotonic()
 
     @asynccontextmanager
     async def aside(self, tenant: Tenant) -> AsyncIterator[None]:

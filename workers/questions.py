@@ -5,6 +5,7 @@ The files that came with them workers/files.py has. It answers nobody and decide
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import structlog
 from msgspec import Struct
@@ -66,6 +67,12 @@ def sees(assistant: AssistantSettings | None) -> bool:
     return assistant is not None and assistant.images and assistant.provider != "ansari"
 
 
+def heavy(tenant: Tenant, opening: Opening) -> bool:
+    """Whether what is asked may fill memory from when it is read until it is answered."""
+    seen = {"image", "document"} if sees(tenant.assistant) else set()
+    return any(message.kind in seen for message in opening.asked if not message.revoked)
+
+
 def apology(texts: Texts, unread: Sequence[str]) -> str:
     """The tenant's sentence about messages of these kinds, none of which could be read."""
     own = {"image": texts.image, "audio": texts.audio, "video": texts.video}
@@ -82,6 +89,16 @@ def spoken(opening: Opening) -> str:
 def newest(opening: Opening) -> str:
     """The provider's id of the newest message that is asked: the one that is read, and answered; "" where nobody knows it."""
     return next((message.provider_id for message in reversed(opening.asked) if not message.revoked), "")
+
+
+def newest_at(opening: Opening) -> datetime:
+    """When the newest message that is asked was written, as its provider says; now, where all of them were taken back."""
+    return max((message.sent_at for message in opening.asked if not message.revoked), default=opening.now)
+
+
+def age(opening: Opening) -> float:
+    """How long ago that was when the lane was opened (seconds)."""
+    return max(0.0, (opening.now - newest_at(opening)).total_seconds())
 
 
 class Questions:

@@ -5,7 +5,7 @@ last what the assistant is asked (workers/answering.py).
 """
 
 from contextlib import nullcontext
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 
 import msgspec
@@ -18,7 +18,7 @@ from app.store.settlements import Marks
 from app.store.turns import Opening
 from workers.answering import Answering, Due, Reply
 from workers.formatting import apart
-from workers.questions import IN_OWN_WORDS, SAID, Questions, newest
+from workers.questions import IN_OWN_WORDS, SAID, Questions, newest, newest_at
 from workers.spending import Spending
 from workers.typing import Typing
 
@@ -102,17 +102,13 @@ class Replies:
 
 def too_late(channel: Channel, opening: Opening) -> bool:
     """Whether the answer comes later than the channel's own: asked again at each claim, since a channel may be held for days."""
-    return channel.late != "answer" and opening.now - _newest(opening) > timedelta(hours=channel.answer_within_hours)
-
-
-def _newest(opening: Opening) -> datetime:
-    return max((message.sent_at for message in opening.asked if not message.revoked), default=opening.now)
+    return channel.late != "answer" and opening.now - newest_at(opening) > timedelta(hours=channel.answer_within_hours)
 
 
 def _noticed(due: Due) -> Reply:
     """What comes too late is not answered; with `notice` the person is told so, once for all that they wrote before it."""
     told = due.opening.noticed_at
-    if due.channel.late != "notice" or (told is not None and _newest(due.opening) <= told):
+    if due.channel.late != "notice" or (told is not None and newest_at(due.opening) <= told):
         return Reply(outcome="late")
     return Reply(outcome="late", text=due.tenant.texts.notice, marks=Marks(notices=True))
 

@@ -13,7 +13,7 @@ from tests import tenants
 from tests import world as shared
 from tests.conftest import Database
 from tests.tenants import ASSISTANT, INTENTS, Script, channel, configure, outcomes
-from tests.world import FAILURE, OTHER, World, alerts
+from tests.world import FAILURE, OTHER, UNSUPPORTED, World, alerts, through_gate
 from workers.spending import Spending
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -222,3 +222,18 @@ async def test_who_waits_for_a_place_of_those_who_wait_in_vain_is_told_in_time(w
     for person in people:
         assert await world.got(1, sender=person, timeout=30) == [FAILURE]
     assert time.monotonic() - began < 8
+
+
+async def test_who_needs_no_assistant_waits_for_no_place(world: World) -> None:
+    """A kind that cannot be read is told so while the one place is another's."""
+    await through_gate(world)
+    await configure(world, ONE_AT_A_TIME + ASSISTANT.format(url=world.gate.url, model="m", deadline=20))
+    hold = world.gate.hold("assistant")
+    await world.worker()
+    await world.say("question")
+    await hold.reached()
+    await world.say(kind="sticker", sender=OTHER)
+    await world.sandbox.ledger.wait(OTHER, 1, 4.0)
+    assert [line.text for line in world.lines(OTHER)] == [UNSUPPORTED]
+    hold.open.set()
+    assert await world.got(1) == ["You said: question"]

@@ -255,6 +255,23 @@ async def test_many_verdicts_are_told_a_few_at_a_time() -> None:
     assert len(database.flushes) == 1
 
 
+async def test_whoever_has_left_keeps_nobody_from_hearing() -> None:
+    """Verdicts that nobody waits for take no turn of the loop."""
+    database = Database()
+    batches = database.batches()
+    gone = [batches.submit(f"{n}") for n in range(20 * AT_ONCE)]
+    stays = batches.submit("last")
+    await asyncio.sleep(0)  # the flush has them
+    for each in gone:
+        each.cancel()
+    turns = 0
+    while not stays.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns < 15
+    assert len(database.flushes) == 1
+
+
 async def test_drain_returns_once_everybody_has_been_told() -> None:
     """A process that ends leaves nobody without the verdict on what was written."""
     database = Database()

@@ -1,7 +1,6 @@
 """A tenant's places with its assistants: how many there are, whose they are, and what is done aside."""
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -14,6 +13,7 @@ from app.assistants.intents import Intents
 from app.configuration import Assistant, Limits, Texts
 from app.directory import Tenant
 from app.vault import Secret
+from workers import places as module
 from workers.places import NoPlace, Places
 
 pytestmark = pytest.mark.anyio
@@ -52,13 +52,13 @@ class Crowd:
         await settled()
 
     async def _one(self, name: str, of: Tenant) -> None:
-        until = time.monotonic() + 60
         aside = name == "translation"
-        async with self.places.aside(of) if aside else self.places.question(of, live=name != "behind", until=until):
+        async with self.places.aside(of) if aside else self.places.question(of, live=name != "behind", wait=60):
             self.inside.append(name)
             self.came.append(name)
             await self._end[name].acquire()
             self.inside.remove(name)
+            self.places.answered(of)
 
 
 async def settled() -> None:
@@ -104,13 +104,16 @@ async def test_the_live_go_first_and_the_others_are_not_forgotten(crowd: Crowd) 
 
 
 @pytest.mark.parametrize("answered", [True, False])
-async def test_who_gets_none_in_time_says_so_and_stands_in_nobodys_way(crowd: Crowd, answered: bool) -> None:
+async def test_who_gets_none_in_time_says_so_and_stands_in_nobodys_way(
+    crowd: Crowd, answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The place goes to the next one. Where nobody was answered meanwhile, they waited in vain."""
 
     async def wait() -> None:
-        async with crowd.places.question(tenant(1), live=True, until=time.monotonic() + 0.05):
+        async with crowd.places.question(tenant(1), live=True, wait=0.05):
             raise AssertionError
 
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
     await crowd.come("question", 2, tenant(1))
     first, second = crowd.tasks
     waiting = asyncio.create_task(wait())
@@ -119,13 +122,26 @@ async def test_who_gets_none_in_time_says_so_and_stands_in_nobodys_way(crowd: Cr
         await crowd.end("question")
     else:
         await tasks.end(first)
-    with pytest.raises(NoPlace, match="all 1 places of tenant noor") as none:
+    with pytest.raises(NoPlace, match="tenant noor asks no more than 1 questions at once") as none:
         await waiting
     assert none.value.in_vain is not answered
     await crowd.come("question", 1, tenant(1))
     await crowd.end("question")
     assert second.done()
     assert crowd.came == ["question"] * 3
+
+
+@pytest.mark.parametrize("name", ["behind", "live"])
+async def test_who_left_counts_for_nobody(crowd: Crowd, name: str) -> None:
+    """Those who waited too long take no turn of those behind them, on either side."""
+    await crowd.come("first", 1, tenant(1))
+    await crowd.come(name, 50, tenant(1))
+    await tasks.end(*crowd.tasks[1:])
+    await crowd.come("behind", 2, tenant(1))
+    await crowd.come("live", 8, tenant(1))
+    while crowd.inside:
+        await crowd.end(crowd.inside[0])
+    assert [n for n, came in enumerate(crowd.came) if came == "behind"] == [4, 8]
 
 
 async def test_who_leaves_in_the_moment_of_being_let_in_leaves_the_place(crowd: Crowd) -> None:
@@ -145,9 +161,9 @@ async def test_the_wait_for_a_place_is_told_of(crowd: Crowd) -> None:
     """In seconds; none where there is room, or no limit, or nobody to be asked."""
     unbound = msgspec.structs.replace(tenant(1), assistant=None)
     for of in (tenant(None), tenant(1), unbound):
-        async with crowd.places.question(of, live=True, until=time.monotonic() + 1) as waited:
+        async with crowd.places.question(of, live=True, wait=1) as waited:
             assert waited < 0.5
     await crowd.come("question", 1, tenant(1))
     asyncio.get_running_loop().call_later(0.1, crowd._end["question"].release)
-    async with crowd.places.question(tenant(1), live=True, until=time.monotonic() + 10) as waited:
+    async with crowd.places.question(tenant(1), live=True, wait=10) as waited:
         assert 0.09 < waited < 5

@@ -82,3 +82,21 @@ def test_who_leaves_the_line_takes_nobodys_place() -> None:
         assert went[1] <= 3
 
     asyncio.run(scene())
+
+
+def test_in_another_loop_it_begins_anew() -> None:
+    """Whoever was in line when the last one ended is not waited for, and what passed in it takes nobody's place."""
+    turnstile = Turnstile(1)
+
+    async def leave_some() -> None:
+        for _ in range(3):
+            asyncio.create_task(turnstile.through())  # noqa: RUF006  the loop ends, and they with it
+        await turnstile.through()
+
+    async def scene() -> None:
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                await turnstile.through()
+
+    asyncio.run(leave_some())
+    asyncio.run(scene())
