@@ -167,8 +167,8 @@ OUTBOUND = (
         patches=(
             Patch(
                 "workers/lane.py",
-                "            if self._strays:\n",
-                "            if self._strays and self._stopping:\n",
+                "        if self._strays:\n",
+                "        if self._strays and self._stopping:\n",
             ),
         ),
     ),
