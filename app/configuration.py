@@ -98,7 +98,7 @@ class AssistantSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Assistant(AssistantSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[tenants.<slug>.assistant]`: who answers. `history_…`: what it is shown of the session, whichever ends first.
 
-    `deadline_seconds` is the whole turn's, from when it may ask; the fallback's is part of it.
+    `deadline_seconds` is the whole turn's, but for what it waits for its place; the fallback's is part of it.
     """
 
     fallback: AssistantSettings | None = None

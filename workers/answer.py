@@ -26,7 +26,7 @@ from workers.deliver import Delivery, Lane
 from workers.notes import noted
 from workers.opening import Opened, Openings
 from workers.places import NoPlace
-from workers.questions import age, newest
+from workers.questions import newest
 from workers.replies import Replies, too_late
 from workers.sessions import Sessions
 from workers.spending import Spending, Spent
@@ -137,8 +137,9 @@ class Turns:
                     )
                     try:
                         reply = self._still_wanted(claim, await self._replies.to(due))
-                    except NoPlace:  # seen anew: it may have been edited meanwhile, or come too late. It keeps its age
-                        return Release(claim=claim, done_seq=None, again_in=-(age(opening) + watch.elapsed))
+                    except NoPlace:  # seen anew: it may have been edited meanwhile, or have come too late
+                        log.info("no place yet", tenant=tenant.slug, correlation=opening.correlation)
+                        return Release(claim=claim, done_seq=None, again_in=0.0)
                 if before:  # its gate's wait went on while the assistant wrote
                     before = msgspec.structs.replace(
                         before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened))

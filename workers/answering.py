@@ -8,6 +8,7 @@ Each step is committed before the next, so that whoever has the turn next, after
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -31,7 +32,7 @@ from workers.asking import Asking
 from workers.commits import Commits
 from workers.notes import TurnNotes
 from workers.places import NoPlace, Places
-from workers.questions import Questions, Reading, age, apology, heavy, sees, spoken
+from workers.questions import Questions, Reading, apology, heavy, newest_at, sees, spoken
 from workers.spending import Spent
 from workers.stopwatch import Stopwatch
 from workers.translations import Translations
@@ -144,7 +145,7 @@ class Answering:
     async def _placed(self, due: Due) -> AsyncIterator[Due]:
         """With a place to ask in, and as much time as before it waited for that."""
         wait = due.tenant.assistant.deadline_seconds if due.tenant.assistant else 0.0
-        live = age(due.opening) + due.watch.elapsed < LIVE
+        live = due.opening.now - newest_at(due.opening) < timedelta(seconds=LIVE)
         async with self._places.question(due.tenant, live=live, wait=wait) as waited:
             due.watch.queue += waited
             yield msgspec.structs.replace(due, deadline=due.deadline + waited)

@@ -113,11 +113,11 @@ class Lanes:
         self.ring()
         # What a claim under way still brings is worked off like the rest, not cut off in its midst.
         await asyncio.wait({self._claiming}, timeout=FAREWELL)
-        await tasks.end(self._claiming)
         crashpoint("worker.draining")
         if at_work := [held.task for held in self._held.values()]:
             log.info("draining", lanes=len(at_work), seconds=self._grace)
             await asyncio.wait(at_work, timeout=self._grace)
+        await tasks.end(self._claiming)  # before the others: it begins no more of them
         await self._cancel_all()
         await tasks.end(self._beating)
         try:
@@ -216,7 +216,8 @@ class Lanes:
             claims = await self._claim(worker, most)
             for claim in claims:
                 await self._turnstile.through()
-                if worker == self._commits.worker:  # else it was taken for dead meanwhile, and they are another's
+                # Else it was taken for dead meanwhile, and they are another's.
+                if worker == self._commits.worker and self._lease_ends:
                     self._begin(claim)
             if len(claims) < most:
                 break

@@ -65,16 +65,18 @@ class _Gate:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn in line:
-                del line[turn]
+            if turn.cancelled():
+                line.pop(turn, None)
             else:  # it was let in just then
                 self.leave()
             raise
 
     def leave(self) -> None:
         """Whoever is next has the place."""
-        line = self._next()
-        if not line:
+        for line in (self._live, self._behind):
+            while line and (first := next(iter(line))).done():  # cancelled, and has not run since
+                del line[first]
+        if not (line := self._next()):
             self._free += 1
             return
         turn = next(iter(line))

@@ -68,9 +68,9 @@ def sees(assistant: AssistantSettings | None) -> bool:
 
 
 def heavy(tenant: Tenant, opening: Opening) -> bool:
-    """Whether what is asked may fill memory from when it is read until it is answered."""
-    seen = {"image", "document"} if sees(tenant.assistant) else set()
-    return any(message.kind in seen for message in opening.asked if not message.revoked)
+    """Whether files of what is asked fill memory from when it is read until it is answered."""
+    kept = {"document", "image"} if sees(tenant.assistant) else {"document"}
+    return any(message.kind in kept for message in opening.asked if not message.revoked)
 
 
 def apology(texts: Texts, unread: Sequence[str]) -> str:
@@ -94,11 +94,6 @@ def newest(opening: Opening) -> str:
 def newest_at(opening: Opening) -> datetime:
     """When the newest message that is asked was written, as its provider says; now, where all of them were taken back."""
     return max((message.sent_at for message in opening.asked if not message.revoked), default=opening.now)
-
-
-def age(opening: Opening) -> float:
-    """How long ago that was when the lane was opened (seconds)."""
-    return max(0.0, (opening.now - newest_at(opening)).total_seconds())
 
 
 class Questions:

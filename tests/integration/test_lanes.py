@@ -176,21 +176,6 @@ async def test_a_wait_ends_when_it_should_or_when_somebody_ends_it(here: Ground)
     assert await release(here, worker, claim, again_in=30.0)
 
 
-async def test_what_nobody_got_round_to_keeps_its_age(here: Ground) -> None:
-    """Given back as due for long it is backlog, as before: not fresh, however often it was claimed."""
-    old, new = await here.lane(), await here.lane()
-    await here.ingest(here.placed(old))
-    worker = await here.worker()
-    [claim] = await here.claim(worker)
-    assert await release(here, worker, claim, again_in=-100.0)
-    assert -101 < (await here.row(old))["runs_in"] < -99
-    await here.act(
-        "UPDATE lanes SET run_at = qasid_now() WHERE tenant_id = %s AND conversation_id = %s", here.tenant, new
-    )
-    assert [claim.conversation_id for claim in await here.claim(worker, 1)] == [new]
-    assert [claim.conversation_id for claim in await here.claim(worker, 1)] == [old]
-
-
 async def test_a_release_after_the_lane_was_lost_changes_nothing(here: Ground) -> None:
     """Under an older token, or another worker's name, nothing is settled or given back."""
     lane = await here.lane()

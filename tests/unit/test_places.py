@@ -56,8 +56,10 @@ class Crowd:
         async with self.places.aside(of) if aside else self.places.question(of, live=name != "behind", wait=60):
             self.inside.append(name)
             self.came.append(name)
-            await self._end[name].acquire()
-            self.inside.remove(name)
+            try:
+                await self._end[name].acquire()
+            finally:
+                self.inside.remove(name)
             self.places.answered(of)
 
 
@@ -129,6 +131,31 @@ async def test_who_gets_none_in_time_says_so_and_stands_in_nobodys_way(
     await crowd.end("question")
     assert second.done()
     assert crowd.came == ["question"] * 3
+
+
+async def test_who_leaves_in_the_round_in_which_the_place_is_free_gets_nothing_and_breaks_nothing(crowd: Crowd) -> None:
+    """Its time is over just as the one who has the place is answered: that one is not to hear of it, and the next goes in."""
+    await crowd.come("first", 1, tenant(1))
+    await crowd.come("question", 3, tenant(1))
+    first, leaves, *stay = crowd.tasks
+    crowd._end["first"].release()
+    leaves.cancel()
+    await settled()
+    assert first.done() and first.exception() is None
+    assert leaves.cancelled()
+    assert crowd.came == ["first", "question"] and not any(task.done() for task in stay)
+
+
+async def test_all_may_be_ended_at_once(crowd: Crowd) -> None:
+    """A worker that stops cancels who has the place and who waits for it, and each hears that and nothing else."""
+    await crowd.come("question", 4, tenant(1))
+    await crowd.come("behind", 2, tenant(1))
+    for task in crowd.tasks:
+        task.cancel()
+    await settled()
+    assert all(task.cancelled() for task in crowd.tasks)
+    await crowd.come("later", 1, tenant(1))
+    assert crowd.inside == ["later"]
 
 
 @pytest.mark.parametrize("name", ["behind", "live"])
