@@ -249,7 +249,8 @@ class World:
             await child.wait()
 
         self.stack.push_async_callback(end)
-        await self.until("SELECT count(*) > 0 FROM workers")
+        # How fast one starts is no promise: three files of tests may share two cores.
+        await self.until("SELECT count(*) > 0 FROM workers", timeout=30.0)
         return child
 
     async def say(
