@@ -17,7 +17,7 @@ demo *ARGS:
 
 # Run the tests: all of them, or those that pytest's arguments name.
 test *ARGS:
-    @exec pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
+    @exec pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 
 # Lint, format, types, direction of imports, dependencies.
 check:
