@@ -565,7 +565,6 @@ PLANTED = {
 
 # Found within the same examples, but not in the first seconds.
 LATE = (
-    "version not checked",
     "lease not minded at the last check",
     "resend while nobody listens",
     "paused not checked",
