@@ -119,9 +119,8 @@ class Turns:
                 if attempts > MOST_CLAIMS:
                     reply = self._parked(claim, tenant)
                 else:
-                    if (
-                        answer := self._answering.remembered(turn, opening)
-                    ) is not None:  # it was paid for, whatever becomes of it now
+                    answer = self._answering.remembered(turn, opening)
+                    if answer is not None:  # it was paid for, whatever becomes of it now
                         spent.add(answer.input_tokens, answer.output_tokens)
                     watch.queue, watch.ack = opening.asked[0].waited, (opening.asked[0].ack_ms or 0.0) / 1000
                     due = Due(

@@ -15,16 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app import db
 from app.db import Connection
-from app.settings import Settings
 from app.store import chunks, lanes, settlements, turns
 from app.store.chunks import Intent
 from app.store.lanes import Claim, Release
-from app.turnstile import AT_ONCE
 from tests.ground import Ground, ground
-from workers.commits import Commits
-from workers.lane import Lanes
 
 pytestmark = pytest.mark.anyio
 
@@ -776,25 +771,3 @@ async def test_a_channel_that_is_back_wakes_what_waits_for_it_and_nobody_else(he
     assert [(at[lane] - first).total_seconds() for lane in waiting] == pytest.approx([0.04, 0.02, 0.0])
     assert (await here.row(waiting[2]))["due"] and (await here.row(other))["runs_in"] > 20 and at[idle] is None
     assert await here.twins() == before
-
-
-# --- a worker's ---
-
-
-async def test_lanes_claimed_together_are_begun_a_few_in_each_round_of_the_loop(here: Ground) -> None:
-    """A rush of them keeps no other waiting: between two handfuls the loop turns."""
-    for _ in range(3 * AT_ONCE):
-        await here.ingest(here.placed(await here.lane()))
-    turns, begun = 0, list[int]()
-
-    async def work(claim: Claim) -> Release:
-        begun.append(turns)
-        return Release(claim=claim, done_seq=1)
-
-    async with db.pool(here.url, "qasid_courier", name="test", max_size=3) as pool:
-        commits = Commits(pool, uuid4(), order_wait=1.0, silence=1.0, patience=5.0)
-        async with asyncio.timeout(20), Lanes(commits, Settings()).serve(work):
-            while len(begun) < 3 * AT_ONCE:
-                await asyncio.sleep(0)
-                turns += 1
-    assert max(begun.count(turn) for turn in begun) <= AT_ONCE
