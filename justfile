@@ -17,7 +17,7 @@ demo *ARGS:
 
 # Run the tests: all of them, or those that pytest's arguments name.
 test *ARGS:
-    @exec pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+    @exec pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
 
 # Lint, format, types, direction of imports, dependencies.
 check:
@@ -62,6 +62,10 @@ dead *ARGS:
 # Replay dead letters.
 replay *ARGS:
     @exec qasid replay "$@"
+
+# Have a conversation answered again that was handed over to people.
+resume *ARGS:
+    @exec qasid resume "$@"
 
 # The breakers in the processes on this machine; `just breaker open database` holds one.
 breaker *ARGS:

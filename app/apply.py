@@ -5,6 +5,7 @@ does not name stays as it is, unless the tenant's `without` takes it back. No te
 `enabled = false` stops it.
 """
 
+import asyncio
 import difflib
 import secrets
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from app.db import Connection
 from app.differences import differences
 from app.directory import answering
 from app.errors import ConfigurationError, DatabaseUnavailable
+from app.migrate import require
 from app.store import configuration as store
 from app.tables import Mistakes
 from app.vault import DIGEST_FIELD, INSTALLATION, Secret, Vault, each_secret, owner_of, secrets_in, token_field
@@ -41,10 +43,11 @@ async def apply(url: str, path: Path, vault: Vault, environ: Mapping[str, str]) 
     """Apply the file at `path` to the database at `url`, in one transaction. Of two at once the second waits.
 
     Raises:
-        ConfigurationError: the file is wrong in itself or beside what the database has, or the schema is missing.
+        ConfigurationError: the file is wrong in itself or beside what the database has, or the schema is not this build's.
         DatabaseUnavailable: PostgreSQL did not answer in time. Apply again: it is idempotent.
     """
     wanted = configuration.load(path, environ)
+    await asyncio.to_thread(require, url)
     pool = db.pool(url, "qasid_app", name="apply", max_size=1)
     plan = _Plan(wanted, vault)
     try:
@@ -53,8 +56,6 @@ async def apply(url: str, path: Path, vault: Vault, environ: Mapping[str, str]) 
             await plan.draw(conn)
             if plan.changes:
                 await plan.carry_out(conn)
-    except psycopg.errors.UndefinedTable:
-        raise ConfigurationError("The database has no schema of Qasid yet: `just migrate` makes it.") from None
     except psycopg.errors.UniqueViolation:
         raise ConfigurationError(f"{path}: {plan.taken()}") from None
     except psycopg.OperationalError as error:

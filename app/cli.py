@@ -9,13 +9,14 @@ import os
 import resource
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from app.commands import breaker, dead, spool, users
-from app.errors import ConfigurationError, QasidError
+from app.commands import breaker, dead, resume, spool, users
+from app.errors import ConfigurationError, DatabaseUnavailable, QasidError
 from app.settings import Settings, load
 
 # Connections that one web process holds at once: half-sent requests of a few hundred clients leave room for the others.
@@ -64,14 +65,11 @@ def apply(file: Path) -> None:
     """Bring a configuration file into the database."""
     from app import place
     from app.apply import apply as run
-    from app.migrate import require
     from app.vault import Vault
 
     settings = load()
     vault = Vault.from_settings(settings)
-    url = place.database_url(settings)
-    require(url)
-    applied = asyncio.run(run(url, file, vault, os.environ))
+    applied = asyncio.run(run(place.database_url(settings), file, vault, os.environ))
     for warning in applied.warnings:
         click.echo(f"warning: {warning}", err=True)
     for change in applied.changes:
@@ -100,7 +98,8 @@ def web(with_parent: bool) -> None:
     keys = place.secret_keys(settings)
     if settings.spool_dir is not None:
         require_spool(settings.spool_dir, Vault(keys))
-    require(place.database_url(settings))
+    with suppress(DatabaseUnavailable):  # web begins without it, and says so
+        require(place.database_url(settings))
     require_free_port(settings.host, settings.port, setting="QASID_PORT")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file; the usual limit is 1024
@@ -174,7 +173,7 @@ def demo(with_parent: bool, once: bool) -> None:
     raise SystemExit(run(load(), once=once))
 
 
-for command in (users.user, dead.dead, dead.replay, spool.spool, breaker.breaker):
+for command in (users.user, dead.dead, dead.replay, resume.resume, spool.spool, breaker.breaker):
     main.add_command(command)
 
 

@@ -332,7 +332,9 @@ _ENDS = ("/v1/messages", "/messages", "/chat/completions", "/audio/transcription
 
 
 def _check_url(url: str, place: str, mistakes: Mistakes) -> None:
-    """The operator's own URLs are the allowlist of hosts (SECURITY 6): they must say plainly which host they mean."""
+    """The operator's own URLs are the allowlist of hosts (docs/security.md, "Towards providers"): they must say plainly which
+    host they mean.
+    """
     try:
         parts = urlsplit(url)
         host = re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", parts.hostname or "")

@@ -1,7 +1,7 @@
 """Where a fault test may kill this very process: named places between two commits. In production they do nothing.
 
-The environment chooses: `CRASHPOINT="<name>:<hit>"` kills at the so-manieth pass (from 1), as `kill -9` would;
-`CRASHPOINT="<name>:<hit>:block=<seconds>"` blocks the event loop instead. Several are separated by commas.
+The environment chooses: `CRASHPOINT="<name>:<n>"` kills at the n-th pass (from 1), as `kill -9` would;
+`CRASHPOINT="<name>:<n>:block=<seconds>"` blocks the event loop instead. Several are separated by commas.
 """
 
 import os
@@ -18,6 +18,7 @@ NAMES = (
     "ingest.committed",
     "lane.claimed",
     "question.heard",
+    "answer.continued",
     "answer.asked",
     "answer.remembered",
     "answer.recognised",
@@ -34,8 +35,15 @@ NAMES = (
     "spool.replayed",
     "worker.draining",
 )
-# What only a tenant passes that has voice messages written down, or answers translated.
-TENANTS = ("question.heard", "answer.recognised", "answer.translated", "answer.worded", "answer.cited")
+# What only a tenant passes that has voice messages written down, answers translated, or some that their limit cuts short.
+TENANTS = (
+    "question.heard",
+    "answer.continued",
+    "answer.recognised",
+    "answer.translated",
+    "answer.worded",
+    "answer.cited",
+)
 
 
 class _Armed(Struct):

@@ -18,6 +18,9 @@ from app.policies import BAD_DATA as BAD_DATA  # part of what a caller has to kn
 
 log = structlog.get_logger(__name__)
 
+# What a statement of our own raises while the database is away, or while nobody knows whether it did what it was told.
+UNAVAILABLE = (psycopg.Error, DatabaseUnavailable, OSError)
+
 Role = Literal["qasid_courier", "qasid_app"]
 Connection = AsyncConnection[TupleRow]
 

@@ -159,7 +159,9 @@ def answering(settings: str) -> Answering:
     try:
         return msgspec.json.decode(settings, type=Answering, dec_hook=lambda kind, text: kind(text))
     except msgspec.DecodeError as error:
-        raise ConfigurationError(f"A tenant's settings are not of this build's form: {error}.") from None
+        raise ConfigurationError(
+            f"A tenant's settings are not of this build's form: {error}. A newer build wrote them: upgrade this process."
+        ) from None
 
 
 async def read(conn: Connection, vault: Vault) -> Directory:

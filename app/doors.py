@@ -12,12 +12,10 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-import psycopg
 import structlog
 
 from app import db, tasks
 from app.db import Pool
-from app.errors import DatabaseUnavailable
 from app.store import doors
 
 log = structlog.get_logger(__name__)
@@ -59,7 +57,7 @@ class Doors:
         self._noted.set()
 
     def missed_anything(self) -> None:
-        """Nobody knows which statuses can not be taken any more: silence begins anew about all messages."""
+        """Nobody knows which statuses cannot be taken any more: silence begins anew about all messages."""
         self._everything = True
         self._noted.set()
 
@@ -77,7 +75,7 @@ class Doors:
         try:
             async with asyncio.timeout(FAREWELL), db.connection(self._pool, vital=True) as conn:
                 await doors.close(conn, self._place)
-        except (psycopg.Error, DatabaseUnavailable, TimeoutError, OSError) as error_:
+        except db.UNAVAILABLE as error_:
             log.warning("no farewell of the door", error=error_)
 
     async def _run(self) -> None:
@@ -98,7 +96,7 @@ class Doors:
         try:
             async with db.connection(self._pool, vital=True) as conn:
                 await doors.beat(conn, self._place, LEASE, sorted(missed), everything=everything)
-        except (psycopg.Error, DatabaseUnavailable, OSError) as error:
+        except db.UNAVAILABLE as error:
             log.warning("door not beaten", error=error)
             self._missed |= missed
             self._everything |= everything

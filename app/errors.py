@@ -1,9 +1,11 @@
-"""Every error that Qasid raises on purpose, drawn as one tree.
+"""The errors that Qasid's rooms raise for each other, drawn as one tree. More special ones hang under these where they belong:
+an open breaker's in app/breaker.py and app/policies.py, others beside whoever alone raises them.
 
 QasidError
 ├── ConfigurationError     something a person wrote is wrong: where, which key, why
 ├── DatabaseUnavailable    PostgreSQL did not answer in time; what was asked of it may or may not have happened
-│   └── Overloaded         more waits for it here than we let wait: 503, the provider sends it again
+│   ├── Overloaded         more waits for it here than we let wait: 503, the provider sends it again
+│   └── LaneLost           the lane is another worker's by now: nothing has happened
 ├── SpoolError             the spool did not take a webhook: 503, the provider sends it again
 │   ├── SpoolFull          at its bound of bytes or age, or the disk is full
 │   └── SpoolFailed        the disk refused, or did not answer in time
@@ -22,6 +24,7 @@ QasidError
 ├── AssistantError         no usable answer
 │   ├── AssistantBusy      worth another try within the deadline
 │   └── AssistantRefused   another try would end the same way
+│       └── Withdrawn      nor is what it has said so far an answer
 └── TranslationError       no usable translation: the original stands
     ├── TranslatorBusy     worth another try within the deadline
     └── TranslatorRefused  another try would end the same way
@@ -162,6 +165,10 @@ class AssistantBusy(AssistantError):
 
 class AssistantRefused(AssistantError):
     """Another try would end the same way: a wrong key, a wrong model, a refusal."""
+
+
+class Withdrawn(AssistantRefused):
+    """Nor is what was said so far an answer: no half of it is sent."""
 
 
 class TranslationError(QasidError):

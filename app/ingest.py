@@ -15,6 +15,8 @@ from msgspec import Struct
 from psycopg.errors import DeadlockDetected
 
 from app import db, metrics, tasks
+from app.alerts import alert
+from app.aside import NO_CHANNEL, Aside, refused, set_aside, stray
 from app.batches import Batches
 from app.crashpoints import crashpoint
 from app.db import Connection, Pool
@@ -22,7 +24,7 @@ from app.directory import Channel, Directory, Endpoint
 from app.errors import DatabaseUnavailable, Overloaded
 from app.messages import Identity, Item, Message, Status, Stray
 from app.statuses import Statuses
-from app.store import inbox, people, quarantine
+from app.store import inbox, people
 from app.wake import Bell
 
 log = structlog.get_logger(__name__)
@@ -37,8 +39,6 @@ MOST_IN_HAND = 10_000
 AT_ONCE = 200
 # How many conversations a process remembers: about 100 bytes each.
 MOST_KNOWN = 500_000
-# Why an item that can be read goes to quarantine.
-NO_CHANNEL = "no channel of this endpoint has this address"
 
 
 class _Arrival(Struct, frozen=True):
@@ -123,7 +123,7 @@ class Ingest:
             if channel is None:
                 item = self._unplaced(directory, endpoint, item)
             elif isinstance(item, Status):
-                await self._statuses.submit(channel, item)
+                await self._statuses.submit(endpoint, channel, item, correlation)
                 return "stored"
         arrival = _Arrival(endpoint, item, correlation, arrived, directory.digest_key, channel)
         wait = LATER
@@ -146,11 +146,10 @@ class Ingest:
         if directory.channels_elsewhere(item.address):
             # Whoever holds this endpoint's secret speaks for a channel of another: a mistake in the configuration,
             # or somebody who tries it on.
-            metrics.alert("foreign_channel")
-            log.error("item for a channel of another endpoint", alert="foreign_channel", endpoint=endpoint.slug)
+            alert(log.error, "foreign_channel", "item for a channel of another endpoint", endpoint=endpoint.slug)
         else:
             log.warning("item for an address that no channel has", endpoint=endpoint.slug)
-        return Stray(reason=NO_CHANNEL, raw=item.raw, address=item.address, part=_part(item))
+        return stray(item, NO_CHANNEL)
 
     async def _write(self, rows: Sequence[_Arrival]) -> list[inbox.Outcome]:
         try:
@@ -162,7 +161,7 @@ class Ingest:
 
     async def _write_on(self, conn: Connection, rows: Sequence[_Arrival]) -> list[inbox.Outcome]:
         began = time.monotonic()
-        strays = [row for row in rows if row.channel is None]
+        strays = [Aside(row.endpoint, row.item, row.correlation) for row in rows if isinstance(row.item, Stray)]
         messages = [row for row in rows if row.channel is not None]
         await self._meet(conn, messages)
         placed = [self._placed(row, began) for row in messages]
@@ -173,7 +172,7 @@ class Ingest:
             self._bell.ring(woke)
         # Last: a batch that is refused for a message is halved and written again, and each writing of a stray counts.
         if strays:
-            await quarantine.keep(conn, [_kept(row.endpoint, row.item, _reason(row.item)) for row in strays])
+            await set_aside(conn, strays)
         if not strays:
             return outcomes
         each = iter(outcomes)
@@ -215,35 +214,11 @@ class Ingest:
 
     async def _refuse(self, row: _Arrival, error: Exception) -> inbox.Outcome:
         """PostgreSQL would not have this item, alone as it stands now: keep it raw."""
-        reason = f"the database refuses it: {type(error).__name__}"
-        metrics.alert("quarantine")
-        log.warning(
-            "item quarantined",
-            alert="quarantine",
-            endpoint=row.endpoint.slug,
-            reason=reason,
-            correlation=row.correlation,
-        )
         async with db.connection(self._pool) as conn:
-            await quarantine.keep(conn, [_kept(row.endpoint, row.item, reason)])
+            await set_aside(conn, [Aside(row.endpoint, refused(row.item, error), row.correlation)])
         return inbox.Outcome("quarantined", False)
 
 
 def digest(key: bytes, provider_id: str) -> bytes:
     """What `seen` remembers of a provider's id: 16 bytes of an HMAC-SHA256, whatever the id's length."""
     return hmac.digest(key, provider_id.encode(), hashlib.sha256)[:16]
-
-
-def _kept(endpoint: Endpoint, item: Message | Stray, reason: str) -> quarantine.Kept:
-    part = item.part if isinstance(item, Stray) else _part(item)
-    return quarantine.Kept(endpoint.id, hashlib.sha256(item.raw).digest(), reason, item.raw, item.address, part)
-
-
-def _part(item: Message | Status) -> str:
-    if isinstance(item, Status):
-        return "status"
-    return "echo" if item.direction == "echo" else "message"
-
-
-def _reason(item: Message | Stray) -> str:
-    return item.reason if isinstance(item, Stray) else ""

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 from weakref import WeakKeyDictionary
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -35,6 +35,29 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500)
 _OUTAGES = (1, 2, 5, 10, 20, 45, 90, 300, 900, 3600)
 
 _Metric = TypeVar("_Metric", Counter, Histogram, Gauge)
+
+# What labels tell apart; docs/operations.md has each of them.
+Webhook = Literal[
+    "stored",
+    "spooled",
+    "unreadable",
+    "refused",
+    "unavailable",
+    "overloaded",
+    "too_large",
+    "slow",
+    "challenge",
+    "method",
+    "unknown",
+    "unserved",
+]
+WakeUp = Literal["rung", "lost", "answered"]
+Fallback = Literal["answered", "failed"]
+Spooled = Literal["kept", "refused", "replayed"]
+Session = Literal["hit", "miss", "stale"]
+Translation = Literal["made", "remembered", "failed"]
+File = Literal["read", "transcribed", "busy", "refused", "forbidden", "unread"]
+Typing = Literal["shown", "failed", "dropped"]
 
 
 def _by_label(metric: _Metric) -> Callable[..., _Metric]:
@@ -82,8 +105,8 @@ _loop_lag = Histogram("qasid_loop_lag_seconds", "How late the event loop comes",
 _loop_blocked = Counter("qasid_loop_blocked", "Times that the event loop was held up, and where is known")
 
 
-def webhook(endpoint: str, outcome: str) -> None:
-    """A webhook was answered: stored, refused, unreadable, unavailable, overloaded, too_large, unknown.
+def webhook(endpoint: str, outcome: Webhook) -> None:
+    """A webhook, or a challenge, was answered.
 
     `endpoint` is a slug of the directory, else "unknown": a stranger's URLs must not make series.
     """
@@ -96,7 +119,7 @@ def item(verdict: str) -> None:
 
 
 def flush(batch: str, rows: int, seconds: float) -> None:
-    """A batch of so many rows was committed: ingest, statuses, or one of the worker's (open, memo, settle, …)."""
+    """A batch of so many rows was committed: ingest, statuses, the spool's, or one of the worker's (open, memo, settle, …)."""
     _flush_rows(batch).observe(rows)
     _flush_seconds(batch).observe(seconds)
 
@@ -106,8 +129,8 @@ def status(status: str, result: str) -> None:
     _statuses(status, result).inc()
 
 
-def wake_up(result: str, lanes: int = 1) -> None:
-    """A wake-up that names so many lanes was rung, lost, answered."""
+def wake_up(result: WakeUp, lanes: int = 1) -> None:
+    """What became of a wake-up that names so many lanes."""
     _wake_ups(result).inc()
     _woken_lanes(result).inc(lanes)
 
@@ -127,8 +150,8 @@ def limited(limit: str) -> None:
     _limited(limit).inc()
 
 
-def fallback(result: str) -> None:
-    """The second assistant was asked: answered, failed."""
+def fallback(result: Fallback) -> None:
+    """The second assistant was asked."""
     _fallbacks(result).inc()
 
 
@@ -142,7 +165,7 @@ def stage(name: str, seconds: float) -> None:
     _stages(name).observe(seconds)
 
 
-def spooled(result: str) -> None:
+def spooled(result: Spooled) -> None:
     """A webhook that the database could not take was kept, refused, or later replayed."""
     _spooled(result).inc()
 
@@ -158,7 +181,7 @@ def spool(*, bytes: int, records: int, oldest: float, corrupt: int, unreadable: 
 
 
 def alert(kind: str) -> None:
-    """Something that a person should look at. Whoever calls this logs it too, at error or warning."""
+    """Something that a person should look at: see `app.alerts`, which logs it too."""
     _alerts(kind).inc()
 
 
@@ -209,23 +232,23 @@ def lanes_held(lanes: int) -> None:
     _lanes_held.set(lanes)
 
 
-def session(result: str) -> None:
+def session(result: Session) -> None:
     """A turn had its conversation so far: from memory (hit), from the database (miss), from memory without knowing (stale)."""
     _sessions(result).inc()
 
 
-def translation(result: str) -> None:
+def translation(result: Translation) -> None:
     """A text was translated (made), or had been before (remembered), or stands as it was (failed)."""
     _translations(result).inc()
 
 
-def file(result: str) -> None:
-    """A file that came with a message was read, transcribed, busy, refused, forbidden, unread."""
+def file(result: File) -> None:
+    """What became of a file that came with a message."""
     _files(result).inc()
 
 
-def typing(result: str) -> None:
-    """A person was told that their message was read, or that an answer is on its way: shown, failed, dropped."""
+def typing(result: Typing) -> None:
+    """A person was told that their message was read, or that an answer is on its way."""
     _typing(result).inc()
 
 

@@ -5,7 +5,7 @@ Why a runner of our own: docs/decisions/0002-migrations.md.
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -25,6 +25,10 @@ CREATE TABLE IF NOT EXISTS migrations (
   checksum text NOT NULL,
   applied_at timestamptz NOT NULL DEFAULT now()
 )"""
+
+# As the owner of the schema, who alone may read what was applied.
+PRESENT = "SELECT to_regclass('public.migrations') IS NOT NULL"
+APPLIED = "SELECT name, checksum FROM migrations"
 
 
 class Migration(Struct, frozen=True, kw_only=True):
@@ -65,7 +69,7 @@ def migrate(url: str, folder: Path | None = None) -> Iterator[str]:
             )
         _lock(conn)
         conn.execute(TABLE)
-        applied: dict[str, str] = dict(conn.execute("SELECT name, checksum FROM migrations").fetchall())
+        applied: dict[str, str] = dict(conn.execute(APPLIED).fetchall())
         files = available(folder)
         check(files, applied)
         for migration in files:
@@ -84,37 +88,59 @@ def migrate(url: str, folder: Path | None = None) -> Iterator[str]:
             yield migration.name
 
 
-def require(url: str) -> None:
-    """Return if there is a schema, whichever; or if PostgreSQL is away, which is another matter and may pass.
+def misfit(files: Sequence[Migration], applied: Mapping[str, str] | None) -> str:
+    """Why a build with these files cannot work with a schema of these migrations (None: there is none); "" if it can.
 
-    Without it every connection would be refused for want of its role, and the log would say only that.
+    A newer build may have applied more: this one is about to be replaced then, and works until it is.
+    """
+    if applied is None:
+        return "The database is empty: run `qasid migrate`."
+    if missing := [file.name for file in files if file.name not in applied]:
+        return f"The schema lacks {', '.join(missing)}: run `qasid migrate`."
+    return _edited(files, applied)
+
+
+def require(url: str) -> None:
+    """Return if this build can work with the schema.
 
     Raises:
-        ConfigurationError: the database is empty.
+        ConfigurationError: it cannot, or nobody but the schema's owner may know.
+        DatabaseUnavailable: PostgreSQL is away, which is another matter and may pass.
     """
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=3, application_name="qasid") as conn:
-            found = conn.execute("SELECT to_regclass('public.migrations') IS NOT NULL").fetchone()
-    except psycopg.OperationalError:
-        return
-    if found != (True,):
-        raise ConfigurationError("The database is empty: run `qasid migrate` (`just migrate`) first.")
+        with psycopg.connect(
+            url, autocommit=True, connect_timeout=3, application_name="qasid", options="-c statement_timeout=3000"
+        ) as conn:
+            there = conn.execute(PRESENT).fetchone() == (True,)
+            applied: dict[str, str] | None = dict(conn.execute(APPLIED).fetchall()) if there else None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigurationError("The role in QASID_DATABASE_URL does not own the schema of Qasid.") from error
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}".rstrip()) from error
+    if why := misfit(available(), applied):
+        raise ConfigurationError(why)
 
 
-def check(files: list[Migration], applied: dict[str, str]) -> None:
-    """Refuse a schema that these files did not make.
+def check(files: Sequence[Migration], applied: Mapping[str, str]) -> None:
+    """Refuse to migrate a schema that these files did not make.
 
     Raises:
         ConfigurationError: an applied file was edited, or was applied by a newer build that this one does not know.
     """
-    ours = {m.name: m.checksum for m in files}
-    for name, checksum in applied.items():
-        if name not in ours:
-            raise ConfigurationError(f"The schema has migration {name}, which this build does not know: it is newer.")
-        if ours[name] != checksum:
-            raise ConfigurationError(
-                f"Migration {name} was edited after it was applied. Restore the file; put the change into a new one."
-            )
+    known = {file.name for file in files}
+    if newer := [name for name in applied if name not in known]:
+        raise ConfigurationError(
+            f"The schema has migration {', '.join(newer)}, which this build does not know: it is newer."
+        )
+    if edited := _edited(files, applied):
+        raise ConfigurationError(edited)
+
+
+def _edited(files: Sequence[Migration], applied: Mapping[str, str]) -> str:
+    edited = [file.name for file in files if applied.get(file.name, file.checksum) != file.checksum]
+    if not edited:
+        return ""
+    return f"Migration {', '.join(edited)} was edited after it was applied. Restore the file; put the change into a new one."
 
 
 def _lock(conn: psycopg.Connection[tuple[object, ...]]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from app import metrics
+from app.alerts import alert
 from app.breaker import Breaker, State
 
 log = structlog.get_logger(__name__)
@@ -61,8 +62,7 @@ class Outages:
                 self._refused = self._spooled = 0
         if breaker.state == "open" and not self._opened:
             self._opened = True
-            metrics.alert("database_away")
-            log.error("the database is away", alert="database_away", reason=breaker.reason)
+            alert(log.error, "database_away", "the database is away", reason=breaker.reason)
 
     def _ended(self, now: float, reason: str) -> None:
         if self._began is None:

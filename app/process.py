@@ -51,8 +51,8 @@ def settle_memory() -> None:
 
     A full collection would walk a few hundred thousand objects of libraries, and stop the event loop for it. What
     requests leave behind is collected as before, only less often: almost all of it goes by reference counting. The event loop
-    stands still for each collection. One of the young walks some 30,000 objects; one of the middle ages comes when there are
-    3,000,000 more than before, not in the midst of a rush: with 2,000 turns at work it walked 400,000, for 0.16 s.
+    stands still for each collection. One of the youngest generation walks some 30,000 objects; one of the next comes when there
+    are 3,000,000 more than before, not in the midst of a rush: with 2,000 turns at work it walked 400,000, for 0.16 s.
     """
     gc.collect()
     gc.freeze()

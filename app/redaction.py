@@ -21,22 +21,18 @@ def _words(text: str) -> frozenset[str]:
 
 
 NUMBERS: Final = _words(
-    "ack_ms ai_ms db_ms fastpath_ms queue_ms send_ms translate_ms applied attempt attempts bytes chunks code count days "
-    "depth duplicates exit_code failed held ignored input_tokens items lanes lost messages milliseconds n output_tokens pid port "
-    "quarantined refused retry_after rows seconds segments seq size spooled sqlstate stale stale_s stored tokens turns version "
-    "waiting webhooks"
+    "ack_ms ai_ms db_ms fastpath_ms queue_ms send_ms translate_ms attempt attempts bytes chunks code count failed ignored "
+    "input_tokens items lanes messages milliseconds output_tokens refused retry_after rows seconds segments seq size spooled "
+    "stale stale_s tokens version webhooks"
 )
-IDS: Final = _words(
-    "channel_id chunk chunk_id contact_id conversation conversation_id correlation endpoint_id job_id lane message_id "
-    "operator_id tenant_id turn turn_id worker worker_id"
-)
+IDS: Final = _words("chunk conversation correlation operator_id turn worker")
 # Names that Qasid or its operators gave: slugs, states, settings, files. One word each.
 WORDS: Final = _words(
-    "alert assistant breaker channel client endpoint file function host kind level logger method migration model name "
-    "operator outcome path pool process provider queue role setting signal stage state status step tenant verdict"
+    "alert breaker channel client endpoint file function kind level logger method name outcome path process setting state "
+    "tenant verdict"
 )
-TEXTS: Final = _words("advice event reason timestamp")  # our own sentences
-MARKS: Final = _words("contact sender to")  # what `fingerprint` made
+TEXTS: Final = _words("event reason timestamp")  # our own sentences
+MARKS: Final = _words("to")  # what `fingerprint` made
 ERRORS: Final = _words("error")  # an exception, or the name of its type
 KNOWN: Final = NUMBERS | IDS | WORDS | TEXTS | MARKS | ERRORS
 _COUNTED: Final = NUMBERS | WORDS
@@ -107,10 +103,8 @@ def shown(key: str, value: object) -> object:
         return describe(value) if isinstance(value, BaseException) else "?"
     if isinstance(value, (UUID, Path)):
         value = str(value)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or key in NUMBERS:
         return "?"
-    if key in NUMBERS:
-        return value if re.fullmatch(r"[0-9A-Z]{5}", value) and key == "sqlstate" else "?"
     if key in MARKS:
         return value if _FINGERPRINT.fullmatch(value) else "?"
     if key in WORDS:

@@ -14,12 +14,13 @@ import structlog
 from msgspec import Struct
 
 from app import db, directory, place
+from app.aside import NO_CHANNEL
 from app.channels import provider
 from app.channels.cloud_quarantine import enveloped
 from app.dead import DeadLetter, find
 from app.directory import Channel, Directory
 from app.errors import Unknown, Unreadable
-from app.ingest import NO_CHANNEL, Ingest
+from app.ingest import Ingest
 from app.messages import Item, Message, Stray
 from app.settings import Settings
 from app.statuses import Statuses

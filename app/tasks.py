@@ -1,9 +1,12 @@
-"""Tasks that run beside something, and end with it for certain."""
+"""Tasks that run beside something, or behind it, and end with it for certain."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 # Between two cancellations (seconds): time for a task to clean up after the first.
 AGAIN = 1.0
@@ -36,6 +39,19 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)  # nobody else will ask what they raised
 
 
+async def both(first: Coroutine[Any, Any, First], second: Coroutine[Any, Any, Second]) -> tuple[First, Second]:
+    """What both return, at once. Each is let come to its end, whatever the other raises: what it has paid for is not lost.
+
+    Raises what the first raised, else the second.
+    """
+    one, other = await asyncio.gather(first, second, return_exceptions=True)
+    if isinstance(one, BaseException):
+        raise one
+    if isinstance(other, BaseException):
+        raise other
+    return one, other
+
+
 @asynccontextmanager
 async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run a coroutine beside whatever happens inside."""
@@ -44,3 +60,21 @@ async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         yield
     finally:
         await end(task)
+
+
+class Behind:
+    """Tasks that nobody waits for, held until they have ended: the event loop itself would let go of them in their midst."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run it from now on. Its task is for whoever ends it before."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def end(self) -> None:
+        """See `end`: of all that run still."""
+        await end(*self._tasks)

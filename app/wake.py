@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 import psycopg
 import structlog
 from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 from saq.job import Job, Status
 from saq.queue.postgres import PostgresQueue
 
@@ -40,9 +40,6 @@ PATIENCE = 30.0
 LIMITS: dict[str, Any] = {"timeout": 0, "retries": 1, "ttl": KEEP}
 # What SAQ counts with, or writes into columns of 8 bytes.
 _COUNTS = "timeout heartbeat retries ttl scheduled attempts completed queued started touched priority".split()
-
-# What SAQ raises while the database is away, or its tables are not what it expects.
-UNREACHABLE = (psycopg.Error, PoolTimeout, OSError, ValueError)
 
 
 class Wakes(PostgresQueue):

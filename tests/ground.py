@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
+import pytest
 from msgspec import Struct
 from psycopg.rows import dict_row
 
@@ -165,6 +166,11 @@ class Ground(Struct, frozen=True):
         """See `lanes.claim`."""
         return await lanes.claim(self.conn, worker, most, full)
 
+    async def release(self, worker: UUID, claim: Claim, done_seq: int | None = None, **more: Any) -> bool:
+        """Give one lane back; whether it is due again at once."""
+        [due_in] = await lanes.release(self.conn, worker, [lanes.Release(claim=claim, done_seq=done_seq, **more)])
+        return due_in == 0
+
     async def door(self, *, beat: float = 3600.0) -> None:
         """Statuses can come in, for so many seconds."""
         await doors.beat(self.conn, "here", beat, [], everything=False)
@@ -196,7 +202,6 @@ class Ground(Struct, frozen=True):
         return Reported(
             more.get("tenant", self.tenant),
             more.get("channel", self.channel),
-            more.get("endpoint", self.endpoint),
             sha256(said.encode()).digest()[:16],
             Status(
                 address="1001",
@@ -239,3 +244,10 @@ async def ground(url: str, superuser_url: str) -> AsyncIterator[Ground]:
         )
         assert {tuple(row.values()) for row in lanes_of_twin} <= {(0, 0, None, None, 0, 0, 0)}, lanes_of_twin
         assert all(set(row) == {"lanes"} for row in await ground.twins())
+
+
+@pytest.fixture
+async def here(database: Any) -> AsyncIterator[Ground]:
+    """A ground of the test's own. `here = shared.here` brings it into a file."""
+    async with ground(database.url, database.superuser_url) as here:
+        yield here

@@ -5,33 +5,34 @@ It neither sends nor settles, and decides nobody's turn: workers/replies.py does
 Each step is committed before the next, so that whoever has the turn next, after a crash, goes on behind the last one.
 """
 
-from collections import OrderedDict
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from uuid import UUID
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from app import metrics
+from app.alerts import alert
 from app.assistants import Answer, Line, Question
+from app.assistants.composed import CHARACTERS_PER_TOKEN
 from app.configuration import AssistantSettings
 from app.crashpoints import crashpoint
 from app.directory import Channel, Tenant
-from app.errors import AssistantError, DatabaseUnavailable, QasidError
+from app.errors import AssistantError, QasidError
 from app.store.lanes import LIVE, Claim
 from app.store.settlements import NOTHING, Ending, Marks
-from app.store.steps import Memo
 from app.store.turns import Asked, Opening, Turn
 from app.text.markup import VISIBLE
+from app.unkept import Unkept
 from workers import formatting
 from workers.asking import Asking
 from workers.commits import Commits
-from workers.notes import TurnNotes
-from workers.places import NoPlace, Places
+from workers.fetching import SHARE
+from workers.notes import AskedAt, TurnNotes, at_hand, last
+from workers.places import NoPlace, Place, Places
 from workers.questions import Questions, Reading, apology, heavy, newest_at, sees, spoken
 from workers.spending import Spent
 from workers.stopwatch import Stopwatch
@@ -39,22 +40,21 @@ from workers.translations import Translations
 
 log = structlog.get_logger(__name__)
 
-# Answers that the database did not take, by what was asked: of an outage, in memory. The oldest is let go of.
-MOST_UNKEPT = 500
-# Rough, and on the safe side for Arabic: a token is about three characters.
-CHARACTERS_PER_TOKEN = 3
-
 # The step of the assistant's answer, as it came.
 ANSWER = "answer"
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """What a turn is answered with, in WhatsApp's markup; empty where nobody is. `model`: who has answered."""
+    """What a turn is answered with, in WhatsApp's markup; empty where nobody is. `model`: who has answered.
+
+    `seen`: its person was told meanwhile that they were read.
+    """
 
     outcome: Ending
     text: str = ""
     model: str | None = None
     marks: Marks = NOTHING
+    seen: bool = False
 
 
 class Due(Struct, frozen=True, kw_only=True):
@@ -67,16 +67,22 @@ class Due(Struct, frozen=True, kw_only=True):
     turn: Turn
     watch: Stopwatch
     deadline: float
-    """By when (monotonic) the steps of its answer are to be done, all together: the assistant's `deadline_seconds`."""
-    remembered: Answer | None
-    """What the assistant has answered already, at this version of what is asked."""
+    """By when (monotonic) the steps of its answer are to be done, all together: the assistant's `deadline_seconds`, of which
+    half at least is left when its files are there."""
     spent: Spent
     """What the turn costs."""
+    remembered: Answer | None = None
+    """What the assistant has answered already, at this version of what is asked."""
 
     @property
     def standing(self) -> list[Asked]:
         """Its messages, but for those that were taken back."""
         return [message for message in self.opening.asked if not message.revoked]
+
+    @property
+    def live(self) -> bool:
+        """Whether its person may still look at what they have written."""
+        return self.opening.now - newest_at(self.opening) < timedelta(seconds=LIVE)
 
 
 class Answering:
@@ -90,7 +96,7 @@ class Answering:
         self._places = places
         self._questions = questions
         self._translations = translations
-        self._unkept: OrderedDict[tuple[UUID, int], Answer] = OrderedDict()
+        self._unkept: Unkept[AskedAt] = Unkept()
 
     def remembered(self, turn: Turn, opening: Opening) -> Answer | None:
         """The answer to what is asked now, paid for already: kept, or at hand here until it is.
@@ -98,11 +104,8 @@ class Answering:
         Raises:
             msgspec.ValidationError: what is kept is another build's.
         """
-        kept = opening.memo.get(ANSWER)
-        if kept is None:
-            return self._unkept.get((turn.id, opening.version))
-        self._unkept.pop((turn.id, opening.version), None)
-        return msgspec.convert(kept, Answer)
+        steps = {**at_hand(self._unkept, (turn.id, opening.version)), **opening.memo}
+        return msgspec.convert(steps[ANSWER], Answer) if ANSWER in steps else None
 
     async def answer(self, due: Due, instead: Callable[[], Awaitable[Reply | None]]) -> Reply:
         """The assistant's answer, or that it has none; a kind's sentence, where nothing of what is asked can be read.
@@ -111,27 +114,29 @@ class Answering:
 
         Raises:
             DatabaseUnavailable: nobody knows whether a finished step is kept.
-            NoPlace: others were asked for all the time that it had. Its turn may come when the lane is claimed anew.
+            NoPlace: others were asked, or their files fetched, for all the time that it had. Its turn may come when the lane is
+                claimed anew.
         """
+        due = await self._caught_up(due)
         if due.remembered is not None:
-            if (due.turn.id, due.opening.version) in self._unkept:
-                await self._keep(due, due.remembered)
             return await self._finished(due, due.remembered)
         try:
+            due = await self.heard(due)
+            if (reply := await instead()) is not None:
+                return reply
             async with AsyncExitStack() as stack:
                 first = heavy(due.tenant, due.opening)  # who waits with pictures at hand takes others' room for theirs
                 if first:
-                    due = await stack.enter_async_context(self._placed(due))
+                    due, place = await stack.enter_async_context(self._placed(due))
                 reading = await stack.enter_async_context(
-                    self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline)
+                    self._questions.read(due.tenant, due.channel, due.opening, live=due.live, deadline=due.deadline)
                 )
-                if (reply := await instead()) is not None:
-                    return reply
+                due = _with_time(due)
                 if not reading.lines:
                     return Reply(outcome="told", text=apology(due.tenant.texts, reading.unread))
                 if not first:
-                    due = await stack.enter_async_context(self._placed(due))
-                answer = await self._ask(due, reading)
+                    due, place = await stack.enter_async_context(self._placed(due))
+                answer = await self._ask(due, reading, place)
         except AssistantError as error:
             return _failed(due, error)
         except NoPlace as error:
@@ -141,38 +146,47 @@ class Answering:
         await self._keep(due, answer)
         return await self._finished(due, answer)
 
+    async def heard(self, due: Due) -> Due:
+        """With the words of its voice messages.
+
+        Raises:
+            DatabaseUnavailable: nobody knows whether they are kept.
+            NoPlace: as in `answer`.
+        """
+        notes = self._notes(due)
+        await self._questions.hear(due.tenant, due.channel, due.opening, notes, live=due.live, deadline=due.deadline)
+        return _with_time(due)
+
     @asynccontextmanager
-    async def _placed(self, due: Due) -> AsyncIterator[Due]:
+    async def _placed(self, due: Due) -> AsyncIterator[tuple[Due, Place]]:
         """With a place to ask in, and as much time as before it waited for that."""
         wait = due.tenant.assistant.deadline_seconds if due.tenant.assistant else 0.0
-        live = due.opening.now - newest_at(due.opening) < timedelta(seconds=LIVE)
-        async with self._places.question(due.tenant, live=live, wait=wait) as waited:
-            due.watch.queue += waited
-            yield msgspec.structs.replace(due, deadline=due.deadline + waited)
+        async with self._places.question(due.tenant, live=due.live, wait=wait) as place:
+            due.watch.queue += place.waited
+            yield msgspec.structs.replace(due, deadline=due.deadline + place.waited), place
 
-    async def _ask(self, due: Due, reading: Reading) -> Answer:
+    async def _ask(self, due: Due, reading: Reading, place: Place) -> Answer:
         asked, notes = partial(_question, due.opening, reading), partial(self._notes, due)
+        place.asked()
         answer = await due.watch.ai(self._asking.ask(due.tenant, asked, notes, due.deadline, due.opening.correlation))
         due.spent.add(answer.input_tokens, answer.output_tokens)
-        self._places.answered(due.tenant)
+        place.answered()
         crashpoint("answer.asked")
         return answer
 
     async def _keep(self, due: Due, answer: Answer) -> None:
         """Commit the answer before anything is done with it: what formatting it may do to this process must not be done after
-        every claim's new question. What the database does not take now, this worker has at hand when it claims the lane again.
+        every claim's new question.
         """
-        asked = due.turn.id, due.opening.version
-        result = msgspec.json.encode(answer).decode()
-        try:
-            await due.watch.db(self._commits.memo(Memo(due.claim, due.turn.id, ANSWER, due.opening.version, result)))
-        except DatabaseUnavailable:
-            self._unkept[asked] = answer
-            if len(self._unkept) > MOST_UNKEPT:
-                self._unkept.popitem(last=False)
-            raise
-        self._unkept.pop(asked, None)
+        await due.watch.db(self._notes(due).keep(ANSWER, msgspec.to_builtins(answer)))
         crashpoint("answer.remembered")
+
+    async def _caught_up(self, due: Due) -> Due:
+        """With the steps that earlier claims here have finished and the database did not take: now it has them. So nothing is
+        done with an answer before it is committed, nor with what was translated.
+        """
+        memo = await due.watch.db(self._notes(due).caught_up())
+        return msgspec.structs.replace(due, opening=msgspec.structs.replace(due.opening, memo=memo))
 
     async def _finished(self, due: Due, answer: Answer) -> Reply:
         """The answer as people read it, in WhatsApp's markup. What is left of nothing but markup is no answer."""
@@ -191,21 +205,30 @@ class Answering:
         text = await formatting.whatsapp(finished.text)
         if VISIBLE.search(text) is None:
             return _failed(due, AssistantError("an answer of which nothing can be seen"), answer.model)
+        text = await formatting.listed(text, answer.verbatim)
         if answer.partial:
             text = f"{text}\n\n{texts.partial}"
+        if finished.untranslated:
+            text = f"{text}\n\n{texts.untranslated}"
         text = await formatting.sourced(text, finished.sources, texts)
         crashpoint("answer.finished")
         return Reply(outcome="answered", text=text, model=answer.model)
 
     def _notes(self, due: Due, under: str = "") -> TurnNotes:
-        return TurnNotes(self._commits, due.claim, due.turn, due.opening, under)
+        return TurnNotes(self._commits, due.claim, due.turn, due.opening, self._unkept, under)
+
+
+def _with_time(due: Due) -> Due:
+    """What its files took, and waited for, leaves it half of its time at least."""
+    whole = due.tenant.assistant.deadline_seconds if due.tenant.assistant else 0.0
+    return msgspec.structs.replace(due, deadline=max(due.deadline, time.monotonic() + whole * (1 - SHARE)))
 
 
 def _failed(due: Due, error: QasidError, model: str | None = None) -> Reply:
-    metrics.alert("assistant_failed")
-    log.error(
+    alert(
+        log.error,
+        "assistant_failed",
         "assistant failed",
-        alert="assistant_failed",
         tenant=due.tenant.slug,
         turn=due.turn.id,
         correlation=due.opening.correlation,
@@ -220,7 +243,7 @@ def _failed(due: Due, error: QasidError, model: str | None = None) -> Reply:
 def _question(opening: Opening, reading: Reading, settings: AssistantSettings) -> Question:
     """What is asked now, behind what was said before, as far as an assistant with these settings is shown it."""
     lines = reading.lines if sees(settings) else reading.blind
-    return Question(lines=(*_said(opening, settings), *lines), person=opening.to[0].value, last=opening.last)
+    return Question(lines=(*_said(opening, settings), *lines), person=opening.to[0].value, last=last(opening, settings))
 
 
 def _said(opening: Opening, settings: AssistantSettings) -> list[Line]:

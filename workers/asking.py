@@ -6,6 +6,7 @@ What comes back is fit for the database and for people: bounded, without charact
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import httpx
 import msgspec
@@ -77,14 +78,15 @@ class Asking:
             raise AssistantRefused("this tenant has no assistant")
         other = tenant.assistant.fallback
         if other is None:
-            return await self._one(tenant, tenant.assistant, asked, first, deadline, self._calls(tenant))
+            return await self._one(
+                tenant, tenant.assistant, asked, first, deadline, partial(self._breakers.assistant, tenant)
+            )
         cut, reason = _kept(first), "its answer was cut short"
         if cut is None:
             share = min(other.deadline_seconds, (deadline - time.monotonic()) / 2)
             try:
-                answer = await self._one(
-                    tenant, tenant.assistant, asked, first, deadline - share, self._calls(tenant, waits=False)
-                )
+                skipping = partial(self._breakers.assistant_now, tenant)
+                answer = await self._one(tenant, tenant.assistant, asked, first, deadline - share, skipping)
             except AssistantError as error:
                 reason = str(error)
             else:
@@ -95,7 +97,8 @@ class Asking:
         log.warning("the fallback is asked", tenant=tenant.slug, correlation=correlation, reason=reason)
         try:
             until = min(deadline, time.monotonic() + other.deadline_seconds)
-            answer = await self._one(tenant, other, asked, second, until, self._calls(tenant, fallback=True))
+            calls = partial(self._breakers.assistant, tenant, fallback=True)
+            answer = await self._one(tenant, other, asked, second, until, calls)
         except Outdated:
             raise
         except AssistantError:
@@ -120,12 +123,6 @@ class Asking:
         )
         return bounded(tenant, answer)
 
-    def _calls(
-        self, tenant: Tenant, *, fallback: bool = False, waits: bool = True
-    ) -> Callable[[], AbstractAsyncContextManager[Call]]:
-        """Each call waits for its breaker, where it `waits`, within the deadline: see `Assistant.ask`."""
-        return lambda: self._breakers.assistant(tenant, fallback=fallback, waits=waits)
-
 
 def _kept(notes: Notes) -> Answer | None:
     """What an earlier try heard of the first, before it was cut."""
@@ -148,19 +145,33 @@ def _better(cut: Answer, answer: Answer) -> Answer:
 
 def bounded(tenant: Tenant, answer: Answer) -> Answer:
     """The answer as it may be stored and sent: without U+0000 and halves of characters, and of a length that people read."""
-    text, cut = storable(answer.text), answer.partial
+    text, verbatim = storable(answer.text), storable(answer.verbatim)
     if len(answer.citations) > MOST_CITATIONS:
         log.warning(
             "an answer has too many citations, and is left the first", tenant=tenant.slug, count=len(answer.citations)
         )
-    if len(text) > LONGEST:
-        log.warning("an answer is too long, and cut", tenant=tenant.slug, size=len(text))
-        kept = text[:LONGEST]
-        head, space, tail = kept.rpartition("\n") if "\n" in kept[-_NEAR:] else kept.rpartition(" ")
-        text, cut = head if space and len(tail) < _NEAR else kept, True
+    size = len(text) + len(verbatim)
+    if size > LONGEST:
+        log.warning("an answer is too long, and cut", tenant=tenant.slug, size=size)
+        text = _cut(text, LONGEST)
+        verbatim = _cut(verbatim, LONGEST - len(text))
     return msgspec.structs.replace(
-        answer, text=text, partial=cut, model=storable(answer.model), citations=_bounded(answer.citations)
+        answer,
+        text=text,
+        verbatim=verbatim,
+        partial=answer.partial or size > LONGEST,
+        model=storable(answer.model),
+        citations=_bounded(answer.citations),
     )
+
+
+def _cut(text: str, room: int) -> str:
+    """As much of it as there is room for, up to a line's end or a space, if one is near."""
+    if len(text) <= room:
+        return text
+    kept = text[:room]
+    head, space, tail = kept.rpartition("\n") if "\n" in kept[-_NEAR:] else kept.rpartition(" ")
+    return head if space and len(tail) < _NEAR else kept
 
 
 def _bounded(citations: Sequence[Citation]) -> tuple[Citation, ...]:

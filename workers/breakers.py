@@ -21,9 +21,10 @@ from uuid import UUID
 import structlog
 
 from app import metrics
+from app.alerts import alert
 from app.breaker import STANDS_OPEN, Breaker, Call, Forced, Policy, State
 from app.directory import Channel, Directory, Tenant, Watch
-from app.errors import AssistantBusy, AssistantRefused, TranslatorBusy, Unknown
+from app.errors import AssistantBusy, TranslatorBusy, Unknown, Withdrawn
 from app.policies import ASSISTANT, CHANNEL, TRANSCRIBER, TRANSLATOR, AssistantOpen, AssistantSkipped, ChannelOpen
 from app.store.breakers import Kind, name_of
 from workers.budget import jittered
@@ -48,7 +49,7 @@ Part = UUID | Literal["fallback"] | None
 Key = tuple[Kind, UUID, Part]
 
 
-class Outdated(AssistantRefused):
+class Outdated(Withdrawn):
     """Whoever waited for this assistant has settings of before: `tenant` has those of now, to ask with instead."""
 
     def __init__(self, tenant: Tenant) -> None:
@@ -141,39 +142,47 @@ class Breakers:
     # --- assistants ---
 
     @asynccontextmanager
-    async def assistant(
-        self, tenant: Tenant, *, fallback: bool = False, waits: bool = True, place: Place = nullcontext
-    ) -> AsyncIterator[Call]:
+    async def assistant(self, tenant: Tenant, *, fallback: bool = False) -> AsyncIterator[Call]:
         """One call to the tenant's assistant or its fallback, as soon as it may be made: the caller's deadline bounds the wait.
 
-        It is made in a `place()`, which nobody holds while the breaker lets nobody in. Who does not wait for the breaker
-        waits for no place either while it is open.
-
         Raises:
-            AssistantSkipped: it may not be made now, and the caller does not wait for that.
             Outdated: while they waited the tenant's settings have changed.
         """
         part: Literal["fallback"] | None = "fallback" if fallback else None
         while True:
-            breaker = self._of_tenant(tenant, "assistant", part).breaker
-            if not waits and not breaker.allows_writes:
-                raise AssistantSkipped(breaker.name, retry_after=breaker.retry_in)
-            async with place():
-                with ExitStack() as stack:
-                    try:
-                        call = stack.enter_context(breaker.watching())
-                    except AssistantOpen as refusal:
-                        if not waits:
-                            continue
-                        wait = LOOK if refusal.retry_after is None else min(refusal.retry_after, LOOK)
-                    else:
-                        yield call
-                        return
+            with ExitStack() as stack:
+                try:
+                    call = stack.enter_context(self._of_tenant(tenant, "assistant", part).breaker.watching())
+                except AssistantOpen as refusal:
+                    wait = LOOK if refusal.retry_after is None else min(refusal.retry_after, LOOK)
+                else:
+                    yield call
+                    return
             await asyncio.sleep(jittered(max(wait, 0.05), self._draw))
             if self.directory is not None and self._left(
                 ("assistant", tenant.id, part), _asked(tenant, "assistant", part)
             ):
                 raise Outdated(self.directory.current.tenant(tenant.id))
+
+    @asynccontextmanager
+    async def assistant_now(self, tenant: Tenant, *, place: Place = nullcontext) -> AsyncIterator[Call]:
+        """One call to the tenant's assistant, now or not at all. It is made in a `place()`, which may have to be waited for.
+
+        Raises:
+            AssistantSkipped: it may not be made now; nobody waits for a place then.
+        """
+        while True:
+            breaker = self._of_tenant(tenant, "assistant", None).breaker
+            if not breaker.allows_writes:
+                raise AssistantSkipped(breaker.name, retry_after=breaker.retry_in)
+            async with place():
+                with ExitStack() as stack:
+                    try:
+                        call = stack.enter_context(breaker.watching())
+                    except AssistantOpen:  # it opened while they waited for their place
+                        continue
+                    yield call
+                    return
 
     # --- those who help it ---
 
@@ -224,9 +233,7 @@ class Breakers:
         breaker = kept.breaker
         metrics.breaker(breaker, before, kind=kind)
         if breaker.state in STANDS_OPEN and before not in STANDS_OPEN:
-            alert = f"{kind}_away"
-            metrics.alert(alert)
-            log.error("a provider is away", alert=alert, breaker=breaker.name, reason=breaker.reason)
+            alert(log.error, f"{kind}_away", "a provider is away", breaker=breaker.name, reason=breaker.reason)
         elif breaker.state == "closed" and before in STANDS_OPEN:
             kept.next_turn = 0.0
             log.warning(

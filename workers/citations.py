@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from app import metrics
+from app.alerts import alert
 from app.assistants import Citation, Notes
 from app.assistants.parts import LONGEST
 from app.configuration import Translation
@@ -21,6 +21,7 @@ from app.errors import DatabaseUnavailable, TranslationError
 from app.text.citations import Source
 from app.text.languages import may_be
 from app.translation import Translated, Translator
+from app.translation.gate import Place
 from app.translation.memory import Memory, Wanted
 
 log = structlog.get_logger(__name__)
@@ -53,11 +54,15 @@ class Sourced(Struct, frozen=True, kw_only=True):
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """One answer's translations: for whom, by whom, into which language, until when (monotonic). `correlation`: for the log."""
+    """One answer's translations: for whom, by whom, into which language, until when (monotonic). `correlation`: for the log.
+
+    `place`: where each call to the translator is made, this answer's and the tenant's others.
+    """
 
     tenant: Tenant
     settings: Translation
     translator: Translator
+    place: Place
     target: str
     deadline: float
     correlation: str
@@ -97,8 +102,7 @@ async def translated(memory: Memory, round: Round, citations: Sequence[Citation]
         output_tokens=sum(each.output_tokens for each in made.values()),
     )
     if failed := sum(fate.untranslated for fate in fates):
-        metrics.alert("untranslated")
-        log.warning("citations stand untranslated", alert="untranslated", failed=failed, **round.of)
+        alert(log.warning, "untranslated", "citations stand untranslated", failed=failed, **round.of)
     if wanted:
         await notes.keep(MEMO, msgspec.to_builtins(sourced))
         crashpoint("answer.cited")
@@ -123,7 +127,7 @@ async def _all(memory: Memory, round: Round, texts: Sequence[str]) -> dict[str, 
             source=round.settings.source,
             target=round.target,
             seconds=round.settings.deadline_seconds,
-            at_once=round.settings.at_once,
+            place=round.place,
         )
         try:
             made[text] = await memory.translate(wanted, deadline=round.deadline)

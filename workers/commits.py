@@ -3,7 +3,8 @@
 Idle, a lane's statement is a round trip of its own; under load one round trip carries dozens. The SQL is in `app/store`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from app import db
 from app.batches import Batches
 from app.db import Connection, Pool
 from app.errors import DatabaseUnavailable, LaneLost
-from app.store import chunks, lanes, settlements, steps, transcripts, turns
+from app.store import chunks, lanes, overdue, settlements, steps, transcripts, turns
 from app.store.lanes import Claim
 
 # Of one flush. Its parameters are made and its rows read in the event loop, at 0.1 to 0.2 ms each.
@@ -26,7 +27,8 @@ Verdict = TypeVar("Verdict")
 class Commits:
     """`worker` is the id under which lanes are claimed; it changes when the worker was taken for dead.
 
-    Every method raises DatabaseUnavailable where nobody knows whether it was committed.
+    Every method raises DatabaseUnavailable where nobody knows whether it was committed, and `db.BAD_DATA` where the server
+    refused the data: it would at every try.
     """
 
     def __init__(
@@ -102,40 +104,55 @@ class Commits:
         """See `lanes.release`."""
         return await self._release.submit(release)
 
+    # --- rare, hence alone ---
+
     async def abandon(self, claim: Claim, seq: int, reason: str, in_doubt: UUID | None = None) -> list[str]:
-        """See `chunks.abandon`. Rare, hence alone."""
-        async with db.connection(self.pool) as conn:
+        """See `chunks.abandon`."""
+        async with self._alone("abandon") as conn:
             return await chunks.abandon(conn, self.worker, claim, seq, reason, in_doubt)
 
+    async def overtake(self, wanted: overdue.Overdue) -> bool:
+        """See `overdue.overtake`."""
+        async with self._alone("overtake") as conn:
+            return await overdue.overtake(conn, self.worker, wanted)
+
     async def tried(self, claim: Claim) -> int | None:
-        """See `lanes.tried`. Rare, hence alone."""
-        async with db.connection(self.pool) as conn:
+        """See `lanes.tried`."""
+        async with self._alone("tried") as conn:
             return await lanes.tried(conn, self.worker, claim)
 
+    async def stands(self, claim: Claim, version: int) -> bool:
+        """See `lanes.stands`."""
+        async with self._alone("stands", reads=True) as conn:
+            return await lanes.stands(conn, claim, version)
+
     async def wake_channel(self, tenant: UUID, channel: UUID) -> int:
-        """See `lanes.wake_channel`. Rare, hence alone."""
-        async with db.connection(self.pool) as conn:
+        """See `lanes.wake_channel`."""
+        async with self._alone("wake_channel") as conn:
             return await lanes.wake_channel(conn, tenant, channel)
 
     async def wake(self, lane: lanes.LaneId) -> None:
-        """See `lanes.wake`. Rare, hence alone. Unanswered, it costs the lane the rest of its wait."""
-        try:
-            async with db.connection(self.pool) as conn:
-                await lanes.wake(conn, lane)
-        except psycopg.Error as error:
-            raise DatabaseUnavailable(f"wake: {type(error).__name__}") from error
+        """See `lanes.wake`. Unanswered, it costs the lane the rest of its wait."""
+        async with self._alone("wake") as conn:
+            await lanes.wake(conn, lane)
 
     async def transcript(self, tenant: UUID, message: UUID, words: str) -> None:
-        """See `transcripts.keep`. Rare, hence alone."""
-        try:
-            async with db.connection(self.pool) as conn:
-                await transcripts.keep(conn, tenant, message, words)
-        except db.BAD_DATA:  # it would be refused at every try
-            raise
-        except psycopg.Error as error:
-            raise DatabaseUnavailable(f"transcript: {type(error).__name__}") from error
+        """See `transcripts.keep`."""
+        async with self._alone("transcript") as conn:
+            await transcripts.keep(conn, tenant, message, words)
 
     async def park_head(self, claim: Claim, reason: str) -> int | None:
-        """See `settlements.park_head`. Rare, hence alone."""
-        async with db.connection(self.pool) as conn:
+        """See `settlements.park_head`."""
+        async with self._alone("park_head") as conn:
             return await settlements.park_head(conn, self.worker, claim, reason)
+
+    @asynccontextmanager
+    async def _alone(self, what: str, *, reads: bool = False) -> AsyncIterator[Connection]:
+        """A connection for one statement, `what`, whose failures are those of a batched one. `reads`: see `db.connection`."""
+        try:
+            async with db.connection(self.pool, reads=reads) as conn:
+                yield conn
+        except db.BAD_DATA:
+            raise
+        except (psycopg.Error, OSError) as error:
+            raise DatabaseUnavailable(f"{what}: {type(error).__name__}") from error

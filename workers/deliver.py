@@ -5,9 +5,7 @@ The intent is committed before the POST, the fact as soon as it is known. docs/c
 
 import asyncio
 import time
-from collections.abc import Coroutine
 from contextlib import AbstractContextManager
-from typing import Any
 from uuid import UUID
 
 import httpx
@@ -15,7 +13,8 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from app import metrics
+from app import metrics, tasks
+from app.alerts import alert
 from app.breaker import Call
 from app.channels import Accepted, provider
 from app.crashpoints import crashpoint
@@ -30,7 +29,7 @@ from app.store.turns import Chunk
 from workers.breakers import Breakers
 from workers.budget import Budget, jittered
 from workers.commits import Commits
-from workers.lane import UNAVAILABLE, Lanes
+from workers.lane import Lanes
 from workers.stopwatch import Stopwatch
 
 log = structlog.get_logger(__name__)
@@ -81,7 +80,7 @@ class Delivery:
         self._client = client
         self._settings = settings
         self._budget = Budget()
-        self._behind: set[asyncio.Task[None]] = set()  # what nobody waits for
+        self._behind = tasks.Behind()
         self._held_until: dict[UUID, float] = {}  # by channel or tenant; monotonic
         self.order_wait = settings.order_wait_seconds
 
@@ -179,10 +178,10 @@ class Delivery:
         state = await asyncio.shield(lane.watch.db(self._record(fact, heard)))
         crashpoint("deliver.recorded")
         if state == "failed" and fact.chunk == "failed":
-            metrics.alert("chunk_failed")
-            log.error(
+            alert(
+                log.error,
+                "chunk_failed",
                 "message failed",
-                alert="chunk_failed",
                 tenant=lane.tenant.slug,
                 chunk=key.chunk_id,
                 code=fact.code,
@@ -200,10 +199,10 @@ class Delivery:
         except Refused as error:
             again = error.then == "hold" or (error.then == "again" and chunk.refusals < MOST_REFUSALS)
             if error.then == "hold":
-                metrics.alert("channel_held")
-                log.error(
+                alert(
+                    log.error,
+                    "channel_held",
                     "channel held: mend it, then `qasid apply`",
-                    alert="channel_held",
                     tenant=lane.tenant.slug,
                     channel=lane.channel.slug,
                     code=error.code,
@@ -254,7 +253,7 @@ class Delivery:
         return self._breakers.comes_again(lane.tenant, lane.channel)
 
     def _reopened(self, tenant: UUID, channel: UUID) -> None:
-        self._start(self._wake(tenant, channel), "reopened")
+        self._behind.start(self._wake(tenant, channel), "reopened")
 
     async def _wake(self, tenant: UUID, channel: UUID) -> None:
         try:
@@ -263,13 +262,8 @@ class Delivery:
                 await asyncio.sleep(pause)
                 if await self._commits.wake_channel(tenant, channel):
                     self._lanes.ring()
-        except UNAVAILABLE as error:
+        except DatabaseUnavailable as error:
             log.warning("lanes wait for their time", channel=channel, error=error)
-
-    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._behind.add(task)
-        task.add_done_callback(self._behind.discard)
 
     async def _intend(self, lane: Lane, chunk: UUID, n: int) -> Permission:
         try:
@@ -282,7 +276,7 @@ class Delivery:
         """The intent of attempt `n` may be committed, its answer is lost: say, as soon as it can be said, that nothing was sent."""
         unsent = "the answer to its intent was lost, nothing was sent"
         fact = Fact(claim=lane.claim, chunk_id=chunk, n=n, attempt="never_left", chunk="ready", reason=unsent)
-        self._start(self._disclaim(fact), "disclaim")
+        self._behind.start(self._disclaim(fact), "disclaim")
 
     async def _disclaim(self, fact: Fact) -> None:
         try:
@@ -331,10 +325,10 @@ class Delivery:
         if in_doubt is not None and not ended:  # a status has come meanwhile: look anew
             return Release(claim=lane.claim, done_seq=None, again_in=0.0)
         if "parked" in ended:
-            metrics.alert("chunk_parked")
-            log.error(
+            alert(
+                log.error,
+                "chunk_parked",
                 "message parked",
-                alert="chunk_parked",
                 tenant=lane.tenant.slug,
                 conversation=lane.claim.conversation_id,
                 reason=reason,

@@ -24,6 +24,9 @@ log = structlog.get_logger(__name__)
 
 # After a lost connection, how long until it is listened again (seconds).
 AGAIN = 1.0
+# SAQ takes a job so long after its notification (seconds): by then the lanes that it names are opened, most likely, and what SAQ
+# writes down of them held up none.
+BEHIND = 0.03
 # Rows that nobody works on any more go after this time (seconds): the lanes they name were found long ago.
 STALE = 60
 
@@ -40,10 +43,12 @@ class Ear(ListenMultiplexer):
         self._failed = Seldom()
 
     def publish(self, channel: str, message: Any) -> None:
-        """A notification has come."""
+        """A notification has come: first the lanes are looked at, then SAQ takes its job, which only shows them."""
         if message == ENQUEUE and self.heard is not None:
             self.heard()
-        super().publish(channel, message)
+            asyncio.get_running_loop().call_later(BEHIND, super().publish, channel, message)
+        else:
+            super().publish(channel, message)
 
     async def close(self) -> None:
         """Nothing: SAQ calls this when for a moment nobody waits for jobs."""

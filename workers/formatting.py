@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from app.configuration import Texts
 from app.text.chunks import split
-from app.text.citations import Source, with_sources
+from app.text.citations import Source, isolated, with_sources
 from app.text.whatsapp import from_markdown
 
 P = ParamSpec("P")
@@ -22,6 +22,11 @@ LONG = 1_000
 async def whatsapp(markdown: str) -> str:
     """The text in WhatsApp's markup; "" for one of nothing but Markdown's."""
     return await apart(len(markdown), from_markdown, markdown)
+
+
+async def listed(text: str, verbatim: str) -> str:
+    """The finished text with what stands below it letter for letter: like a quotation, it turns nothing outside of it."""
+    return f"{text}\n{await apart(len(verbatim), isolated, verbatim)}" if verbatim else text
 
 
 async def sourced(text: str, sources: Sequence[Source], texts: Texts) -> str:

@@ -11,13 +11,12 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID, uuid4
 
-import psycopg
 import structlog
 from msgspec import Struct
 
 from app import db, metrics, tasks
+from app.alerts import alert
 from app.crashpoints import crashpoint
-from app.errors import DatabaseUnavailable
 from app.settings import Settings
 from app.store import doors, lanes
 from app.store.lanes import Claim, LaneId, Release
@@ -43,8 +42,6 @@ FAILED_AT_MOST = 60.0
 PROBATION = 1.0
 # A web process's place that was not heard of for so long is not waited for any more (seconds).
 DOOR_GONE = 60.0
-
-UNAVAILABLE = (psycopg.Error, DatabaseUnavailable, OSError)
 
 
 class _Held(Struct, frozen=True):
@@ -124,7 +121,7 @@ class Lanes:
             async with db.connection(self._commits.pool, vital=True) as conn:
                 await lanes.disown(conn, self._commits.worker, [])
                 await lanes.leave(conn, self._commits.worker)
-        except UNAVAILABLE as error:
+        except db.UNAVAILABLE as error:
             log.warning("no farewell: the lease ends by itself", seconds=self._lease, error=error)
 
     # --- the lease ---
@@ -135,7 +132,7 @@ class Lanes:
             try:
                 async with db.connection(self._commits.pool, vital=True) as conn:
                     await lanes.register(conn, self._commits.worker, self._lease)
-            except UNAVAILABLE as error:
+            except db.UNAVAILABLE as error:
                 log.warning("worker cannot register yet", error=error)
                 await asyncio.sleep(LOOK)
             else:
@@ -161,7 +158,7 @@ class Lanes:
                     if alive and beats % BEATS_PER_ROUND == 0:
                         await doors.bury(conn, DOOR_GONE)
                         self._strays = True
-            except UNAVAILABLE as error:
+            except db.UNAVAILABLE as error:
                 log.warning("beat failed", error=error)
                 continue
             if alive:
@@ -171,8 +168,7 @@ class Lanes:
 
     async def _reborn(self) -> None:
         """Taken for dead: whatever this worker had is another's now. It goes on under a new id."""
-        log.error("lease lost", worker=self._commits.worker, lanes=len(self._held), alert="lease_lost")
-        metrics.alert("lease_lost")
+        alert(log.error, "lease_lost", "lease lost", worker=self._commits.worker, lanes=len(self._held))
         self._lease_ends = 0.0
         await self._cancel_all()
         self._commits.worker = uuid4()
@@ -189,7 +185,7 @@ class Lanes:
             self._looking = True
             try:
                 await self._look()
-            except UNAVAILABLE as error:
+            except db.UNAVAILABLE as error:
                 self._strays = True
                 log.warning("claim failed", error=error)
                 await asyncio.sleep(LOOK / 4)
@@ -258,7 +254,7 @@ class Lanes:
                 release = await self._work(claim)
             except db.BAD_DATA as error:  # it would be refused at every try, as any other failure
                 release = self._failed(claim, error)
-            except UNAVAILABLE as error:
+            except db.UNAVAILABLE as error:
                 log.warning("lane left", conversation=claim.conversation_id, error=error)
                 self._strays = True
                 return
@@ -267,7 +263,7 @@ class Lanes:
             # From here on the lane may be claimed again, by this very worker: then it is held anew.
             try:
                 due_in = await self._commits.release(release)
-            except UNAVAILABLE as error:
+            except db.UNAVAILABLE as error:
                 log.warning("release without an answer", conversation=claim.conversation_id, error=error)
                 self._strays = True
         finally:
@@ -281,10 +277,10 @@ class Lanes:
 
     def _failed(self, claim: Claim, error: Exception) -> Release:
         again_in = min(FAILED_AT_MOST, 2.0 ** min(claim.attempts - 1, 10))
-        metrics.alert("lane_failed")
-        log.error(
+        alert(
+            log.error,
+            "lane_failed",
             "lane failed",
-            alert="lane_failed",
             conversation=claim.conversation_id,
             attempts=claim.attempts,
             seconds=again_in,

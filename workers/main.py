@@ -10,7 +10,6 @@ from uuid import uuid4
 import structlog
 import uvloop
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.errors import UndefinedTable
 
 from app import assistants, db, http, log, metrics, place, process, tasks
 from app import settings as settings_of_environment
@@ -18,7 +17,7 @@ from app.assistants import Assistant
 from app.breaker import Breaker
 from app.channels import provider
 from app.directory import Watch
-from app.errors import ConfigurationError, DatabaseUnavailable
+from app.errors import DatabaseUnavailable
 from app.loop_watch import LoopWatch
 from app.migrate import require
 from app.outages import Outages
@@ -30,7 +29,9 @@ from app.vault import Vault
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
-from workers.files import MOST_BYTES
+from workers.files import AT_ONCE as FILES_AT_ONCE
+from workers.hearing import AT_ONCE as VOICES_AT_ONCE
+from workers.hearing import MOST_BYTES
 from workers.lane import Lanes
 from workers.listening import answer_wake_ups
 from workers.sessions import Sessions
@@ -42,8 +43,9 @@ logger = structlog.get_logger(__name__)
 
 # How long its connections may take to close when all else has ended (seconds).
 SAQ_ENDS = 5.0
-# Connections for files that people sent, and for those who write down voice messages; how long one request may take (seconds).
-FILES = 64
+# Connections for files that people sent, and for those who write down voice messages: one for each that may be under way. How
+# long one request may take (seconds).
+FILES = FILES_AT_ONCE + VOICES_AT_ONCE
 FILE_SECONDS = 120.0
 
 
@@ -70,7 +72,6 @@ async def work(
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     url = place.database_url(settings)
-    await asyncio.to_thread(require, url)
     log.hide([settings.secret_key, settings.metrics_token, url, str(conninfo_to_dict(url).get("password") or "")])
     async with AsyncExitStack() as stack:
         pool = db.pool(url, "qasid_courier", name="worker", min_size=2, max_size=10)
@@ -82,7 +83,7 @@ async def work(
         breakers = Breakers()
         stack.callback(breakers.forget)
         await stack.enter_async_context(Prober(url, breaker, (pool,), breakers.heard))
-        directory = await _directory(stack, pool, settings, stop)
+        directory = await _directory(stack, url, pool, settings, stop)
         if directory is None:
             return
         breakers.directory = directory
@@ -144,14 +145,18 @@ async def _let_end(behind: list[asyncio.Task[None]]) -> None:
         await asyncio.wait(behind, timeout=SAQ_ENDS)
 
 
-async def _directory(stack: AsyncExitStack, pool: db.Pool, settings: Settings, stop: asyncio.Event) -> Watch | None:
-    """The configuration, as soon as the database gives it; None if the worker is to stop before."""
+async def _directory(
+    stack: AsyncExitStack, url: str, pool: db.Pool, settings: Settings, stop: asyncio.Event
+) -> Watch | None:
+    """The configuration, as soon as the database gives it; None if the worker is to stop before.
+
+    Raises ConfigurationError: the schema is not this build's, or a secret does not open.
+    """
     vault = Vault.from_settings(settings)
     while not stop.is_set():
         try:
+            await asyncio.to_thread(require, url)
             return await stack.enter_async_context(Watch(pool, vault))
-        except UndefinedTable as error:
-            raise ConfigurationError("The database has no schema, or an older one: run `qasid migrate`.") from error
         except DatabaseUnavailable as error:
             logger.warning("waiting for the database", error=error)
             await asyncio.sleep(1.0)

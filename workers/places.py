@@ -4,7 +4,6 @@ Per worker: with several of them a tenant has as many times the places. What is 
 done aside (a translation is, a question is not) has half of the places.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,91 +15,46 @@ import structlog
 from app import metrics
 from app.at_once import AtOnce
 from app.directory import Tenant
-from app.errors import QasidError
-from workers.backlog import Share
+from workers.room import Held, NoPlace, Patience, Room
+
+__all__ = ["NoPlace", "Place", "Places"]
 
 log = structlog.get_logger(__name__)
 
 # A tenant whose questions wait is told of so often at most (seconds).
 TOLD = 60.0
-# A place is waited for at least so long (seconds), however little time an answer has: who is given back costs a claim.
-PATIENCE = 5.0
-
-# Those who wait, in order of coming.
-_Line = dict[asyncio.Future[None], None]
 
 
-class NoPlace(QasidError):
-    """All of the tenant's places were taken for as long as one waited. `in_vain`: and nobody who had one was answered."""
+class Place:
+    """What one question has. `waited`: seconds, until it had it."""
 
-    def __init__(self, tenant: Tenant, most: int, *, in_vain: bool) -> None:
-        while_waiting = ", and nobody was answered meanwhile: its assistant is away, or hangs" if in_vain else ""
-        super().__init__(f"tenant {tenant.slug} asks no more than {most} questions at once{while_waiting}")
-        self.in_vain = in_vain
+    def __init__(self, held: Held | None = None, waited: float = 0.0) -> None:
+        """`held`: None where there is no bound."""
+        self._held = held
+        self.waited = waited
 
+    def asked(self) -> None:
+        """From now on somebody is asked: until then its wait says nothing of them."""
+        if self._held is not None:
+            self._held.begun()
 
-class _Gate:
-    """Lets so many in. Of those who wait the live ones go first, but for a share of the others; each in order of coming."""
-
-    def __init__(self, most: int) -> None:
-        self._free = most
-        self._live: _Line = {}
-        self._behind: _Line = {}
-        self._share = Share()
-        self.answered_at = float("-inf")  # monotonic; when last somebody who had a place was answered
-
-    @property
-    def full(self) -> bool:
-        """Whether one has to wait now."""
-        return self._free == 0
-
-    async def enter(self, *, live: bool) -> None:
-        """Return with a place, as soon as there is one; `leave` gives it back."""
-        if self._free:
-            self._free -= 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line = self._live if live else self._behind
-        line[turn] = None
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                line.pop(turn, None)
-            else:  # it was let in just then
-                self.leave()
-            raise
-
-    def leave(self) -> None:
-        """Whoever is next has the place."""
-        for line in (self._live, self._behind):
-            while line and (first := next(iter(line))).done():  # cancelled, and has not run since
-                del line[first]
-        if not (line := self._next()):
-            self._free += 1
-            return
-        turn = next(iter(line))
-        del line[turn]
-        turn.set_result(None)
-
-    def _next(self) -> _Line:
-        """Whose turn it is; empty where nobody waits."""
-        if not self._live or not self._behind:
-            return self._live or self._behind
-        return self._behind if self._share.of(1) else self._live
+    def answered(self) -> None:
+        """They have answered: who waits for a place does not wait in vain."""
+        if self._held is not None:
+            self._held.served()
 
 
 class Places:
     """By tenant. Where its number has changed, those who have the old settings go by the old one."""
 
     def __init__(self) -> None:
-        self._gates: WeakValueDictionary[tuple[UUID, int], _Gate] = WeakValueDictionary()
+        self._rooms: WeakValueDictionary[tuple[UUID, int], Room] = WeakValueDictionary()
         self._aside = AtOnce()
         self._told_at: dict[UUID, float] = {}
 
     @asynccontextmanager
-    async def question(self, tenant: Tenant, *, live: bool, wait: float) -> AsyncIterator[float]:
-        """A place for all that one question asks; how many seconds one had to wait for it. See `answered`.
+    async def question(self, tenant: Tenant, *, live: bool, wait: float) -> AsyncIterator[Place]:
+        """A place for all that one question asks.
 
         `live`: whether its person may still look at what they have written.
 
@@ -109,24 +63,12 @@ class Places:
         """
         most = tenant.limits.assistant_calls_at_once
         if not most or tenant.assistant is None:
-            yield 0.0
+            yield Place()
             return
-        gate = self._gate(tenant, most)
         began = time.monotonic()
-        try:
-            async with asyncio.timeout(max(wait, PATIENCE)):
-                await gate.enter(live=live)
-        except TimeoutError:
-            raise NoPlace(tenant, most, in_vain=gate.answered_at < began) from None
-        try:
-            yield time.monotonic() - began
-        finally:
-            gate.leave()
-
-    def answered(self, tenant: Tenant) -> None:
-        """Somebody who had a place was: who waits for one does not wait in vain."""
-        if (gate := self._gates.get((tenant.id, tenant.limits.assistant_calls_at_once or 0))) is not None:
-            gate.answered_at = time.monotonic()
+        with self._room(tenant, most).held(tenant.id, live=live) as held:
+            await held.take(patience=Patience.of(wait))
+            yield Place(held, time.monotonic() - began)
 
     @asynccontextmanager
     async def aside(self, tenant: Tenant) -> AsyncIterator[None]:
@@ -139,18 +81,16 @@ class Places:
             yield
             return
         async with self._aside.of(tenant.id, max(1, most // 2)):
-            gate = self._gate(tenant, most)
-            await gate.enter(live=True)
-            try:
+            with self._room(tenant, most).held(tenant.id, live=True) as held:
+                await held.take()
+                held.begun()
                 yield
-            finally:
-                gate.leave()
 
-    def _gate(self, tenant: Tenant, most: int) -> _Gate:
-        gate = self._gates.setdefault((tenant.id, most), _Gate(most))
-        if gate.full:
+    def _room(self, tenant: Tenant, most: int) -> Room:
+        room = self._rooms.setdefault((tenant.id, most), Room(most))
+        if room.full:
             self._tell(tenant, most)
-        return gate
+        return room
 
     def _tell(self, tenant: Tenant, most: int) -> None:
         metrics.limited("assistant_calls_at_once")

@@ -1,6 +1,7 @@
 """What a turn makes of each kind of message: lines for the assistant, and what of them could not be read.
 
-The files that came with them workers/files.py has. It answers nobody and decides no outcome. docs/kinds.md has the table.
+The files that came with them workers/files.py has, the words of voice messages workers/hearing.py. It answers nobody and decides
+no outcome. docs/kinds.md has the table.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -11,12 +12,13 @@ import structlog
 from msgspec import Struct
 
 from app import media, metrics
-from app.assistants import Image, Line
+from app.assistants import Image, Line, Notes
 from app.channels import Attachment, Media
 from app.configuration import AssistantSettings, Texts
 from app.directory import Channel, Tenant
 from app.store.turns import Asked, Opening
 from workers.files import File, Files
+from workers.hearing import Hearing
 
 log = structlog.get_logger(__name__)
 
@@ -97,25 +99,37 @@ def newest_at(opening: Opening) -> datetime:
 
 
 class Questions:
-    """`read` a turn's messages."""
+    """`hear` a turn's voice messages, then `read` all of its messages."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, hearing: Hearing) -> None:
         self._files = files
+        self._hearing = hearing
+
+    async def hear(
+        self, tenant: Tenant, channel: Channel, opening: Opening, notes: Notes, *, live: bool, deadline: float
+    ) -> None:
+        """In `opening` a voice message has its words from then on, or that it has none, as in every later opening.
+
+        `notes`: of this turn. `deadline` (monotonic) is that of its answer; `live`: whether its person may still look at what
+        they have written.
+
+        Raises:
+            DatabaseUnavailable: nobody knows whether what was heard of a voice message is kept.
+            NoPlace: nobody has got round to it.
+        """
+        await self._hearing.hear(tenant, channel, opening, notes, live=live, deadline=deadline)
 
     @asynccontextmanager
     async def read(
-        self, tenant: Tenant, channel: Channel, opening: Opening, *, deadline: float
+        self, tenant: Tenant, channel: Channel, opening: Opening, *, live: bool, deadline: float
     ) -> AsyncIterator[Reading]:
-        """What stands of `opening.asked`, for the tenant's assistant; `deadline` (monotonic) is that of its answer.
-
-        In `opening.asked` a voice message has its words from then on, as in every later opening. Leaving the block lets
-        go of the pictures.
+        """What stands of `opening.asked`, for the tenant's assistant. Leaving the block lets go of the pictures.
 
         Raises:
-            DatabaseUnavailable: nobody knows whether the words of a voice message are kept.
+            NoPlace: nobody has got round to its files.
         """
-        asked = opening.asked
-        async with self._files.of(tenant, channel, asked, pictures=sees(tenant.assistant), deadline=deadline) as files:
+        asked, seen = opening.asked, sees(tenant.assistant)
+        async with self._files.of(tenant, channel, asked, pictures=seen, live=live, deadline=deadline) as files:
             reads = [(each.kind, _read(each, files.get(n))) for n, each in enumerate(asked) if not each.revoked]
             lines = tuple(read.line for _, read in reads if read.line is not None)
             unread = tuple(kind for kind, read in reads if not read.readable and kind not in WORDED)

@@ -4,23 +4,22 @@ In the order of `Replies.to`: who is answered at all, what comes too late or is 
 last what the assistant is asked (workers/answering.py).
 """
 
-from contextlib import nullcontext
-from datetime import timedelta
 from functools import partial
 
 import msgspec
 import structlog
 
 from app import metrics
+from app.alerts import alert
 from app.assistants.intents import Fixed
-from app.directory import Channel
 from app.store.settlements import Marks
-from app.store.turns import Opening
 from workers.answering import Answering, Due, Reply
+from workers.commits import Commits
 from workers.formatting import apart
-from workers.questions import IN_OWN_WORDS, SAID, Questions, newest, newest_at
+from workers.late import notice, too_late
+from workers.questions import IN_OWN_WORDS, SAID, newest
 from workers.spending import Spending
-from workers.typing import Typing
+from workers.typing import Silent, Typing
 
 log = structlog.get_logger(__name__)
 
@@ -28,10 +27,10 @@ log = structlog.get_logger(__name__)
 class Replies:
     """`to` a turn."""
 
-    def __init__(self, spending: Spending, questions: Questions, answering: Answering, typing: Typing | None) -> None:
-        """`questions`: whom the answering asks too. `typing`: what shows people that an answer is made; None: nobody does."""
+    def __init__(self, commits: Commits, spending: Spending, answering: Answering, typing: Typing | Silent) -> None:
+        """`typing`: what shows people that an answer is made."""
+        self._commits = commits
         self._spending = spending
-        self._questions = questions
         self._answering = answering
         self._typing = typing
 
@@ -42,6 +41,10 @@ class Replies:
             DatabaseUnavailable: nobody knows whether a finished step is kept.
             NoPlace: nobody has got round to it.
         """
+        remembered = self._answering.remembered(due.turn, due.opening)
+        if remembered is not None:  # it was paid for, whatever becomes of it now
+            due.spent.add(remembered.input_tokens, remembered.output_tokens)
+            due = msgspec.structs.replace(due, remembered=remembered)
         if not due.standing:
             return Reply(outcome="revoked", marks=Marks(asks=due.opening.asking))
         return await self._by(due, await _fixed(due))
@@ -76,16 +79,16 @@ class Replies:
         budget = tenant.limits.tokens_per_day
         if budget and not free and await self._spending.today(tenant.id) >= budget:
             return _limited(due, "tokens_per_day")
-        shown = self._typing.shown(tenant, due.channel, newest(opening)) if self._typing else nullcontext()
-        with shown:
-            return self._late(due, late, await self._answering.answer(due, partial(_heard, due)))
+        stands = partial(self._commits.stands, due.claim, opening.version)
+        with self._typing.shown(tenant, due.channel, newest(opening), stands) as shown:
+            reply = await self._answering.answer(due, partial(_heard, due))
+        return self._late(due, late, msgspec.structs.replace(reply, seen=shown.told))
 
     async def _stopped(self, due: Due) -> Reply:
         """Who wants no answers gets none; a voice message is heard all the same, for the word that takes it back."""
         unheard = any(message.kind == "audio" and not message.body for message in due.standing)
         if due.tenant.transcription is not None and unheard and not _beyond(due):
-            async with self._questions.read(due.tenant, due.channel, due.opening, deadline=due.deadline):
-                fixed = await _fixed(due)
+            fixed = await _fixed(await self._answering.heard(due))
             if fixed and fixed.stops is False:
                 return await self._by(due, fixed)
         return Reply(outcome="stopped")
@@ -100,27 +103,20 @@ class Replies:
 # --- the rules ---
 
 
-def too_late(channel: Channel, opening: Opening) -> bool:
-    """Whether the answer comes later than the channel's own: asked again at each claim, since a channel may be held for days."""
-    return channel.late != "answer" and opening.now - newest_at(opening) > timedelta(hours=channel.answer_within_hours)
-
-
 def _noticed(due: Due) -> Reply:
     """What comes too late is not answered; with `notice` the person is told so, once for all that they wrote before it."""
-    told = due.opening.noticed_at
-    if due.channel.late != "notice" or (told is not None and newest_at(due.opening) <= told):
-        return Reply(outcome="late")
-    return Reply(outcome="late", text=due.tenant.texts.notice, marks=Marks(notices=True))
+    text = notice(due.tenant, due.channel, due.opening)
+    return Reply(outcome="late", text=text, marks=Marks(notices=bool(text)))
 
 
 def _looping(due: Due) -> bool:
     brake = due.tenant.limits.replies_per_conversation_per_minute
     if not 0 < brake <= due.opening.replied:
         return False
-    metrics.alert("loop_brake")
-    log.error(
+    alert(
+        log.error,
+        "loop_brake",
         "too many replies in a minute: left to a person",
-        alert="loop_brake",
         tenant=due.tenant.slug,
         conversation=due.claim.conversation_id,
         correlation=due.opening.correlation,
@@ -133,10 +129,10 @@ def _limited(due: Due, limit: str) -> Reply:
     metrics.limited(limit)
     if due.opening.limited:
         return Reply(outcome="limited")
-    metrics.alert("limit_reached")
-    log.warning(
+    alert(
+        log.warning,
+        "limit_reached",
         "a limit is reached: not answered",
-        alert="limit_reached",
         setting=limit,
         tenant=due.tenant.slug,
         conversation=due.claim.conversation_id,
@@ -169,10 +165,10 @@ async def _heard(due: Due) -> Reply | None:
 
 def _told(due: Due, fixed: Fixed) -> Reply:
     if fixed.pauses is not None:
-        metrics.alert("handed_over")
-        log.warning(
+        alert(
+            log.warning,
+            "handed_over",
             "a person asks for people: the conversation is theirs",
-            alert="handed_over",
             tenant=due.tenant.slug,
             conversation=due.claim.conversation_id,
             correlation=due.opening.correlation,

@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Struct
 
 from app import metrics
-from app.store.histories import History
+from app.store.histories import History, Said
 from app.store.lanes import LaneId
 from app.store.settlements import Settled
-from app.store.turns import Opening, Said, Turn
+from app.store.turns import Opening, Turn
 
 # Read longer ago, it is read again where the database can: whatever changes a history without telling the lane (a
 # restore, a deletion by hand) is in answers no longer than that. And longer ago than `HARD`, nobody sees it (seconds).

@@ -15,7 +15,6 @@ import structlog
 from app import db
 from app.errors import QasidError
 from app.store import spending
-from workers.lane import UNAVAILABLE
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +88,7 @@ class Spending:
             async with db.connection(self._pool, reads=True) as conn:
                 known.tokens = await spending.tokens(conn, tenant, DAY)
             known.read_at = began
-        except (*UNAVAILABLE, QasidError) as error:
+        except (*db.UNAVAILABLE, QasidError) as error:
             log.warning("spending cannot be read, the last sum holds", error=error, tokens=known.tokens)
         finally:
             known.look = None

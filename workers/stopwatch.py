@@ -16,10 +16,7 @@ class Stopwatch:
         self._began = time.monotonic()
         self.queue = 0.0
         self.ack = 0.0
-        self._db = 0.0
-        self._ai = 0.0
-        self._translate = 0.0
-        self._send = 0.0
+        self._took = dict.fromkeys(("db", "ai", "translate", "send"), 0.0)
 
     @property
     def elapsed(self) -> float:
@@ -29,48 +26,37 @@ class Stopwatch:
     @property
     def ai_ms(self) -> float:
         """Milliseconds of the assistant so far."""
-        return self._ai * 1000
+        return self._took["ai"] * 1000
 
     async def db(self, work: Awaitable[Result]) -> Result:
         """Await a commit, and count its time."""
-        began = time.monotonic()
-        try:
-            return await work
-        finally:
-            self._db += time.monotonic() - began
+        return await self._timed("db", work)
 
     async def ai(self, work: Awaitable[Result]) -> Result:
         """Await an assistant, and count its time."""
-        began = time.monotonic()
-        try:
-            return await work
-        finally:
-            self._ai += time.monotonic() - began
+        return await self._timed("ai", work)
 
     async def translate(self, work: Awaitable[Result]) -> Result:
         """Await what follows the assistant's answer, and count its time."""
-        began = time.monotonic()
-        try:
-            return await work
-        finally:
-            self._translate += time.monotonic() - began
+        return await self._timed("translate", work)
 
     def sent(self, seconds: float) -> None:
         """A POST took so long."""
-        self._send += seconds
+        self._took["send"] += seconds
 
     def stages(self, *, fast: bool) -> dict[str, float]:
         """The times of a turn that was just sent, for the log; the metrics get them too. `fast`: answered by an intent."""
-        seconds = {
-            "queue": self.queue,
-            "db": self._db,
-            "ai": self._ai,
-            "translate": self._translate,
-            "send": self._send,
-        }
+        seconds = {"queue": self.queue, **self._took}
         if fast:
             seconds["fastpath"] = self.ack + self.queue + self.elapsed
         for stage, took in seconds.items():
             if stage not in ("translate", "send"):  # counted where they happen
                 metrics.stage(stage, took)
         return {f"{stage}_ms": round(took * 1000, 1) for stage, took in {"ack": self.ack, **seconds}.items()}
+
+    async def _timed(self, stage: str, work: Awaitable[Result]) -> Result:
+        began = time.monotonic()
+        try:
+            return await work
+        finally:
+            self._took[stage] += time.monotonic() - began

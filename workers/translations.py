@@ -3,7 +3,6 @@
 Steps of the turn: each that was finished is a memo, and is not done again after a crash.
 """
 
-import asyncio
 import time
 from functools import partial
 
@@ -11,13 +10,13 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from app import metrics
+from app import metrics, tasks
 from app.assistants import Answer, Asking, Notes
 from app.configuration import Translation
 from app.directory import Tenant
-from app.errors import DatabaseUnavailable
 from app.text.citations import Source
 from app.translation import translator
+from app.translation.gate import Gate
 from app.translation.memory import Memory
 from workers import citations, wording
 from workers.breakers import Breakers
@@ -29,10 +28,12 @@ from workers.wording import Language, Worded
 class Finished(Struct, frozen=True, kw_only=True):
     """An answer as its person reads it: `text` in Markdown, and the sources to put below it (`app.text.citations`).
 
-    Tokens: what translating cost besides the answer.
+    `untranslated`: `text` should be in another language, and is not: people are told so. Tokens: what translating cost
+    besides the answer.
     """
 
     text: str
+    untranslated: bool = False
     sources: tuple[Source, ...] = ()
     input_tokens: int = 0
     output_tokens: int = 0
@@ -47,6 +48,7 @@ class Translations:
         self._client = client
         self._breakers = breakers
         self._places = places
+        self._gate = Gate()
 
     async def finish(
         self, tenant: Tenant, words: str, answer: Answer, notes: Notes, *, deadline: float, correlation: str
@@ -66,6 +68,7 @@ class Translations:
             tenant=tenant,
             settings=settings,
             translator=translator(settings, tenant.assistant, self._calls(tenant, settings)),
+            place=self._gate.of(tenant.id, settings.at_once),
             target=settings.target,
             deadline=min(began + settings.deadline_seconds, deadline),
             correlation=correlation,
@@ -79,28 +82,29 @@ class Translations:
         """Each call is made now or not at all: nobody waits for an engine that is away, the original is there."""
         if settings.provider == "assistant":
             place = partial(self._places.aside, tenant)
-            return lambda: self._breakers.assistant(tenant, waits=False, place=place)
+            return lambda: self._breakers.assistant_now(tenant, place=place)
         return lambda: self._breakers.now(tenant, "translator")
 
     async def _finish(self, round: Round, words: str, answer: Answer, notes: Notes) -> Finished:
         spoken = Language()
-        try:
-            if round.settings.answers:
-                spoken = await wording.language(self._client, round, words, answer, notes)
-                round = msgspec.structs.replace(round, target=spoken.spoken or round.target)
-            async with asyncio.TaskGroup() as both:
-                citing = both.create_task(citations.translated(self._memory, round, answer.citations, notes))
-                if spoken.spoken is not None and not spoken.met:
-                    wording_it = both.create_task(wording.worded(self._client, round, answer, notes))
-                else:
-                    wording_it = None
-        except ExceptionGroup as errors:
-            raise next((each for each in errors.exceptions if isinstance(each, DatabaseUnavailable)), errors) from None
-        sourced, worded = citing.result(), wording_it.result() if wording_it else Worded()
+        if round.settings.answers:
+            spoken = await wording.language(self._client, round, words, answer, notes)
+            round = msgspec.structs.replace(round, target=spoken.spoken or round.target)
+        sourced, worded = await tasks.both(
+            citations.translated(self._memory, round, answer.citations, notes),
+            self._worded(round, spoken, answer, notes),
+        )
         steps = (spoken, sourced, worded)
         return Finished(
             text=answer.text if worded.text is None else worded.text,
+            untranslated=spoken.missed or worded.text is None,
             sources=sourced.sources(answer.citations),
             input_tokens=sum(step.input_tokens for step in steps),
             output_tokens=sum(step.output_tokens for step in steps),
         )
+
+    async def _worded(self, round: Round, spoken: Language, answer: Answer, notes: Notes) -> Worded:
+        """The answer in the person's language; as it is where it is in that, or where theirs is none of the tenant's."""
+        if spoken.spoken is None or spoken.met:
+            return Worded(text=answer.text)
+        return await wording.worded(self._client, round, answer, notes)

@@ -1,16 +1,16 @@
 """Tells people that they were read, and that an answer is being written, for as long as it is.
 
-It holds no lane, waits for nothing and is waited for by nobody: what it cannot tell now it does not tell. Its requests are
-no messages, but they come to the same number: a pace of their own, and none while the number must be left alone.
+It holds no lane and is waited for by nobody: what it cannot tell within a minute it does not tell. Its requests are no
+messages, but they come to the same number: a pace of their own, and none while the number must be left alone.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from uuid import UUID
 
 import httpx
@@ -19,7 +19,7 @@ import structlog
 from app import metrics, tasks
 from app.channels import TYPING_SECONDS, provider
 from app.directory import Channel, Tenant, Watch
-from app.errors import InDoubt, QasidError, Refused
+from app.errors import DatabaseUnavailable, InDoubt, QasidError, Refused
 
 log = structlog.get_logger(__name__)
 
@@ -34,8 +34,11 @@ TIMEOUT = 5.0
 AT_ONCE = 64
 # After a refusal, or no answer, a number hears nothing of these for so long at the least (seconds).
 QUIET = 10.0
-# Whoever was not let through looks again so often while the turn runs (seconds).
+# Whoever was not let through looks again so often (seconds): for typing while the turn runs, with a receipt for so long.
 LOOK = 1.0
+PATIENCE = 60.0
+# Receipts that wait for that in a worker: what a number is told in its patience.
+MOST_WAITING = 1_200
 # Channels that are remembered: those in use are far fewer.
 MOST_CHANNELS = 10_000
 
@@ -57,8 +60,31 @@ class _Room:
         return True
 
 
+class Shown:
+    """What has become of it: `told`, the message is marked read."""
+
+    told = False
+
+
+class Silent:
+    """Tells nobody anything: a `Typing` for those who have none."""
+
+    @contextmanager
+    def shown(
+        self, tenant: Tenant, channel: Channel, message_id: str, stands: Callable[[], Awaitable[bool]]
+    ) -> Iterator[Shown]:
+        """Show nothing."""
+        yield Shown()
+
+    def read(self, tenant: Tenant, channel: Channel, message_id: str) -> None:
+        """Mark nothing."""
+
+
+SILENT = Silent()
+
+
 class Typing:
-    """`shown` while an answer is made; `read` where it is there at once. An async context manager: leaving it ends all."""
+    """`shown` while an answer is made; `read` behind one that was not. An async context manager: leaving it ends all."""
 
     def __init__(
         self,
@@ -76,30 +102,38 @@ class Typing:
         self._renew = life + LAPSED
         self._clock = clock
         self._rooms: OrderedDict[UUID, _Room] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._behind = tasks.Behind()
         self._under_way = 0
+        self._waiting = 0
 
     @contextmanager
-    def shown(self, tenant: Tenant, channel: Channel, message_id: str) -> Iterator[None]:
-        """Mark this message read and show typing until the block is left; "" shows nothing.
+    def shown(
+        self, tenant: Tenant, channel: Channel, message_id: str, stands: Callable[[], Awaitable[bool]]
+    ) -> Iterator[Shown]:
+        """Mark this message read and show typing until the block is left, or `stands` no more; "" shows nothing.
 
         The block never waits for it, nor does it end before what was said last: an answer ends it, else it lapses.
+        `stands` is asked before each renewal; it may raise DatabaseUnavailable.
         """
+        shown = Shown()
         if not message_id:
-            yield
+            yield shown
             return
-        task = self._start(self._keep(tenant, channel, message_id))
+        task = self._behind.start(self._keep(tenant, channel, message_id, stands, shown), "typing")
         try:
-            yield
+            yield shown
         finally:
             task.cancel()
 
     def read(self, tenant: Tenant, channel: Channel, message_id: str) -> None:
-        """Mark this message read, if that can be done now. No typing: it would come after the answer, and stay."""
-        if message_id and self._let_go(tenant, channel):
-            self._start(self._tell(channel, message_id, typing=False))
-        elif message_id:
+        """Mark this message read as soon as that can be done. No typing: it would come after the answer, and stay."""
+        if not message_id:
+            return
+        if self._waiting >= MOST_WAITING:
             metrics.typing("dropped")
+            return
+        self._waiting += 1
+        self._behind.start(self._read(tenant, channel, message_id), "read").add_done_callback(self._read_on)
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,25 +141,35 @@ class Typing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await tasks.end(*self._tasks)
+        await self._behind.end()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name="typing")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _keep(self, tenant: Tenant, channel: Channel, message_id: str) -> None:
+    async def _keep(
+        self, tenant: Tenant, channel: Channel, message_id: str, stands: Callable[[], Awaitable[bool]], shown: Shown
+    ) -> None:
         dropped = False
         while True:
             if self._let_go(tenant, channel):
-                await self._tell(channel, message_id, typing=True)
+                shown.told |= await self._tell(channel, message_id, typing=True)
                 await asyncio.sleep(self._renew)
+                if not await _known(stands):
+                    return
                 continue
             if not dropped:
                 dropped = True
                 metrics.typing("dropped")
             await asyncio.sleep(LOOK)
+
+    async def _read(self, tenant: Tenant, channel: Channel, message_id: str) -> None:
+        until = self._clock() + PATIENCE
+        while not self._let_go(tenant, channel):
+            if self._clock() >= until:
+                metrics.typing("dropped")
+                return
+            await asyncio.sleep(LOOK)
+        await self._tell(channel, message_id, typing=False)
+
+    def _read_on(self, _: asyncio.Task[None]) -> None:
+        self._waiting -= 1
 
     def _let_go(self, tenant: Tenant, channel: Channel) -> bool:
         """Whether one may be told now: then it is counted, and `_tell` follows."""
@@ -140,8 +184,8 @@ class Typing:
             self._rooms.popitem(last=False)
         return room
 
-    async def _tell(self, channel: Channel, message_id: str, *, typing: bool) -> None:
-        """One request. What becomes of it is counted; no breaker and no budget of messages hears of it."""
+    async def _tell(self, channel: Channel, message_id: str, *, typing: bool) -> bool:
+        """One request; whether it was taken. What becomes of it is counted; no breaker and no budget of messages hears of it."""
         try:
             transport = provider(self._directory.current.endpoint_of(channel).kind)
             await transport.read(self._client, channel, message_id, typing=typing, timeout=TIMEOUT)
@@ -150,10 +194,20 @@ class Typing:
             if (quiet := _quiet(error)) > 0:
                 self._room(channel.id).quiet_until = self._clock() + quiet
             log.debug("typing not shown", channel=channel.slug, code=getattr(error, "code", None), error=error)
+            return False
         else:
             metrics.typing("shown")
+            return True
         finally:
             self._under_way -= 1
+
+
+async def _known(stands: Callable[[], Awaitable[bool]]) -> bool:
+    """Whether it stands; what the database does not say is not shown."""
+    try:
+        return await stands()
+    except DatabaseUnavailable:
+        return False
 
 
 def _quiet(error: QasidError) -> float:

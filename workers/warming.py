@@ -15,7 +15,6 @@ from app.directory import Directory
 from app.store import histories
 from app.store.lanes import LaneId
 from workers import sessions
-from workers.lane import UNAVAILABLE
 from workers.sessions import HARD, OVERHEAD, Sessions
 
 log = structlog.get_logger(__name__)
@@ -49,7 +48,7 @@ async def warm(pool: db.Pool, directory: Directory, remembered: Sessions) -> Non
                 read += kept
                 if full:
                     break
-    except UNAVAILABLE as error:
+    except db.UNAVAILABLE as error:
         log.info("conversations are not read ahead", error=error)
     except Exception:  # whatever it was, nothing rests on it, and nobody waits for this task
         log.exception("conversations cannot be read ahead")

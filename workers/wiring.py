@@ -15,14 +15,18 @@ from workers.asking import Asking
 from workers.breakers import Breakers
 from workers.commits import Commits
 from workers.deliver import Delivery
+from workers.fetching import Fetching
 from workers.files import Files
+from workers.hearing import Hearing
+from workers.opening import Openings
 from workers.places import Places
 from workers.questions import Questions
 from workers.replies import Replies
 from workers.sessions import Sessions
+from workers.settle import Settling
 from workers.spending import Spending
 from workers.translations import Translations
-from workers.typing import Typing
+from workers.typing import SILENT, Silent, Typing
 
 
 class Clients(Struct, frozen=True, kw_only=True):
@@ -42,17 +46,19 @@ def turns(
     clients: Clients,
     *,
     memory: Memory,
-    typing: Typing | None = None,
+    typing: Typing | Silent = SILENT,
     hosts: Sequence[str] = (),
     assistant: Callable[[str], Assistant] = assistants.assistant,
 ) -> Turns:
     """What works claimed lanes. `breakers`: those that `delivery` has. `hosts`: where files may lie. `assistant`: by its name."""
     spending = Spending(commits.pool)
-    files = Files(commits, directory, clients.files, clients.outside, breakers, hosts=hosts)
+    fetching = Fetching(directory, clients.files, clients.outside, hosts=hosts)
     places = Places()  # one for all that ask a tenant's assistants
     asking = Asking(clients.assistants, breakers, assistant=assistant)
     translations = Translations(memory, clients.assistants, breakers, places)
-    questions = Questions(files)
+    questions = Questions(Files(fetching), Hearing(commits, fetching, clients.files, breakers))
     answering = Answering(commits, asking, places, questions, translations)
-    replies = Replies(spending, questions, answering, typing)
-    return Turns(commits, delivery, directory, sessions, answering, replies, spending, typing)
+    replies = Replies(commits, spending, answering, typing)
+    openings = Openings(commits, sessions)
+    settling = Settling(commits, openings, delivery, typing)
+    return Turns(commits, openings, delivery, directory, replies, settling, spending)

@@ -46,8 +46,9 @@ class Citation(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """A whole answer, in Markdown; `text` is never blank. Tokens as the provider counts them (0: it counts none), of all
-    calls that the answer is made of; `cached_tokens` are those of `input_tokens` that came from the provider's cache.
+    """A whole answer, in Markdown; `text` is never blank. Tokens as the provider counts them, of all calls that the answer is
+    made of; where it counts none an estimate, by the characters of what was asked and answered. `cached_tokens` are those of
+    `input_tokens` that came from the provider's cache.
 
     Where the text says `[n]` it rests on the n-th of `citations`, counted from 1; each stands there once.
     """
@@ -57,13 +58,15 @@ class Answer(Struct, frozen=True, kw_only=True):
     input_tokens: int
     output_tokens: int
     stopped: str
-    """The provider's reason to stop: `end_turn`, `max_tokens`, … Ours: `cut` by a fault, `too_long` to be read on."""
+    """The provider's reason to stop: `end_turn`, `max_tokens`, … Ours: `cut` by a fault or the deadline, `too_long` to read on."""
     citations: tuple[Citation, ...] = ()
     partial: bool = False
     """It was cut short, by its own limit or a fault, and could not be completed: people are told so."""
     long: bool = False
     """It is partial for its length alone: nobody else who is asked has more room."""
     cached_tokens: int = 0
+    verbatim: str = ""
+    """What stands below the text letter for letter, and is no Markdown: sources that the assistant has listed itself."""
 
 
 def keeps(settings: AssistantSettings) -> str | None:

@@ -16,9 +16,10 @@ import msgspec
 from app import http
 from app.assistants import Answer, Asking, Call, Line, Notes, Question, keeps
 from app.assistants.ansari_thread import Place, Seen, bare, begin, look
-from app.assistants.ansari_wire import Backend, NotTaken
-from app.assistants.parts import Cut, Draft
-from app.assistants.parts import answer as composed
+from app.assistants.ansari_wire import Backend, NotTaken, listed
+from app.assistants.composed import answer as composed
+from app.assistants.lines import shown
+from app.assistants.parts import Block, Cut, Draft, Part
 from app.configuration import AssistantSettings
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt
 from app.retrying import FIRST_PAUSE, LONGEST_PAUSE, tried, watched
@@ -54,13 +55,15 @@ class Ansari:
         """See the Protocol. The person's turn stands in their thread once, however often it is tried."""
         turn = _Turn(client, settings, question, notes, deadline)
         try:
-            return await turn.answer(asking)
+            answer = await turn.answer(asking)
         except Cut as cut:
-            return composed([cut.part])
+            answer = turn.composed(cut.part, ended=False)
         except AssistantBusy:
-            if turn.heard.strip():
-                return turn.said(turn.heard, partial=True)
-            raise
+            if not turn.heard.strip():
+                raise
+            answer = msgspec.structs.replace(turn.said(turn.heard), partial=True)
+        text, verbatim = listed(answer.text)
+        return msgspec.structs.replace(answer, text=text, verbatim=verbatim)
 
 
 class _Turn:
@@ -73,6 +76,7 @@ class _Turn:
         self._model = settings.model or "ansari"
         self._draft = self._began(None)
         self._words = _words(question.lines)
+        self._shown = shown(settings, question)
         if not question.person or not self._words:
             raise AssistantRefused("the backend answers a person's words, and here are none, or nobody's")
         self._last = None if question.last is None else msgspec.convert(question.last, Place)
@@ -91,9 +95,13 @@ class _Turn:
         """What has been streamed of its answer."""
         return self._draft.text
 
-    def said(self, text: str, *, partial: bool = False) -> Answer:
-        """It as an answer. The backend counts no tokens and gives no reason to stop."""
-        return Answer(text=text, model=self._model, input_tokens=0, output_tokens=0, stopped="", partial=partial)
+    def said(self, text: str) -> Answer:
+        """This text as the whole answer. The backend gives no reason to stop."""
+        return self.composed(Part(blocks=(Block(text=text),), ending="whole", stopped="", model=self._model))
+
+    def composed(self, part: Part, *, ended: bool = True) -> Answer:
+        """The answer of this part alone. The backend counts no tokens: they are by estimate."""
+        return composed([part], ended=ended, shown=self._shown)
 
     async def answer(self, asking: Asking | None) -> Answer:
         """Try until there is one. Raises as `Assistant.ask`; Cut for one that broke off, _Unconfirmed."""
@@ -118,7 +126,7 @@ class _Turn:
             return found
         ended = await self._listen(place, call)
         if self._draft.too_long:
-            return composed([self._draft.shortened()])
+            return self.composed(self._draft.shortened())
         if not self.heard.strip():
             raise AssistantBusy("an empty answer" if ended else "it broke off before its first word")
         return await self._whole(place, ended=ended)

@@ -1,8 +1,10 @@
-"""ansari-backend's calls for WhatsApp, `/whatsapp/v2/…`: people, threads, histories, `process`. When to ask is not its business.
+"""ansari-backend's calls for WhatsApp, `/whatsapp/v2/…`: people, threads, histories, `process`, its list of citations.
 
-Format: docs/wire-assistants.md, "Ansari's backend". Its words are never quoted in an error: they may hold a number or a text.
+When to ask is not its business. Format: docs/wire-assistants.md, "Ansari's backend". Its words are never quoted in an error: they
+may hold a number or a text.
 """
 
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -73,6 +75,9 @@ class _Registered(Struct):
 class _Detail(Struct):
     detail: Any = None
 
+
+# Begins the list of its citations (its ansari_claude.py). Where each round of its model has written one, the last has them all.
+_LIST = re.compile(r"^\*\*Citations\*\*:\n(?=\[1\] )", re.MULTILINE)
 
 Shape = TypeVar("Shape")
 _encode = msgspec.json.Encoder().encode
@@ -192,3 +197,9 @@ def _refused(status: int, headers: httpx.Headers, body: bytes) -> AssistantError
             f"HTTP {status}: the backend failed or is overloaded; its log says why", retry_after=retry_after(headers)
         )
     return AssistantRefused(f"HTTP {status}: is base_url that of the backend?")
+
+
+def listed(text: str) -> tuple[str, str]:
+    """What is said, with the list's heading, and the list of citations behind it as it stands; "": there is none."""
+    begins = [found.end() for found in _LIST.finditer(text)]
+    return (text[: begins[-1]].rstrip(), text[begins[-1] :].rstrip("\n")) if begins else (text, "")

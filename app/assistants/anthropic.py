@@ -12,8 +12,9 @@ import httpx
 
 from app.assistants import Answer, Asking, Call, Image, Notes, Question, calls
 from app.assistants.anthropic_stream import collect
+from app.assistants.composed import said
 from app.assistants.lines import Turn, turns
-from app.assistants.parts import Part, said
+from app.assistants.parts import Part
 from app.assistants.whole import GO_ON, whole
 from app.configuration import AssistantSettings, Document
 from app.text.storable import storable
@@ -26,7 +27,7 @@ CACHED = {"cache_control": {"type": "ephemeral"}}
 
 
 class Anthropic:
-    """`app.assistants.Assistant` for the provider `anthropic`. It keeps nothing."""
+    """`app.assistants.Assistant` for the provider `anthropic`."""
 
     async def ask(
         self,
@@ -38,7 +39,7 @@ class Anthropic:
         notes: Notes,
         asking: Asking | None = None,
     ) -> Answer:
-        """See the Protocol. It keeps no conversation: the notes are not needed, asking again doubles only the cost."""
+        """See the Protocol. It keeps no conversation: asking again doubles only the cost, which the notes are to save."""
         asked = turns(question.lines)
 
         async def once(parts: Sequence[Part], call: Call | None) -> Part:
@@ -53,7 +54,7 @@ class Anthropic:
                     raise response.error()
                 return await collect(response, settings.documents, call)
 
-        return await whole(once, deadline=deadline, asking=asking)
+        return await whole(once, settings, question, deadline=deadline, notes=notes, asking=asking)
 
 
 ASSISTANT = Anthropic()

@@ -189,10 +189,10 @@ class _Content:
             citations.append(delta.get("citation"))
 
     def blocks(self) -> list[dict[str, Any]]:
-        """The message's `content`. Empty texts are left out: they may come, but may not be sent.
+        """The message's `content`, storable. Empty texts are left out: they may come, but may not be sent.
 
         Raises:
-            Nonsense: a tool's input is no JSON.
+            Nonsense: a tool's input is no JSON, or something is nested without end.
         """
         whole: list[dict[str, Any]] = []
         for block, pieces, citations in self._blocks:
@@ -205,4 +205,16 @@ class _Content:
             built = {**block, **fields}
             if built.get("type") != "text" or str(built.get("text", "")).strip():
                 whole.append(built)
-        return whole
+        try:
+            return [_storable(block) for block in whole]
+        except RecursionError:
+            raise sse.Nonsense("an event that cannot be read") from None
+
+
+def _storable(told: Any) -> Any:
+    """JSON with all of its texts storable. Raises RecursionError."""
+    if isinstance(told, str):
+        return storable(told)
+    if isinstance(told, dict):
+        return {storable(key): _storable(value) for key, value in told.items()}
+    return [_storable(each) for each in told] if isinstance(told, list) else told

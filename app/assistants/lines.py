@@ -5,7 +5,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from app.assistants import Image, Line
+from app.assistants import Image, Line, Question
+from app.configuration import AssistantSettings
 from app.errors import AssistantRefused
 from app.media import IMAGES
 
@@ -46,6 +47,12 @@ def turns(lines: Sequence[Line]) -> list[Turn]:
     if not found or found[-1].role != "user":
         raise AssistantRefused("there is no question")
     return found
+
+
+def shown(settings: AssistantSettings, question: Question) -> int:
+    """Characters of all that is asked: the prompt, the documents, the lines. Pictures are none."""
+    texts = (settings.system, *(each.text for each in settings.documents), *(line.text for line in question.lines))
+    return sum(map(len, texts))
 
 
 def _seen(image: Image) -> Image | str:

@@ -15,9 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from app.assistants import Answer, Asking, Call, Image, Notes, Question, calls
+from app.assistants.composed import said
 from app.assistants.lines import Turn, turns
 from app.assistants.openai_stream import collect
-from app.assistants.parts import Part, said
+from app.assistants.parts import Part
 from app.assistants.whole import GO_ON, whole
 from app.configuration import AssistantSettings
 from app.text.storable import storable
@@ -49,7 +50,7 @@ class OpenAI:
         notes: Notes,
         asking: Asking | None = None,
     ) -> Answer:
-        """See the Protocol. It keeps no conversation: the notes are not needed, asking again doubles only the cost."""
+        """See the Protocol. It keeps no conversation: asking again doubles only the cost, which the notes are to save."""
         asked = turns(question.lines)
         who = (settings.base_url, settings.model)
 
@@ -69,7 +70,7 @@ class OpenAI:
                         raise response.error()
                     self._remember(who, other)
 
-        return await whole(once, deadline=deadline, asking=asking)
+        return await whole(once, settings, question, deadline=deadline, notes=notes, asking=asking)
 
     def _remember(self, who: tuple[str, str | None], dialect: Dialect) -> None:
         self._dialects[who] = dialect

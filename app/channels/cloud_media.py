@@ -22,6 +22,7 @@ from app.channels import Attachment, Media
 from app.channels import cloud_shapes as wire
 from app.directory import Channel
 from app.errors import Inside, MediaBusy, MediaForbidden, MediaRefused, SendError
+from app.retrying import passes
 
 # Where it lies is asked anew so often in all, since a URL expires, and a download is cut.
 TRIES = 3
@@ -116,7 +117,7 @@ async def _get(
 
 def _refused(status: int, what: str) -> MediaBusy | MediaRefused:
     # A URL that has expired is 404 (403 at some edges): where it lies is asked anew, and that says whether it is gone.
-    passing = status >= 500 or status in (408, 429) or (what == "download" and status in (401, 403, 404, 410))
+    passing = passes(status) or (what == "download" and status in (401, 403, 404, 410))
     return (MediaBusy if passing else MediaRefused)(f"{what}: HTTP {status}")
 
 

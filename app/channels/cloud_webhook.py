@@ -207,7 +207,7 @@ def _content(m: wire.Message) -> tuple[str | None, str]:
     if m.type == "edit":
         if m.edit is None:
             raise Unreadable("an edit of nothing")
-        return m.edit.original_message_id, _written(m.edit.message) if m.edit.message else ""
+        return m.edit.original_message_id, _edited(m.edit.message)
     if m.type == "revoke":
         if m.revoke is None:
             raise Unreadable("a revocation of nothing")
@@ -273,6 +273,13 @@ def _written(m: "wire.Message | wire.Edited") -> str:
         return m.text.body
     media = m.image or m.video or m.document
     return (media.caption or media.filename or "") if media else ""
+
+
+def _edited(new: wire.Edited | None) -> str:
+    """The new words; none where a caption was removed, and only there: what cannot be read takes no words away."""
+    if new is None or not (new.image or new.video or new.document or _written(new)):
+        raise Unreadable("an edit into what cannot be read")
+    return _written(new)
 
 
 def _to_status(raw: bytes, value: wire.Value) -> Status:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from app.errors import ConfigurationError, DatabaseUnavailable
+from app.errors import DatabaseUnavailable
 from app.settings import load
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ async def with_pool(work: "Callable[[Pool, str], Awaitable[T]]", *, patience: fl
     `patience`: how long PostgreSQL may take to answer at all (seconds).
 
     Raises:
-        ConfigurationError: there is no schema yet.
+        ConfigurationError: the schema is not this build's.
         DatabaseUnavailable: PostgreSQL does not answer.
     """
     import psycopg
@@ -43,11 +43,5 @@ async def with_pool(work: "Callable[[Pool, str], Awaitable[T]]", *, patience: fl
     try:
         async with db.pool(url, "qasid_app", name="cli", max_size=1) as pool:
             return await work(pool, url)
-    except (
-        psycopg.errors.UndefinedTable,
-        psycopg.errors.UndefinedColumn,
-        psycopg.errors.InsufficientPrivilege,
-    ) as error:
-        raise ConfigurationError("The database's schema is not this build's: run `qasid migrate`.") from error
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}".rstrip()) from error

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,10 +79,11 @@ def destroy(state: Path) -> None:
         locks.held(pg / "start.lock", fcntl.LOCK_EX, seconds=START_SECONDS),
         locks.held(pg / "users.lock", fcntl.LOCK_EX, seconds=STOP_SECONDS),
     ):
-        place = places.find(pg)
-        postmaster.stop(place.data)
-        if place.folder != pg:
-            shutil.rmtree(place.folder)
+        with suppress(places.Gone):  # then so are the data
+            place = places.find(pg)
+            postmaster.stop(place.data)
+            if place.folder != pg:
+                shutil.rmtree(place.folder)
         shutil.rmtree(pg)
 
 

@@ -42,12 +42,27 @@ class Place:
         return self.folder / "data"
 
 
+class Gone(ConfigurationError):
+    """The folder that was decided on at an earlier start is not there."""
+
+
 def find(pg: Path) -> Place:
-    """The place as it was decided at an earlier start. Raises ConfigurationError: package missing, folder not ours."""
+    """The place as it was decided at an earlier start.
+
+    Raises:
+        ConfigurationError: the package is missing, or the folder is not ours.
+        Gone: the folder is not there.
+    """
     folder = pg
     if (pg / "place").exists():
         folder = Path((pg / "place").read_text().strip())
-        status = folder.lstat()
+        try:
+            status = folder.lstat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Gone(
+                f"{folder}, named in {pg / 'place'}, is not there: bring it back, or, if it is gone with its data, delete "
+                f"{pg} to begin anew."
+            ) from error
         if not os.path.isdir(folder) or folder.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise ConfigurationError(f"{folder}, named in {pg / 'place'}, is not a folder that only we can write to.")
     bin = _package()

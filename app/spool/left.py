@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import structlog
 
-from app import metrics
+from app.alerts import alert
 from app.spool.pauses import Pauses
 
 log = structlog.get_logger(__name__)
@@ -32,13 +32,11 @@ class Left:
     def stays(self, name: str, reason: str, error: BaseException | None = None) -> None:
         """Call somebody, once: this segment is not done with."""
         if self.is_new(name, reason):
-            metrics.alert("spool_left")
-            log.error("a segment of the spool stays", alert="spool_left", file=name, reason=reason, error=error)
+            alert(log.error, "spool_left", "a segment of the spool stays", file=name, reason=reason, error=error)
 
     def damaged(self, name: str, reason: str) -> None:
         """Call somebody: webhooks that were answered 200 are lost there."""
-        metrics.alert("spool_damaged")
-        log.error("a segment of the spool is damaged", alert="spool_damaged", file=name, reason=reason)
+        alert(log.error, "spool_damaged", "a segment of the spool is damaged", file=name, reason=reason)
 
     def keep(self, names: Collection[str]) -> None:
         """Forget all segments but these."""

@@ -15,7 +15,8 @@ from typing import Self
 
 import structlog
 
-from app import metrics, tasks
+from app import tasks
+from app.alerts import alert
 from app.batches import Batches
 from app.crashpoints import crashpoint
 from app.errors import DatabaseUnavailable, SpoolFailed
@@ -223,5 +224,4 @@ class Spool:
 
 
 def _tell_that_it_hangs() -> None:
-    metrics.alert("spool_refuses")
-    log.error("the spool's disk does not answer", alert="spool_refuses")
+    alert(log.error, "spool_refuses", "the spool's disk does not answer")

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from msgspec import structs
 
-from app import metrics
+from app.alerts import alert
 from app.errors import SpoolError, SpoolFailed, SpoolFull
 from app.spool import folder as folders
 from app.spool import frames
@@ -210,7 +210,6 @@ class Writer:
     def _tell(self, trouble: SpoolError | None, cause: OSError | None = None) -> None:
         before, self.trouble = self.trouble, str(trouble) if trouble else None
         if trouble and before is None:
-            metrics.alert("spool_refuses")
-            log.error("the spool takes nothing more", alert="spool_refuses", reason=str(trouble), error=cause)
+            alert(log.error, "spool_refuses", "the spool takes nothing more", reason=str(trouble), error=cause)
         elif before and trouble is None:
             log.info("the spool takes webhooks again")

@@ -26,7 +26,8 @@ class Letter(Struct, frozen=True, kw_only=True):
     code: int | None
     reason: str | None
     age: float
-    """Seconds since its last attempt, or since the turn ended."""
+    """Seconds since a chunk was parked, or since the last attempt of it or of what stands before it in its entry; of an
+    entry, since it came; of a turn, since it ended."""
     doubtful: bool
     """An attempt ended in doubt: it may have arrived."""
     late_after: float | None
@@ -71,8 +72,8 @@ l.stopped_at IS NOT NULL AND coalesce(n.settings -> 'intents' @> '[{"then": "sta
 
 CHUNKS = f"""
 SELECT 'chunk' AS kind, c.id, c.tenant_id, c.conversation_id, c.seq, c.no, c.state, c.code, c.reason,
-       greatest(0, extract(epoch FROM qasid_now() - coalesce(greatest(a.begun_at, a.ended_at, a.heard_at), o.entered_at)))::float8
-         AS age,
+       greatest(0, extract(epoch FROM qasid_now() - coalesce(
+         greatest(tried.at, CASE WHEN c.state = 'parked' THEN c.due_at END), o.entered_at)))::float8 AS age,
        EXISTS (SELECT FROM attempts d
                WHERE (d.tenant_id, d.chunk_id) = (c.tenant_id, c.id) AND d.state IN ('sending', 'in_doubt')) AS doubtful,
        NULL::float8 AS late_after, n.enabled AND h.enabled AS enabled, {STANDING},
@@ -84,7 +85,10 @@ FROM chunks c
 JOIN lanes l ON (l.tenant_id, l.conversation_id) = (c.tenant_id, c.conversation_id)
 JOIN channels h ON (h.tenant_id, h.id) = (l.tenant_id, l.channel_id)
 JOIN tenants n ON n.id = c.tenant_id
-LEFT JOIN attempts a ON (a.tenant_id, a.chunk_id, a.n) = (c.tenant_id, c.id, c.attempt)
+CROSS JOIN LATERAL (
+  SELECT max(greatest(a.begun_at, a.ended_at, CASE WHEN b.id = c.id THEN a.heard_at END)) AS at
+  FROM chunks b JOIN attempts a ON (a.tenant_id, a.chunk_id) = (b.tenant_id, b.id)
+  WHERE (b.tenant_id, b.conversation_id, b.seq) = (c.tenant_id, c.conversation_id, c.seq) AND b.no <= c.no) tried
 LEFT JOIN outbox o ON (o.tenant_id, o.conversation_id, o.seq) = (c.tenant_id, c.conversation_id, c.seq)
 WHERE c.tenant_id = %(tenant_id)s AND c.seq <= l.done_seq  -- what follows it has come to its end too
 """  # noqa: S608  the words are ours alone, here and below
@@ -136,7 +140,8 @@ FOR NO KEY UPDATE
 
 # A statement of its own, after LOCK: its snapshot is newer than the lock, so of two replays at once the second sees the
 # first. Besides the chunk goes what of its entry was not sent for its sake, or failed too, up to the next one that may
-# have arrived: that is a decision of its own. The lane is due even where it waits: an entry that is no answer may be next.
+# have arrived: that is a decision of its own, and so are an answer that came too late and the notice before it. The lane is
+# due even where it waits: an entry that is no answer may be next.
 SEND = """
 WITH dead AS MATERIALIZED (
   SELECT c.* FROM chunks c JOIN lanes l USING (tenant_id, conversation_id)
@@ -149,6 +154,7 @@ rest AS MATERIALIZED (
                                                                  AND a.state IN ('sending', 'in_doubt')) AS doubtful
   FROM dead d JOIN chunks c ON (c.tenant_id, c.conversation_id, c.seq) = (d.tenant_id, d.conversation_id, d.seq) AND c.no > d.no
   WHERE c.state IN ('failed', 'parked', 'cancelled')
+    AND (c.reason IS NOT DISTINCT FROM 'too late') = (d.reason IS NOT DISTINCT FROM 'too late')
     AND (%(again)s OR NOT EXISTS (SELECT FROM chunks r WHERE (r.tenant_id, r.replays) = (c.tenant_id, c.id)))),
 piece AS MATERIALIZED (
   SELECT uuidv7() AS id, replays, body, row_number() OVER (ORDER BY no) AS no

@@ -188,6 +188,11 @@ WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND ow
 RETURNING attempts
 """
 
+STANDS = """
+SELECT FROM lanes
+WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND token = %(token)s AND version = %(version)s
+"""
+
 WAKE = """
 UPDATE lanes SET run_at = least(run_at, qasid_now())
 WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND done_seq < head_seq
@@ -210,7 +215,8 @@ WHERE (l.tenant_id, l.conversation_id) = (p.tenant_id, p.conversation_id)
 PAUSE = """
 UPDATE lanes SET paused_until = %(until)s, paused_after = NULL,
                  run_at = CASE WHEN done_seq < head_seq THEN least(run_at, qasid_now()) ELSE run_at END
-WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) RETURNING true
+WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s)
+RETURNING coalesce(old.paused_until > qasid_now(), false)
 """
 
 
@@ -317,6 +323,20 @@ async def tried(conn: Connection, worker: UUID, claim: Claim) -> int | None:
     return row[0] if row else None
 
 
+async def stands(conn: Connection, claim: Claim, version: int) -> bool:
+    """Whether the lane is as it was when it was opened under this claim: it is nobody else's, nothing of it was taken back."""
+    result = await conn.execute(
+        STANDS,
+        {
+            "tenant_id": claim.tenant_id,
+            "conversation_id": claim.conversation_id,
+            "token": claim.token,
+            "version": version,
+        },
+    )
+    return await result.fetchone() is not None
+
+
 async def wake(conn: Connection, lane: LaneId) -> None:
     """What this lane waited for has come to its end: look at it now."""
     await conn.execute(WAKE, {"tenant_id": lane[0], "conversation_id": lane[1]})
@@ -328,11 +348,12 @@ async def wake_channel(conn: Connection, tenant_id: UUID, channel_id: UUID) -> i
     return result.rowcount
 
 
-async def pause(conn: Connection, lane: LaneId, until: datetime | None) -> bool:
-    """Leave the conversation to a person until then (None: take it back); False if there is no such lane.
+async def pause(conn: Connection, lane: LaneId, until: datetime | None) -> bool | None:
+    """Leave the conversation to a person until then (None: take it back); whether it was left to one before.
 
-    Nothing waits for a resume: what is due while it lasts settles as left to a person.
+    None: there is no such lane. Nothing waits for a resume: what is due while it lasts settles as left to a person.
     """
     tenant, conversation = lane
     result = await conn.execute(PAUSE, {"tenant_id": tenant, "conversation_id": conversation, "until": until})
-    return await result.fetchone() is not None
+    row = await result.fetchone()
+    return row[0] if row else None

@@ -40,7 +40,8 @@ class Held(Struct, frozen=True, kw_only=True):
 
 
 # A row cannot be touched twice by one statement: what came several times in this batch is counted first. What comes
-# again is a dead letter again, though it was replayed.
+# again is a dead letter again, though it was replayed. What comes back is news: no such row was there, or one for another
+# reason, or one that a replay had brought in.
 KEEP = """
 INSERT INTO quarantine AS q (endpoint_id, digest, reason, raw, address, part, count, first_at, last_at)
 SELECT endpoint_id, digest, min(reason), min(raw), min(address), min(part), count(*), qasid_now(), qasid_now()
@@ -50,6 +51,7 @@ GROUP BY endpoint_id, digest ORDER BY endpoint_id, digest
 ON CONFLICT (endpoint_id, digest) DO UPDATE
 SET count = q.count + excluded.count, last_at = excluded.last_at, reason = excluded.reason, replayed_at = NULL, verdict = NULL,
     address = coalesce(q.address, excluded.address), part = coalesce(q.part, excluded.part)
+RETURNING endpoint_id, digest, old.reason IS DISTINCT FROM new.reason OR coalesce(old.verdict, 'quarantined') <> 'quarantined'
 """
 
 HELD = """
@@ -80,9 +82,9 @@ WHERE id = %(id)s RETURNING verdict
 """
 
 
-async def keep(conn: Connection, items: Sequence[Kept]) -> None:
-    """Keep them as they came."""
-    await conn.execute(
+async def keep(conn: Connection, items: Sequence[Kept]) -> list[tuple[UUID, bytes]]:
+    """Keep them as they came; the endpoint and digest of each that is news to whoever reads the list."""
+    result = await conn.execute(
         KEEP,
         {
             "endpoint_id": [i.endpoint_id for i in items],
@@ -93,6 +95,7 @@ async def keep(conn: Connection, items: Sequence[Kept]) -> None:
             "part": [i.part for i in items],
         },
     )
+    return [(endpoint, bytes(digest)) for endpoint, digest, news in await result.fetchall() if news]
 
 
 async def listed(

@@ -78,7 +78,7 @@ FROM input i LEFT JOIN held h USING (ord) LEFT JOIN good g USING (ord) ORDER BY 
 """
 
 # The head of a lane that nobody can work on, ended without reading any of it: its turn counts as parked, and so does the
-# first of its chunks that was not sent; the rest is cancelled. A person reads of it in the dead letters.
+# first of its chunks that was not sent (`due_at`: since when); the rest is cancelled. A person reads of it in the dead letters.
 PARK_HEAD = """
 WITH held AS MATERIALIZED (
   SELECT * FROM lanes WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s)
@@ -96,7 +96,8 @@ unsent AS MATERIALIZED (
     AND c.seq BETWEEN l.done_seq + 1 AND coalesce(t.last_seq, l.done_seq + 1) AND c.state IN ('ready', 'sending', 'in_doubt')),
 chunk AS (
   UPDATE chunks c SET state = CASE WHEN u.place = 1 OR u.state <> 'ready' THEN 'parked' ELSE 'cancelled' END,
-                      reason = %(reason)s, due_at = NULL, in_doubt_at = NULL
+                      reason = %(reason)s, in_doubt_at = NULL,
+                      due_at = CASE WHEN u.place = 1 OR u.state <> 'ready' THEN qasid_now() END
   FROM unsent u WHERE (c.tenant_id, c.id) = (%(tenant_id)s, u.id) AND c.state = u.state)
 SELECT coalesce(t.last_seq, l.done_seq + 1) FROM held l LEFT JOIN turn t ON true WHERE l.done_seq < l.head_seq
 """

@@ -16,7 +16,6 @@ class Reported(Struct, frozen=True):
 
     tenant_id: UUID
     channel_id: UUID
-    endpoint_id: UUID
     digest: bytes
     status: Status
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from app.db import Connection
 from app.messages import Identity
+from app.store.histories import EDITED, SAID, Said
 from app.store.lanes import Claim
 from app.store.steps import ANY_VERSION
 
@@ -47,6 +48,8 @@ class Chunk(Struct, frozen=True, kw_only=True):
     """Silence means something: of what this endpoint's provider took last, nine in ten have been heard of in time, and
     something that was sent since it began has been heard of; or nobody else waits for that, or it has lasted five times as
     long as it must (docs/chunks.md)."""
+    late: bool = False
+    """It is parked since it could not be sent in time."""
 
 
 class Turn(Struct, frozen=True, kw_only=True):
@@ -81,16 +84,6 @@ class Asked(Struct, frozen=True, kw_only=True):
     edited: msgspec.Raw = msgspec.Raw(b"")
 
 
-class Said(Struct, frozen=True, kw_only=True):
-    """A message of before: `mine` is an answer or what the business wrote by hand. `revoked`: it takes a place, without words."""
-
-    id: UUID
-    mine: bool
-    body: str
-    at: datetime
-    revoked: bool
-
-
 class Opening(Struct, frozen=True, kw_only=True):
     """All that a worker needs of a lane that it has claimed."""
 
@@ -115,8 +108,8 @@ class Opening(Struct, frozen=True, kw_only=True):
     """They were told within the last day that it is enough for a day."""
     session_at: datetime | None = None
     """When the session of `turn` began, as it was decided when the turn was made."""
-    last: Any = None
-    """What the assistant whose notes begin as was asked noted of the turn of this session that it answered last; None: of none."""
+    last: dict[str, Any] = {}
+    """By what notes begin with, as was asked: what that assistant noted of the turn of this session that it answered last."""
     chunks: list[Chunk]
     """Those of the entry at the head, and the last one before them that a person may have got."""
     turn: Turn | None
@@ -132,12 +125,10 @@ class Opening(Struct, frozen=True, kw_only=True):
 # Members of one turn at most: a backlog after an outage becomes several answers, not one endless question.
 MOST_MEMBERS = 100
 
-# What a message says now: revoked by its own side, whatever else was said of it; else the last edit by the provider's time,
-# since they may come in any order, and before what they are about.
-OPEN = """
+OPEN = f"""
 WITH input AS MATERIALIZED (
   SELECT * FROM unnest(%(tenant_id)b::uuid[], %(conversation_id)b::uuid[], %(history)b::integer[], %(brake)b::integer[],
-                       %(daily)b::integer[], %(noted)b::text[])
+                       %(daily)b::integer[], %(noted)b::json[])
          WITH ORDINALITY AS t(tenant_id, conversation_id, history, brake, daily, noted, ord)),
 lane AS MATERIALIZED (
   SELECT i.ord, i.history, i.brake, i.daily, i.noted, l.*, c.endpoint_id, d.at AS disturbed_at, o.kind, o.replays, m.correlation,
@@ -170,16 +161,18 @@ next AS MATERIALIZED (
   FROM lane l WHERE kind = 'answer'
     AND NOT EXISTS (SELECT FROM turns t
                     WHERE (t.tenant_id, t.conversation_id, t.first_seq) = (l.tenant_id, l.conversation_id, l.done_seq + 1))),
--- A session goes on where the last message before this turn's first is no further back than the channel's gap; what is
--- entered anew goes on with the one that there is. None begins later than now, whatever clock a provider has.
+-- A session goes on where the newest of the messages before this turn's first is no further back than the channel's gap; what
+-- is entered anew goes on with the one that there is. None begins later than now, whatever clock a provider has. The newest of
+-- the last twenty, since what the provider brings a day late is stored behind what was said meanwhile.
 begun AS (
   INSERT INTO turns (tenant_id, conversation_id, first_seq, last_seq, begun_at, session_at)
   SELECT n.tenant_id, n.conversation_id, n.done_seq + 1, n.last_seq, qasid_now(),
          CASE WHEN n.replays IS NOT NULL
-                OR n.silent_since <= (SELECT m.sent_at FROM messages m
-                                      WHERE (m.tenant_id, m.conversation_id) = (n.tenant_id, n.conversation_id)
-                                        AND m.id < n.message_id AND m.kind NOT IN ('reaction', 'system', 'edit', 'revoke')
-                                      ORDER BY m.id DESC LIMIT 1)
+                OR n.silent_since <= (SELECT max(before.sent_at)
+                                      FROM (SELECT m.sent_at FROM messages m
+                                            WHERE (m.tenant_id, m.conversation_id) = (n.tenant_id, n.conversation_id)
+                                              AND m.id < n.message_id AND m.kind NOT IN ('reaction', 'system', 'edit', 'revoke')
+                                            ORDER BY m.id DESC LIMIT 20) before)
               THEN coalesce((SELECT t.session_at FROM turns t
                              WHERE (t.tenant_id, t.conversation_id) = (n.tenant_id, n.conversation_id)
                                AND t.first_seq <= n.done_seq
@@ -217,16 +210,20 @@ SELECT json_build_object(
      ORDER BY p.first_seq DESC LIMIT 1) THEN l.asking END,
   'limited', coalesce(l.limited_at > qasid_now() - interval '1 day', false),
   'session_at', coalesce(t.session_at, least(l.silent_since, qasid_now())),
-  -- Backwards to the first turn that tells: it is of another session, or that assistant has answered it.
-  'last', CASE WHEN l.noted IS NOT NULL THEN (
-     SELECT CASE WHEN p.session_at = t.session_at THEN noted.result END
-     FROM turns p LEFT JOIN LATERAL (
-       SELECT s.result FROM usage u JOIN steps s USING (tenant_id, turn_id)
-       WHERE (u.tenant_id, u.turn_id) = (p.tenant_id, p.id) AND u.outcome = 'answered' AND starts_with(s.step, l.noted)
-       ORDER BY s.at DESC LIMIT 1) noted ON true
-     WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
-       AND (p.session_at IS DISTINCT FROM t.session_at OR noted.result IS NOT NULL)
-     ORDER BY p.first_seq DESC LIMIT 1) END,
+  -- Of each, backwards to the first turn that tells: it is of another session, or that assistant has answered it.
+  'last', coalesce((
+     SELECT json_object_agg(n.begins, told.result)
+     FROM json_array_elements_text(l.noted) AS n(begins)
+     CROSS JOIN LATERAL (
+       SELECT p.session_at, noted.result
+       FROM turns p LEFT JOIN LATERAL (
+         SELECT s.result FROM usage u JOIN steps s USING (tenant_id, turn_id)
+         WHERE (u.tenant_id, u.turn_id) = (p.tenant_id, p.id) AND u.outcome = 'answered' AND starts_with(s.step, n.begins)
+         ORDER BY s.at DESC LIMIT 1) noted ON true
+       WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
+         AND (p.session_at IS DISTINCT FROM t.session_at OR noted.result IS NOT NULL)
+       ORDER BY p.first_seq DESC LIMIT 1) told
+     WHERE told.session_at = t.session_at), '{{}}'),
   'written', CASE WHEN l.daily > 0 THEN (
      SELECT coalesce(sum(w.last_seq - w.first_seq + 1), 0)
      FROM conversations x
@@ -255,7 +252,7 @@ SELECT json_build_object(
      SELECT json_agg(json_build_object(
        'id', c.id, 'seq', c.seq, 'no', c.no, 'body', c.body,
        'state', CASE WHEN c.state = 'sending' THEN 'in_doubt' ELSE c.state END,
-       'attempt', c.attempt,
+       'attempt', c.attempt, 'late', c.state = 'parked' AND c.reason IS NOT DISTINCT FROM 'too late',
        'due_in', greatest(0, coalesce(extract(epoch FROM c.due_at - qasid_now()), 0)),
        'opens_in', CASE WHEN c.state IN ('accepted', 'sent')
                         THEN greatest(0, extract(epoch FROM c.accepted_at - qasid_now()) + %(order_wait)s) ELSE 0 END,
@@ -299,48 +296,31 @@ SELECT json_build_object(
        'edited', CASE WHEN m.kind IN ('image', 'audio', 'video', 'document', 'sticker') AND edited.kind = 'edit'
                       THEN edited.raw END) ORDER BY m.sent_at, o.seq)
      FROM outbox o JOIN messages m ON (m.tenant_id, m.id) = (o.tenant_id, o.message_id)
-     LEFT JOIN LATERAL (
-       SELECT e.kind, e.body, e.raw FROM messages e
-       WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
-         AND e.kind IN ('edit', 'revoke') AND e.direction = m.direction
-       ORDER BY e.kind DESC, e.sent_at DESC, e.id DESC LIMIT 1) edited ON true
+     {EDITED}
      WHERE (o.tenant_id, o.conversation_id) = (t.tenant_id, t.conversation_id) AND o.seq BETWEEN t.first_seq AND t.last_seq), '[]'),
-  'said', coalesce((
-     SELECT json_agg(json_build_object(
-       'id', m.id, 'mine', m.direction <> 'in', 'at', m.sent_at, 'revoked', coalesce(edited.kind = 'revoke', false),
-       'body', CASE WHEN edited.kind = 'revoke' THEN '' ELSE coalesce(edited.body, m.body) END) ORDER BY m.id)
-     FROM (SELECT * FROM messages m
-           WHERE (m.tenant_id, m.conversation_id) = (l.tenant_id, l.conversation_id)
-             AND m.kind NOT IN ('reaction', 'system', 'edit', 'revoke') AND m.body <> ''
-             AND m.id NOT IN (SELECT message_id FROM waiting)
-           ORDER BY m.id DESC LIMIT l.history) m
-     LEFT JOIN LATERAL (
-       SELECT e.kind, e.body FROM messages e
-       WHERE (e.tenant_id, e.conversation_id, e.refers_to) = (m.tenant_id, m.conversation_id, m.digest)
-         AND e.kind IN ('edit', 'revoke') AND e.direction = m.direction
-       ORDER BY e.kind DESC, e.sent_at DESC, e.id DESC LIMIT 1) edited ON true), '[]'),
+  'said', {SAID},
   'memo', coalesce((SELECT json_object_agg(s.step, s.result) FROM steps s
                     WHERE (s.tenant_id, s.turn_id) = (t.tenant_id, t.id)
-                      AND s.version IN (l.version, %(any_version)s)), '{}'))::text
+                      AND s.version IN (l.version, %(any_version)s)), '{{}}'))::text
 FROM input i
 JOIN lane l USING (ord)
 LEFT JOIN turn t ON (t.tenant_id, t.conversation_id) = (l.tenant_id, l.conversation_id)
 ORDER BY ord
-"""
+"""  # noqa: S608  the words are ours alone
 
 
 class Open(Struct, frozen=True):
     """Asks for a claimed lane's opening, with the last `history` messages of before.
 
-    `brake`: replies a minute, `daily`: messages a day, that matter (0: neither does). `noted`: what notes begin with of the
-    assistant that goes on from what it noted last in the session (None: there is none).
+    `brake`: replies a minute, `daily`: messages a day, that matter (0: neither does). `noted`: what notes begin with of
+    each assistant that goes on from what it noted last in the session.
     """
 
     claim: Claim
     history: int
     brake: int = 0
     daily: int = 0
-    noted: str | None = None
+    noted: tuple[str, ...] = ()
 
 
 _opening = msgspec.json.Decoder(Opening)
@@ -359,7 +339,7 @@ async def open_lanes(conn: Connection, rows: Sequence[Open], order_wait: float, 
             "history": [r.history for r in rows],
             "brake": [r.brake for r in rows],
             "daily": [r.daily for r in rows],
-            "noted": [r.noted for r in rows],
+            "noted": [msgspec.json.encode(r.noted).decode() for r in rows],
             "most_members": MOST_MEMBERS,
             "any_version": ANY_VERSION,
             "order_wait": order_wait,

@@ -1,14 +1,16 @@
 """How answers are read: CommonMark as chat models write it, and which texts are not worth reading as such. Pure.
 
-Owns the parser and its bounds; never writes WhatsApp's markup.
+Owns the parser and its bounds (its rules of our own: `emphasis`, `verbatim`, `rows`); never writes WhatsApp's markup.
 """
 
 from itertools import islice
 
 import regex
 from markdown_it import MarkdownIt
-from markdown_it.rules_inline import StateInline
+from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
+
+from app.text import emphasis, rows, verbatim
 
 _DEEPEST = 60  # nested quotes and lists; markdown-it drops what lies deeper, and each level costs stack frames
 # Marks that the parser looks at, lines, or cells of tables: each costs it up to 40 µs, so these at most a second. An
@@ -16,13 +18,13 @@ _DEEPEST = 60  # nested quotes and lists; markdown-it drops what lies deeper, an
 _MOST = 30_000
 _MARK = regex.compile(r"[\n!#$%&*+\-:<=>@\[\\\]^_`{|}~]|\d[.)][ \t]")
 _BELOW_HEADER = regex.compile(r"[ \t>]*[|:-][|:\- \t]+")
-# A bare URL, from its "://" on. What stands at its end is more often the sentence's, and `**` and `~~` are its markup.
-_REST_OF_URL = regex.compile(r"://(?:(?!\*\*|~~)[^\s<>\[\]\\`|])+")
-_LAST_OF_URL = regex.compile(r"(?r)[^\p{P}~]|/")
 
 
 def parsed(text: str) -> list[Token] | None:
-    """The tokens of `text`; None if it is nested too deep or has too many marks, whatever its length."""
+    """The tokens of `text`; None if it is nested too deep or has too many marks, whatever its length.
+
+    Paragraphs that are code by their looks have their lines' `indents` in `meta`.
+    """
     if next(islice(_MARK.finditer(text), _MOST, None), None) is not None or _cells(text) > _MOST:
         return None
     tokens = _PARSER.parse(text)
@@ -42,20 +44,14 @@ def _cells(text: str) -> int:
     return cells
 
 
-def _bare_url(state: StateInline, silent: bool) -> bool:
-    """Takes a URL in the midst of a text as it stands: "/__init__.py" holds no bold word."""
-    start, scheme = state.pos, state.src[max(state.pos - 5, 0) : state.pos].lower()
-    if state.src[start] != ":" or not scheme.endswith(("http", "https")):
-        return False
-    match = _REST_OF_URL.match(state.src, start, state.posMax)
-    if match is None:
-        return False
-    last = _LAST_OF_URL.search(state.src, start, match.end())  # never None: "://" has one
-    end = last.end() if last else match.end()
-    if not silent:
-        state.append_pending(state.src[start:end])
-    state.pos = end
-    return True
+def _keep_indents(state: StateCore) -> None:
+    """Notes the blanks before each line of a paragraph that is code by its looks: all its lines are indented by four."""
+    lines = state.src.split("\n") if "    " in state.src else []
+    for token in state.tokens:
+        if lines and token.type == "paragraph_open" and not token.level and token.map:
+            widths = [len(line) - len(line.lstrip(" ")) for line in lines[slice(*token.map)]]
+            if min(widths) >= 4:
+                token.meta["indents"] = [width - min(widths) for width in widths]
 
 
 def _parser() -> MarkdownIt:
@@ -63,7 +59,12 @@ def _parser() -> MarkdownIt:
     # footnote, where CommonMark would make it disappear. Links keep their letters: no percent signs for Arabic.
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _DEEPEST})
     parser.enable(["table", "strikethrough"]).disable(["code", "reference"])
-    parser.inline.ruler.before("escape", "bare_url", _bare_url)
+    parser.inline.ruler.at("text", verbatim.text)
+    parser.inline.ruler.before("escape", "as_written", verbatim.as_written)
+    parser.inline.ruler.at("emphasis", emphasis.stars_and_underscores)
+    parser.inline.ruler.at("strikethrough", emphasis.tildes)
+    parser.block.ruler.at("table", rows.table, {"alt": ["paragraph", "reference"]})
+    parser.core.ruler.after("block", "keep_indents", _keep_indents)
     for rule in ("normalizeLink", "normalizeLinkText"):
         setattr(parser, rule, lambda url: url)
     return parser

@@ -15,8 +15,16 @@ from markdown_it.token import Token
 from app.text.direction import EMBEDDINGS, END_OF_EMBEDDING, END_OF_ISOLATE, ISOLATES, closed
 
 FENCE = "```"
-_MARKERS = {"strong_open": "*", "em_open": "_", "s_open": "~"}
+_STRIKE = "~"
+_MARKERS = {"strong_open": "*", "em_open": "_", "s_open": _STRIKE}
 _WORD = regex.compile(r"\w")  # regex, not re: its \w holds tashkeel and the joiners of Persian and Urdu
+_NUMBER = regex.compile(r"\p{N}")
+_BEFORE_LINK = regex.compile(r"[\w\p{N}\p{Pe}\p{Pf}]|(?!:)\p{Po}")  # after a colon it is a verse: 2:[255](…)
+_ENDS_IN_NUMBER = regex.compile(r"(?r)\p{N}[\p{P}\p{S}]")
+# Two stars of a product that WhatsApp would take for a pair: (5)*3*(2).
+_PRODUCT = regex.compile(
+    r"(?V1)((?<![\w*])\*(?=[^\s*])[^*]*+(?<=[\w\p{N}\p{Pe}%°!|]))\*(?=[[\p{Ps}|√\p{Sc}\p{No}]--[\[{]]|[-+−.]\p{N})"
+)
 _ENDS_URL = regex.compile(r"[\s.,;:!?)\]}'\"»”]")  # no linkifier takes these for the end of a URL
 _BREAK_TAG = regex.compile(r"(?i)<br ?/?>")
 # An address must not hold these (RFC 3987, 4.1); left in, they would show it as another.
@@ -29,6 +37,7 @@ class _Run(NamedTuple):
     text: str
     styles: tuple[str, ...] = ()
     code: bool = False
+    linked: bool = False
 
 
 class _Url(_Run):
@@ -38,7 +47,7 @@ class _Url(_Run):
 def inline(token: Token, *styles: str, cell: bool = False) -> str:
     """An inline token as lines of WhatsApp markup, all of it within `styles`; in a `cell`, <br> breaks the line."""
     lines: list[list[_Run]] = [[]]
-    for run in _apart_from_urls(_runs(token.children or (), styles, cell=cell)):
+    for run in _spaced(_runs(token.children or (), styles, cell=cell)):
         first, *others = run.text.split("\n")
         lines[-1].append(run._replace(text=first))
         lines.extend([run._replace(text=other)] for other in others)
@@ -81,8 +90,8 @@ def _runs(tokens: Sequence[Token], styles: tuple[str, ...], *, cell: bool = Fals
     return runs
 
 
-def _apart_from_urls(runs: Sequence[_Run]) -> list[_Run]:
-    """The runs, with a blank wherever a phone would take one for a part of the URL beside it."""
+def _spaced(runs: Sequence[_Run]) -> list[_Run]:
+    """The runs, with a blank wherever a phone would take one for a part of the URL beside it, or two numbers for one."""
     out: list[_Run] = []
     for run in runs:
         if not run.text:
@@ -90,14 +99,29 @@ def _apart_from_urls(runs: Sequence[_Run]) -> list[_Run]:
         if out:
             last, url = out[-1], isinstance(run, _Url)
             swallowed = isinstance(last, _Url) and (url or _ENDS_URL.match(run.text) is None)
-            if swallowed or (url and not last.text[-1].isspace() and not _apart(last.text[-1], "")):
+            url_before = url and not last.text[-1].isspace() and not _apart(last.text[-1], "")
+            if swallowed or url_before or _is_joined(out, run):
                 out.append(_Run(" "))
         out.append(run)
     return out
 
 
+def _is_joined(out: Sequence[_Run], run: _Run) -> bool:
+    """Whether a number would become part of the number before it, or a link's of what is before that: 5 mg[1](…).
+
+    Where markup ends, a sign does not part them: of **Step 2:**500 mg would become another dose.
+    """
+    if _NUMBER.match(run.text) is None:
+        return False
+    last = out[-1]
+    before = _BEFORE_LINK if run.linked and not last.linked else _NUMBER
+    ends = last.code > run.code or not set(last.styles) <= set(run.styles)
+    return bool(before.match(last.text[-1]) or (ends and _ENDS_IN_NUMBER.match(_plain(out[-2:]))))
+
+
 def _link(label: list[_Run], url: str) -> list[_Run]:
     """`label: url`; just one of them if the other adds nothing."""
+    label = [run._replace(linked=True) for run in label]
     plain = _plain(label).strip()
     if url in ("", f"mailto:{plain}", f"tel:{plain}"):
         return label
@@ -125,11 +149,28 @@ def _line(runs: Sequence[_Run], depth: int = 0, before: str = "", after: str = "
         left, right = left[-1:], right[:1]
         if not marker:
             out.append(_unmarked(group, left, right))
-        elif plain == plain.strip() and marker not in plain and _apart(left, marker) and _apart(right, marker):
-            out.append(marker + _line(group, depth + 1) + marker)
+        elif plain == plain.strip() and marker not in plain and (blanks := _blanks(left, right, marker)) is not None:
+            out.append(blanks[0] + marker + _line(group, depth + 1) + marker + blanks[1])
+        elif marker == _STRIKE and plain.strip():  # as it was written: without its marks it would say the opposite
+            out.append(
+                _line([_Run("~~"), *(run._replace(styles=run.styles[depth + 1 :]) for run in group), _Run("~~")])
+            )
         else:
             out.append(_line(group, depth + 1, left, right))
     return "".join(out)
+
+
+def _blanks(left: str, right: str, marker: str) -> tuple[str, str] | None:
+    """What to put between these characters and a pair of markers; None if the pair cannot stand there.
+
+    A blank is put for a struck text only: without its marks it would say the opposite.
+    """
+    before, after = _apart(left, marker), _apart(right, marker)
+    if before and after:
+        return "", ""
+    if marker != _STRIKE or marker in (left, right):
+        return None
+    return "" if before else " ", "" if after else " "
 
 
 def _unmarked(runs: Sequence[_Run], before: str, after: str) -> str:
@@ -138,7 +179,7 @@ def _unmarked(runs: Sequence[_Run], before: str, after: str) -> str:
     for at, run in enumerate(runs):
         left = runs[at - 1].text[-1] if at else before
         right = runs[at + 1].text[0] if at + 1 < len(runs) else after
-        out.append(code(run.text, left, right) if run.code else run.text)
+        out.append(code(run.text, left, right) if run.code else _PRODUCT.sub(r"\1 * ", run.text))
     return "".join(out)
 
 

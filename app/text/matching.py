@@ -6,7 +6,7 @@ import regex
 
 # Arabic vowel signs and the marks of Quranic recitation, the tatweel that only stretches a word, and what cannot be seen:
 # keyboards for right-to-left scripts put direction marks around a text.
-_UNSEEN = regex.compile(
+UNSEEN = regex.compile(
     r"[\u0610-\u061A\u064B-\u065F\u0670\u06D6-\u06DC\u06DF-\u06E8\u06EA-\u06ED\u08CA-\u08FF\u0640"
     r"\p{Default_Ignorable_Code_Point}]+"
 )
@@ -26,7 +26,7 @@ def normalise(text: str) -> str:
     is "السلام عليكم".
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", _few_marks(text)).casefold())
-    bare = unicodedata.normalize("NFKC", _few_marks(_UNSEEN.sub("", folded)))  # letters that a mark kept apart may join
+    bare = unicodedata.normalize("NFKC", _few_marks(UNSEEN.sub("", folded)))  # letters that a mark kept apart may join
     return str(_BREAKS.sub(" ", bare)).strip()
 
 

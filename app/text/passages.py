@@ -1,15 +1,23 @@
 """Passages of a Markdown text that a translator must not touch: cut out before, put back after. Pure."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
+from itertools import count
+from unicodedata import decimal
 
 import regex
 from msgspec import Struct
 
+from app.text.quoted import Span, quoted
+
+# The first passage of a sort that begins there or behind; None: there is none.
+Finder = Callable[[int], Span | None]
+
 _UNTOUCHED = regex.compile(r"```(?s:.)*?(?:```|\Z)|`[^`\n]+`|(?i:https?://|www\.)[^\s<>)\]]+")
-_SOURCE = regex.compile(r"\[\d+\]")
-_MARK = regex.compile(r"\[QX*\d+\]")
+# Of a source, or a mark: also one like it that the text has itself.
+_NUMBER = regex.compile(r"\[(?:QX*+)?\d+\]")
+_LIKE_OURS = regex.compile(r"\[Q(X*+)")
 
 
 class Masked(Struct, frozen=True):
@@ -22,11 +30,11 @@ class Masked(Struct, frozen=True):
 def masked(text: str, quotations: Sequence[str]) -> Masked:
     """`text` without the quotations, code and URLs in it: each is a mark that `text` has nowhere else.
 
+    `quotations`: what its sources say. Where they stand whole, and where `app.text.quoted` finds parts of them, and verses.
     Where they overlap, what begins first counts; of what begins at one place a quotation, the longest.
     """
-    letters = "Q"
-    while f"[{letters}" in text:
-        letters += "X"
+    taken = {len(found) for found in _LIKE_OURS.findall(text)}
+    letters = "Q" + "X" * next(each for each in count() if each not in taken)
     parts: list[str] = []
     passages: dict[str, str] = {}
     at = 0
@@ -38,37 +46,70 @@ def masked(text: str, quotations: Sequence[str]) -> Masked:
     return Masked("".join((*parts, text[at:])), passages)
 
 
-def _untouched(text: str, quotations: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _untouched(text: str, quotations: Sequence[str]) -> Iterator[Span]:
     """Where the passages stand. Each quotation is looked for on its own: one pattern of all tries all of them everywhere."""
-    quoted = [(text.find(each), -len(each), each) for each in {each for each in quotations if each.strip()}]
-    ahead = [place for place in quoted if place[0] >= 0]
+    whole = {each.strip() for each in quotations} - {""}
+    finders = [_code(text), _first(quoted(text, quotations)), *(_same(text, each) for each in whole)]
+    ahead = [(*_rank(span, no), no) for no, find in enumerate(finders) if (span := find(0))]
     heapify(ahead)
-    at, other = 0, _UNTOUCHED.search(text)
-    while True:
-        while ahead and ahead[0][0] < at:
-            _, size, quotation = ahead[0]
-            if (found := text.find(quotation, at)) >= 0:
-                heapreplace(ahead, (found, size, quotation))
-            else:
-                heappop(ahead)
-        if other is not None and other.start() < at:
-            other = _UNTOUCHED.search(text, at)
-        if ahead and (other is None or ahead[0][0] <= other.start()):
-            start, at = ahead[0][0], ahead[0][0] - ahead[0][1]
-        elif other is not None:
-            start, at = other.span()
+    at = 0
+    while ahead:
+        start, _, end, no = ahead[0]
+        if start >= at:
+            at = -end
+            yield start, at
+        if (span := finders[no](at)) is None:
+            heappop(ahead)
         else:
-            return
-        yield start, at
+            heapreplace(ahead, (*_rank(span, no), no))
+
+
+def _rank(span: Span, no: int) -> tuple[int, bool, int]:
+    """What is less counts: who begins first, a quotation before code, the longest."""
+    return span[0], no == 0, -span[1]
+
+
+def _code(text: str) -> Finder:
+    def find(at: int) -> Span | None:
+        found = _UNTOUCHED.search(text, at)
+        return found.span() if found else None
+
+    return find
+
+
+def _same(text: str, quotation: str) -> Finder:
+    def find(at: int) -> Span | None:
+        start = text.find(quotation, at)
+        return None if start < 0 else (start, start + len(quotation))
+
+    return find
+
+
+def _first(spans: Sequence[Span]) -> Finder:
+    """Of these, which are in order; asked from left to right."""
+    left = deque(spans)
+
+    def find(at: int) -> Span | None:
+        while left and left[0][0] < at:
+            left.popleft()
+        return left[0] if left else None
+
+    return find
+
+
+def makes_up(translation: str, text: str) -> bool:
+    """Whether a translation has a mark, or the number of a source, that `text` has not, in whatever digits."""
+    return not _numbers(translation) <= _numbers(text)
+
+
+def _numbers(text: str) -> set[str]:
+    return {regex.sub(r"\d", lambda digit: str(decimal(digit[0])), found) for found in _NUMBER.findall(text)}
 
 
 def unmasked(translation: str, original: Masked) -> str | None:
     """The translation of `original.text`, its passages put back; None where a mark, or the number of a source, is not
-    in it as often as it should be.
+    in it as often as there: lost, doubled, or the engine's own.
     """
-    if Counter(_SOURCE.findall(translation)) != Counter(_SOURCE.findall(original.text)):
+    if Counter(_NUMBER.findall(translation)) != Counter(_NUMBER.findall(original.text)):
         return None
-    marks = Counter(mark for mark in _MARK.findall(translation) if mark in original.passages)
-    if len(marks) != len(original.passages) or any(count != 1 for count in marks.values()):
-        return None
-    return str(_MARK.sub(lambda found: original.passages.get(found[0], found[0]), translation))
+    return str(_NUMBER.sub(lambda found: original.passages.get(found[0], found[0]), translation))

@@ -4,7 +4,7 @@ Never touches a letter: what is not markup comes out byte for byte, no NFKC, bid
 markup of in bounded time and length comes out as it was written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import regex
 from markdown_it.token import Token
@@ -16,7 +16,7 @@ from app.text.markup import VISIBLE
 from app.text.storable import storable
 
 _RULE = "———"
-_LANGUAGE = regex.compile(r"[!-~]+")
+_LANGUAGE = regex.compile(r"[A-Za-z][!-~]*")
 _SAYS = regex.compile(r"[^-\s*_~`>#|\\\p{Cc}\p{Default_Ignorable_Code_Point}]")  # seen (as in VISIBLE), and no markup
 # A header stands again in each row, a list's indent before each line: 20 kB could become gigabytes.
 _MOST_LABELS = 20_000
@@ -35,7 +35,7 @@ def from_markdown(text: str) -> str:
         return ""
     if tokens is None:
         return clean.strip()
-    result = _blocks(iter(tokens), "", quoted=False)[0]
+    result = _blocks(iter(tokens), "", quoted=False)[0].strip("\n")  # a hard break may come first
     return result if len(result) <= _MOST_TIMES * len(clean) + _MOST_LABELS else clean.strip()
 
 
@@ -61,7 +61,7 @@ def _blocks(tokens: Iterator[Token], closing: str, *, quoted: bool) -> tuple[str
         following = "\n\n"
         match token.type:
             case "paragraph_open":
-                block = inline(next(tokens))
+                block = _paragraph(inline(next(tokens)), token.meta.get("indents", ()))
                 loose = loose or not token.hidden
                 following = "\n" if token.hidden else "\n\n"
             case "heading_open":
@@ -85,19 +85,43 @@ def _blocks(tokens: Iterator[Token], closing: str, *, quoted: bool) -> tuple[str
     return out, loose
 
 
+def _paragraph(body: str, indents: Sequence[int]) -> str:
+    """`body` with its lines' indents, unless lines became others."""
+    lines = body.split("\n")
+    if len(lines) != len(indents):
+        return body
+    return "\n".join(" " * indent + line for indent, line in zip(indents, lines, strict=True))
+
+
 def _list(tokens: Iterator[Token], opening: Token, *, quoted: bool) -> str:
-    items: list[str] = []
-    number = int(opening.attrs.get("start", 1)) if opening.type == "ordered_list_open" else None
+    numbers: list[str] = []
+    bodies: list[str] = []
     any_loose = False
     for token in tokens:
         if token.type != "list_item_open":
             break
         body, loose = _blocks(tokens, "list_item_close", quoted=quoted)
         any_loose = any_loose or loose
-        marker = "- " if number is None else f"{number + len(items)}. "
-        indent = " " * len(marker)
-        items.append(marker + _indented(body, indent).removeprefix(indent) if body else marker.rstrip())
+        numbers.append(token.info)
+        bodies.append(body)
+    if opening.type == "ordered_list_open":
+        markers = [f"{number}. " for number in _counted(numbers)]
+    else:  # a plus may be a sign before a number; what the others say, a phone shows as a bullet
+        markers = ["+ " if opening.markup == "+" else "- "] * len(bodies)
+    items = map(_item, markers, bodies)
     return ("\n\n" if any_loose else "\n").join(items)
+
+
+def _counted(numbers: Sequence[str]) -> Sequence[str]:
+    """The numbers as they are written; counted up where each is 0 or each is 1, Markdown's way to leave that to others."""
+    if len(numbers) > 1 and len(set(numbers)) == 1 and numbers[0] in ("0", "1"):
+        return [str(number) for number in range(int(numbers[0]), int(numbers[0]) + len(numbers))]
+    return numbers
+
+
+def _item(marker: str, body: str) -> str:
+    indent = " " * len(marker)
+    return marker + _indented(body, indent).removeprefix(indent) if body else marker.rstrip()
 
 
 def _indented(body: str, indent: str) -> str:
@@ -148,9 +172,13 @@ def _table(tokens: Iterator[Token]) -> str:
         return "\n".join(name for name, _ in header if name)
     if len(body) * sum(len(name) for name, _ in header) > _MOST_LABELS:
         return "\n".join(" | ".join(closed(cell) for cell, _ in row if cell) for row in rows).strip("\n")
+    unsaid = {column for column in range(len(header)) if not any(row[column][0] for row in body)}
     blocks = []
-    for row in body:
-        cells = zip(header, row, strict=True)  # markdown-it cuts and fills rows to the header's length
-        pairs = ((name and f"{name}{colon} ", value) for (name, colon), (value, _) in cells)
-        blocks.append("\n".join(label + value for label, value in pairs if value))
+    for row in body:  # the first of them also has the names of columns without any value
+        cells = enumerate(zip(header, row, strict=True))  # the parser fills rows to the header's length
+        pairs = [
+            (name and f"{name}{colon} ", value) for at, ((name, colon), (value, _)) in cells if value or at in unsaid
+        ]
+        blocks.append("\n".join(label + value if value else label.rstrip() for label, value in pairs if label or value))
+        unsaid.clear()
     return "\n\n".join(block for block in blocks if block)

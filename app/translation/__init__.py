@@ -12,6 +12,7 @@ from app.assistants.parts import LONGEST
 from app.configuration import Assistant, Translation
 from app.errors import AssistantRefused, TranslatorRefused
 from app.text.markup import VISIBLE
+from app.text.passages import makes_up
 
 # What a translation has no use for and PostgreSQL or a reader may stumble over: control characters, and those that turn
 # the direction of whatever follows.
@@ -104,11 +105,13 @@ def checked(said: str, text: str) -> str:
     """What an engine said of `text`, fit to be kept and shown.
 
     Raises:
-        TranslatorRefused: nothing of it can be seen, or it is too long to be a translation.
+        TranslatorRefused: nothing of it can be seen, it is too long to be a translation, or has marks of its own.
     """
     if len(said) > min(TIMES_LONGER * len(text) + CHARACTERS_LONGER, LONGEST):
         raise TranslatorRefused("what came back is far longer than what was to be translated")
     translation = str(_UNWANTED.sub("", said)).strip()
     if VISIBLE.search(translation) is None:
         raise TranslatorRefused("an empty translation")
+    if makes_up(translation, text):
+        raise TranslatorRefused("what came back has a mark like [Q1], or a number of a source, that is made up")
     return translation

@@ -1,6 +1,7 @@
 """The translation memory: asks it first, then the translator, each text once at a time, and remembers what came.
 
-It lies in PostgreSQL, per tenant, for all workers. What is under way is shared within a process. It decides no deadline.
+It lies in PostgreSQL, per tenant, for all workers. What is under way is shared within a process, and so is what PostgreSQL
+did not take, until it does. It decides no deadline.
 """
 
 import asyncio
@@ -14,7 +15,6 @@ import structlog
 from msgspec import Struct
 
 from app import db, metrics, tasks
-from app.at_once import AtOnce
 from app.batches import Batches
 from app.crashpoints import crashpoint
 from app.db import Pool
@@ -22,12 +22,14 @@ from app.errors import DatabaseUnavailable, TranslationError, TranslatorBusy, Tr
 from app.store import translations
 from app.store.translations import Kept, Key
 from app.translation import Translated, Translator
+from app.translation.gate import Place
+from app.unkept import Unkept
 
 log = structlog.get_logger(__name__)
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """A text that a tenant wants translated. `seconds`: for the translator. `at_once`: of the tenant's calls in this process."""
+    """A text that a tenant wants translated. `seconds`: for the translator. `place`: where its call is made."""
 
     tenant_id: UUID
     translator: Translator
@@ -35,7 +37,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     source: str
     target: str
     seconds: float
-    at_once: int
+    place: Place
 
 
 class Memory:
@@ -58,7 +60,9 @@ class Memory:
         self._recall = Batches("recall", recall, patience=patience, late=late)
         self._keep = Batches("translations", keep, patience=patience, late=late, weigh=lambda row: len(row.body))
         self._flights: dict[Key, asyncio.Task[Translated]] = {}
-        self._places = AtOnce()
+        self._unkept: Unkept[Key] = Unkept()
+        self._writing: set[Key] = set()
+        self._writers: set[asyncio.Task[None]] = set()
 
     async def translate(self, wanted: Wanted, *, deadline: float) -> Translated:
         """The translation, remembered or made. Who leaves leaves the call alone: what comes of it is remembered.
@@ -95,7 +99,7 @@ class Memory:
 
     async def aclose(self) -> None:
         """End what is under way."""
-        await tasks.end(*self._flights.values())
+        await tasks.end(*self._flights.values(), *self._writers)
 
     def _begin(self, key: Key, wanted: Wanted, deadline: float) -> asyncio.Task[Translated]:
         flight = asyncio.create_task(self._fly(key, wanted, deadline), name="translate")
@@ -110,7 +114,10 @@ class Memory:
         return flight
 
     async def _fly(self, key: Key, wanted: Wanted, deadline: float) -> Translated:
-        remembered = await self._recall.submit(key)
+        if left := [key for key, _ in self._unkept.all() if key not in self._writing]:
+            self._write(left)
+        unkept = self._unkept.get(key)
+        remembered = await self._recall.submit(key) if unkept is None else unkept.decode()
         if remembered is not None:
             metrics.translation("remembered")
             return Translated(text=remembered)
@@ -120,19 +127,42 @@ class Memory:
             metrics.translation("failed")
             raise
         metrics.translation("made")
-        try:
-            await self._keep.submit(Kept(key, translated.text))
-            crashpoint("answer.translated")
-        except (DatabaseUnavailable, psycopg.Error) as error:  # the turn has it all the same
-            log.warning("a translation is not remembered", error=error)
+        self._unkept.hold(key, translated.text.encode())
+        # A database that hangs makes no translation late: it is waited for for half of the time that is left.
+        await asyncio.wait({self._write([key])}, timeout=max(0.0, (deadline - time.monotonic()) / 2))
         return translated
+
+    def _write(self, keys: Sequence[Key]) -> asyncio.Task[None]:
+        """What is at hand of these is written one after the other, beside all else, until the database does not take one."""
+        self._writing.update(keys)
+        writer = asyncio.create_task(self._written(keys), name="translations")
+        self._writers.add(writer)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._writers.discard(writer)
+            self._writing.difference_update(keys)
+
+        writer.add_done_callback(ended)
+        return writer
+
+    async def _written(self, keys: Sequence[Key]) -> None:
+        for key in keys:
+            if (body := self._unkept.get(key)) is None:
+                continue
+            try:
+                await self._keep.submit(Kept(key, body.decode()))
+                crashpoint("answer.translated")
+            except DatabaseUnavailable as error:  # the turn has it all the same
+                log.warning("a translation is not remembered yet", error=error)
+                return
+            except psycopg.Error as error:  # nor will it ever be
+                log.warning("a translation is not remembered", error=error)
+            self._unkept.drop(key)
 
     async def _made(self, wanted: Wanted, deadline: float) -> Translated:
         until = time.monotonic() + wanted.seconds
         try:
-            async with asyncio.timeout(wanted.seconds), self._places.of(wanted.tenant_id, wanted.at_once):
-                if time.monotonic() >= deadline:
-                    raise TranslatorBusy("no time was left")
+            async with asyncio.timeout(wanted.seconds), wanted.place(deadline):
                 return await wanted.translator.translate(
                     self._client, wanted.text, source=wanted.source, target=wanted.target, deadline=until
                 )

@@ -4,6 +4,7 @@ import hmac
 import time
 from urllib.parse import parse_qsl
 
+from app import metrics
 from app.directory import Endpoint
 
 # Wrong tokens per endpoint and minute.
@@ -16,7 +17,7 @@ class Challenges:
     def __init__(self) -> None:
         self._wrong: dict[str, list[float]] = {}  # when, by endpoint (monotonic)
 
-    def answer(self, endpoint: Endpoint, query: bytes) -> tuple[int, bytes, str]:
+    def answer(self, endpoint: Endpoint, query: bytes) -> tuple[int, bytes, metrics.Webhook]:
         """HTTP status, body, and what the counter calls it: the challenge is echoed to whoever knows the verify token."""
         now = time.monotonic()
         recent = [at for at in self._wrong.get(endpoint.slug, []) if now - at < 60]

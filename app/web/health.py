@@ -17,6 +17,7 @@ from app.settings import Settings
 from app.spool import Spool
 
 PATIENCE = 1.0  # seconds
+HELD_OPEN = "A person holds the breaker of the database open; `qasid breaker auto database` ends that."
 UNREAD = "The configuration has not been read yet; the log says why if it stays so."
 
 
@@ -47,13 +48,10 @@ class Readiness:
         self._question: asyncio.Task[str] | None = None
 
     async def check(self) -> Ready:
-        """The answer within a second, whatever the database does; who asks meanwhile shares it."""
-        if self._question is None or self._question.done():
-            self._question = asyncio.create_task(self._ask(), name="readiness")
-        question = self._question
-        # Not asyncio.timeout: cancelling a query on a frozen server takes ten seconds.
-        done, _ = await asyncio.wait({question}, timeout=PATIENCE)
-        reason = question.result() if done else f"The database has not answered within {PATIENCE:g} s."
+        """The answer within a second, whatever the database does."""
+        reason = "" if self._held_open else await self._asked()
+        if self._held_open:  # by now: nothing that is asked would show it
+            reason = HELD_OPEN
         # Whoever is taken out of rotation keeps nothing: with a spool, and endpoints known, webhooks are welcome.
         refuses = self._spool.state().refuses if self._spool is not None else None
         keeps = self._spool is not None and self._configured() and refuses is None
@@ -61,29 +59,34 @@ class Readiness:
         told = " ".join(each for each in (reason, unread, refuses and f"The spool takes nothing: {refuses}.") if each)
         return Ready(ready=not (reason or unread) or keeps, reason=told)
 
+    async def _asked(self) -> str:
+        """What the database says in time; who asks meanwhile shares it."""
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._ask(), name="readiness")
+        question = self._question
+        # Not asyncio.timeout: cancelling a query on a frozen server takes ten seconds.
+        done, _ = await asyncio.wait({question}, timeout=PATIENCE)
+        return question.result() if done else f"The database has not answered within {PATIENCE:g} s."
+
     async def _ask(self) -> str:
-        if self._breaker is not None and self._breaker.forced == "open":  # nothing that is asked here would show it
-            return "A person holds the breaker of the database open; `qasid breaker auto database` ends that."
         try:
             async with db.connection(self._console) as conn, conn.transaction():
-                # As the owner of the schema, who alone may read what was applied.
                 await conn.execute("SET LOCAL ROLE NONE")
-                if (await (await conn.execute("SELECT to_regclass('migrations')")).fetchone()) == (None,):
-                    return "The database is empty: run `qasid migrate`."
-                applied = dict(await (await conn.execute("SELECT name, checksum FROM migrations")).fetchall())
+                there = await (await conn.execute(migrate.PRESENT)).fetchone() == (True,)
+                applied = dict(await (await conn.execute(migrate.APPLIED)).fetchall()) if there else None
         except DatabaseUnavailable:
             return "The database cannot be reached."
         except psycopg.Error as error:
             return f"The database does not answer as it should ({type(error).__name__})."
-        if missing := [file.name for file in self._files if file.name not in applied]:
-            return f"The schema lacks {', '.join(missing)}: run `qasid migrate`."
-        if edited := [file.name for file in self._files if file.checksum != applied[file.name]]:
-            return (
-                f"The schema was made by another text of {', '.join(edited)}: this build and the database do not fit."
-            )
+        if why := migrate.misfit(self._files, applied):
+            return why
         if self._breaker is not None and not self._breaker.allows_writes:  # it answers this, and takes no write, say
             return f"The database answers, and no webhook is let through to it: {self._breaker.reason}."
-        return ""  # a newer build may have applied more: this one is about to be replaced, and still works
+        return ""
+
+    @property
+    def _held_open(self) -> bool:
+        return self._breaker is not None and self._breaker.forced == "open"
 
 
 @get("/livez", media_type=MediaType.TEXT, sync_to_thread=False, cache_control=None)

@@ -1,6 +1,7 @@
-"""The door for webhooks: `GET|POST /webhooks/{endpoint}`. Verifies before it parses; answers 200 only after the commit.
+"""The door for webhooks: `GET|POST /webhooks/{endpoint}`. Verifies before it parses; answers 200 only once nothing is lost.
 
-A bare ASGI application, mounted in Litestar: it is the one hot route, and its answers are five fixed ones.
+That is after the commit; or, where the database cannot take it, once it lies sealed on the spool's disk. A bare ASGI
+application, mounted in Litestar: it is the one hot route, and its answers are a status and a line of plain text each.
 """
 
 import asyncio
@@ -45,7 +46,7 @@ TOO_MUCH = b"Too much at once. Send it again."
 class _Answered(Exception):
     """Ends a request early: HTTP status, body, and what the counter calls it."""
 
-    def __init__(self, status: int, body: bytes, outcome: str) -> None:
+    def __init__(self, status: int, body: bytes, outcome: metrics.Webhook) -> None:
         self.status, self.body, self.outcome = status, body, outcome
 
 
@@ -123,7 +124,7 @@ class Webhooks:
         receive: Receive,
         hold: Callable[[int], None],
         arrived: float,
-    ) -> tuple[int, bytes, str]:
+    ) -> tuple[int, bytes, metrics.Webhook]:
         try:
             door = provider(endpoint.kind)
         except Unknown:
@@ -219,10 +220,10 @@ class Webhooks:
         log.info("webhook spooled", endpoint=endpoint.slug, correlation=correlation)
         return True
 
-    def _tell(self, endpoint: Endpoint, items: list[Item], correlation: str, took: float) -> str:
+    def _tell(self, endpoint: Endpoint, items: list[Item], correlation: str, took: float) -> metrics.Webhook:
         """Log what came, and say what the counter calls it. Webhooks of statuses alone are told at debug only."""
         messages = sum(isinstance(item, Message) for item in items)
-        strays = [item for item in items if isinstance(item, Stray)]
+        strays = sum(isinstance(item, Stray) for item in items)
         tell = log.info if messages or strays else log.debug
         tell(
             "webhook",
@@ -232,16 +233,7 @@ class Webhooks:
             items=len(items),
             ack_ms=round(took * 1000, 1),
         )
-        for stray in strays:
-            metrics.alert("quarantine")
-            log.warning(
-                "item unreadable",
-                alert="quarantine",
-                endpoint=endpoint.slug,
-                correlation=correlation,
-                reason=stray.reason,
-            )
-        return "unreadable" if len(strays) == len(items) else "stored"
+        return "unreadable" if strays == len(items) else "stored"
 
 
 def route(webhooks: Webhooks) -> ASGIRouteHandler:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import msgspec
 
-from app.store.turns import Said
+from app.store.histories import Said
 from tests.bench import load, meters
 from tests.bench.figures import BenchFailed, Report, percentiles
 from tests.bench.installation import ADDRESS, ENDPOINT, Installation, say

@@ -22,6 +22,7 @@ from app.sandbox.translator_calls import Speed
 from app.text.citations import with_sources
 from app.text.whatsapp import from_markdown
 from app.translation.memory import Memory
+from app.unkept import Unkept
 from app.vault import Secret
 from tests.bench.figures import BenchFailed, Report, machine
 from tests.bench.installation import Installation, say
@@ -64,7 +65,7 @@ class _Worker:
         opening = await self._at.open(claim)
         assert opening.turn is not None
         commits = Commits(self._pool, worker, order_wait=10.0, silence=30.0, patience=10.0)
-        notes = TurnNotes(commits, claim, opening.turn, opening)
+        notes = TurnNotes(commits, claim, opening.turn, opening, Unkept())
         formatted = from_markdown(answer.text)
         began = time.monotonic()
         finished = await self._translations.finish(tenant, "?", answer, notes, correlation="", deadline=began + 60.0)

@@ -47,7 +47,8 @@ def site(database: Database, tmp_path: Path) -> Iterator[str]:
     subprocess.run(
         [*qasid, "user", "add", NAME, "--password-stdin"], env=environ, input=PASSWORD.encode(), check=True, timeout=30
     )
-    web = subprocess.Popen([*qasid, "web"], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "web.log").open("wb") as log:
+        web = subprocess.Popen([*qasid, "web"], env=environ, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
         with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
@@ -56,6 +57,7 @@ def site(database: Database, tmp_path: Path) -> Iterator[str]:
     finally:
         web.terminate()
         web.wait(20)
+        print((tmp_path / "web.log").read_text())  # pytest shows it where a test failed
 
 
 @pytest.fixture

@@ -79,8 +79,7 @@ INBOUND = (
         patches=(
             Patch(
                 "app/ingest.py",
-                "            await quarantine.keep(conn, [_kept(row.endpoint, row.item, _reason(row.item)) "
-                "for row in strays])\n",
+                "            await set_aside(conn, strays)\n",
                 '            log.debug("dropped", rows=len(strays))\n',
             ),
         ),

@@ -73,7 +73,7 @@ OUTBOUND = (
                 "                        state = await self.send(lane, chunk, n + 1, call)\n",
                 "                        state = await self.send(lane, chunk, n + 1, call, fact)\n",
             ),
-            Patch("workers/answer.py", "        wanted = bool(pieces) and gate_open\n", "        wanted = False\n"),
+            Patch("workers/settle.py", "        wanted = bool(pieces) and gate_open\n", "        wanted = False\n"),
         ),
     ),
     Mutant(

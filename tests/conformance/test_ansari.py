@@ -17,6 +17,7 @@ import stamina
 
 from app import http
 from app.assistants import Answer, Image, Line
+from app.assistants.ansari_wire import listed
 from app.assistants.parts import Cut
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, DatabaseUnavailable, NeverLeft
 from app.sandbox.assistant_calls import Pace
@@ -86,9 +87,13 @@ def without_pauses() -> Iterator[None]:
 
 async def test_a_person_is_registered_once_as_a_guest(room: Room) -> None:
     """Who is not known gets an account and a thread, named after the question; afterwards neither is asked for."""
-    answer = await room.ask("one two three four five six seven")
+    answer = await room.ask("one two three four five six seven", system="")
     assert answer == Answer(
-        text="You said: one two three four five six seven", model="a-model", input_tokens=0, output_tokens=0, stopped=""
+        text="You said: one two three four five six seven",
+        model="a-model",
+        input_tokens=11,
+        output_tokens=15,
+        stopped="",
     )
     new = ["threads/last", "users/exists", "users/register", "threads", "messages/process"]
     assert [path for path in room.paths if not path.endswith("/history")] == new
@@ -185,12 +190,12 @@ async def test_many_people_have_as_many_threads(room: Room) -> None:
 
 
 async def test_citations_stay_as_the_backend_wrote_them(room: Room) -> None:
-    """Their list at the end is text, with the backend's own English; silence before it is waited through."""
+    """Their list at the end is no Markdown, and has the backend's own English; silence before it is waited through."""
     room.fails(Fault(kind="silence", seconds=0.3))
     answer = await room.ask("cite#2")
-    text, _, listed = answer.text.partition("\n\n**Citations**:\n")
-    assert text == "Here is what the sources say: point 1 [1] ; point 2 [2] ."
-    assert "[1] Sahih al-Bukhari 1:\n Arabic: إِنَّمَا" in listed and "\n\n English: [translated] " in listed
+    assert answer.text == "Here is what the sources say: point 1 [1] ; point 2 [2] .\n\n**Citations**:"
+    assert answer.verbatim.startswith("[1] Sahih al-Bukhari 1:\n Arabic: إِنَّمَا")
+    assert "\n\n English: [translated] " in answer.verbatim and "\n\n[2] " in answer.verbatim
     assert answer.citations == () and not answer.partial
 
 
@@ -199,7 +204,25 @@ async def test_an_answer_in_the_thread_is_the_same(room: Room) -> None:
     heard = await room.ask("cite#2")
     found = await room.ask("cite#2")
     assert "".join(found.text.split()) == "".join(heard.text.split()) and not found.partial
+    assert found.verbatim == heard.verbatim
     assert room.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "verbatim"),
+    [
+        ("a\n\n**Citations**:\n[1] t:\n Text: *b* \n\n", "a\n\n**Citations**:", "[1] t:\n Text: *b* "),
+        ("**Citations**:\n[1] t:\n", "**Citations**:", "[1] t:"),
+        ("a\n\n**Citations**:\n[1] t:\n\nb\n\n**Citations**:\n[1] t:\n[2] u:", None, "[1] t:\n[2] u:"),
+        ("a\n\n**Citations**:\n1. t", "a\n\n**Citations**:\n1. t", ""),
+        ("a **Citations**:\n[1] t", "a **Citations**:\n[1] t", ""),
+        ("a\n\n**Citations**:\n", "a\n\n**Citations**:\n", ""),
+    ],
+)
+def test_only_the_backends_own_list_is_no_markdown(said: str, text: str | None, verbatim: str) -> None:
+    """Its heading on a line of its own and its first number: the last such list, which has all; whatever else is text."""
+    found = listed(said)
+    assert found[1] == verbatim and text in (None, found[0])
 
 
 # --- once, wherever it breaks ---

@@ -107,7 +107,7 @@ async def test_citations_outlive_a_continuation(room: Room) -> None:
     whole = await room.ask("cite#4", documents=DOCUMENTS)
     for kind in ("max_tokens", "pause_turn"):
         room.fails(kind)
-        answer = await room.ask("cite#4", documents=DOCUMENTS)
+        answer = await room.next_turn("cite#4", documents=DOCUMENTS)
         assert (answer.text, answer.citations, answer.partial) == (whole.text, whole.citations, False)
 
 
@@ -200,7 +200,7 @@ async def test_a_turn_that_pauses_goes_on(room: Room) -> None:
     assert (answer.text, answer.stopped, answer.partial) == (whole, "end_turn", False)
     assert room.said["messages"][-1]["role"] == "assistant"
     room.fails(*["pause_turn"] * 10)
-    answer = await room.ask("tok#ar2/2")
+    answer = await room.next_turn("tok#ar2/2")
     assert answer.partial and answer.stopped == "pause_turn" and room.calls == 6
 
 
@@ -236,6 +236,24 @@ async def test_whatever_a_paused_turn_did_is_sent_back_whole(room: Room) -> None
             {"type": "text", "text": "found", "citations": [CITED]},
         ],
     }
+
+
+async def test_what_a_paused_turn_did_can_be_kept_and_sent_back(room: Room) -> None:
+    """PostgreSQL and JSON take neither U+0000 nor half a character, wherever a block of which we know nothing has them."""
+    result = event("content_block_start", index=1, content_block={"type": "a_result", "content": [{"a": "x\0"}]})
+    paused = (
+        room.wire.begin
+        + room.wire.say("found")
+        + result.replace(rb"x\u0000", rb"x\u0000\ud83d")
+        + event("message_delta", delta={"stop_reason": "pause_turn"})
+        + event("message_stop")
+    )
+    answer = await room.fate_of_each(paused, room.wire.begin + room.wire.say(" it") + room.wire.end)
+    assert isinstance(answer, Answer) and (answer.text, answer.partial) == ("found it", False)
+    content = [{"type": "text", "text": "found"}, {"type": "a_result", "content": [{"a": "x\ufffd"}]}]
+    [kept] = room.notes.values()
+    assert kept["content"] == content
+    assert room.bodies[1]["messages"][-1] == {"role": "assistant", "content": content}
 
 
 @pytest.mark.parametrize(("reason", "partial"), [

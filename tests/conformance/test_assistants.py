@@ -9,6 +9,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import stamina
@@ -16,12 +17,12 @@ import stamina
 from app import http
 from app.assistants import Answer, Image, Line, assistant
 from app.assistants.parts import LONGEST, MOST_TOKENS, Cut
-from app.errors import AssistantBusy, AssistantRefused
+from app.errors import AssistantBusy, AssistantRefused, DatabaseUnavailable, LaneLost
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
 from app.sandbox.scripts import parts
 from app.sandbox.server import running
-from tests.asking import API_KEY, FACES, PERSON, TRIES, Room, Watched, needing
+from tests.asking import API_KEY, ESTIMATE, FACES, PERSON, TRIES, Kept, Room, Watched, needing
 
 pytestmark = pytest.mark.anyio
 
@@ -291,11 +292,69 @@ async def test_an_answer_that_never_comes_to_its_end_is_partial(room: Room) -> N
 @needs("limits")
 @pytest.mark.parametrize("kind", ["http_401", "http_500", "empty", "cut", "no_answer"])
 async def test_what_was_said_stands_when_the_rest_cannot_be_had(room: Room, without_pauses: None, kind: str) -> None:
-    """Refused, busy, broken, late or without words: half an answer, marked."""
+    """Refused, busy, broken, late or without words: half an answer, marked. It is a fault that cut it, not its length: who is
+    asked besides may complete it.
+    """
     room.fails("max_tokens", *[kind] * 10)
     answer = await room.ask(LONG, deadline_seconds=1.5)
     assert f"You said: {LONG}".startswith(answer.text) and len(answer.text) > 50
-    assert answer.partial
+    assert (answer.partial, answer.long, answer.stopped) == (True, False, "cut")
+
+
+@needs("limits")
+async def test_what_there_is_no_time_to_go_on_from_is_cut(room: Room) -> None:
+    """Its limit ended the half that there is; the deadline ended the answer."""
+    room.sandbox.assistant.pace = Pace(first_token=0.7)
+    room.fails("max_tokens")
+    answer = await room.ask(LONG, deadline_seconds=1.0)
+    assert (answer.partial, answer.long, answer.stopped, room.calls) == (True, False, "cut", 1)
+
+
+@needs("limits")
+async def test_a_part_that_is_finished_is_not_asked_for_again(room: Room) -> None:
+    """The worker dies while the rest is made: the next one, with its notes, asks for that alone, and counts both."""
+    whole = await room.ask(LONG)
+    room.fails("max_tokens", "stall")
+    asking = asyncio.create_task(room.ask(LONG))
+    await room.sandbox.assistant.wait(3)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    answer = await room.ask(LONG)
+    _, first, _, rest = room.sandbox.assistant.calls
+    assert (answer.text, answer.partial) == (whole.text, False)
+    assert (first.before, first.outcome) == (0, "max_tokens") and rest.before > first.said - 20
+    assert answer.output_tokens == first.output_tokens + rest.output_tokens
+
+
+@needs("limits")
+async def test_another_model_goes_on_from_nothing(room: Room) -> None:
+    """An operator who has changed it meanwhile wants its answer; and a turn that paused is another's to take back."""
+    room.fails("max_tokens", "no_answer")
+    await room.ask(LONG, deadline_seconds=1.0)
+    answer = await room.ask(LONG, model="another")
+    assert (answer.text, answer.model, answer.partial) == (f"You said: {LONG}", "another", False)
+    assert room.sandbox.assistant.calls[-1].before == 0
+
+
+@needs("limits")
+@pytest.mark.parametrize("error", [DatabaseUnavailable, LaneLost])
+async def test_a_part_that_the_database_does_not_take_is_at_hand(room: Room, error: type[DatabaseUnavailable]) -> None:
+    """It is paid for, so it is gone on from; but not by a worker whose turn it is no more."""
+
+    class Away(Kept):
+        async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
+            raise error("memo")
+
+    room.notes = Away()
+    room.fails("max_tokens")
+    if error is LaneLost:
+        with pytest.raises(LaneLost):
+            await room.ask(LONG)
+        assert room.calls == 1
+    else:
+        assert (await room.ask(LONG)).text == f"You said: {LONG}"
+        assert room.calls == 2
 
 
 @needs("limits")
@@ -542,12 +601,15 @@ async def test_an_answer_of_a_megabyte_is_cut_and_says_so(room: Room, size: int)
 
 
 @needs("counts")
-@pytest.mark.parametrize(("told", "counted"), [(7, 7), (10**30, MOST_TOKENS), (-(10**12), 0), (-(10**30), 0)])
-async def test_what_an_answer_cost_can_be_counted(room: Room, told: int, counted: int) -> None:
-    """Whatever the provider says: no figure is too large for a column, and none makes up for others."""
+@pytest.mark.parametrize(
+    ("told", "counted"),
+    [(7, (7, 7)), (10**30, (MOST_TOKENS,) * 2), (0, ESTIMATE), (-(10**12), ESTIMATE), (-(10**30), ESTIMATE)],
+)
+async def test_what_an_answer_cost_can_be_counted(room: Room, told: int, counted: tuple[int, int]) -> None:
+    """Whatever the provider says: no figure is too large for a column, none makes up for others, and nothing is free."""
     wire = room.wire
     answer = await room.fate_of(wire.begin + hello(room) + wire.cost % (told, told) + wire.end)
-    assert isinstance(answer, Answer) and (answer.input_tokens, answer.output_tokens) == (counted, counted)
+    assert isinstance(answer, Answer) and (answer.input_tokens, answer.output_tokens) == counted
 
 
 @pytest.mark.parametrize("status", [402, 403, 404, 413, 422])

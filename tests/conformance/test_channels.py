@@ -10,6 +10,7 @@ import socket
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -426,6 +427,15 @@ async def test_what_may_pass_is_asked_for_anew_from_the_start(room: Room, kind: 
     assert room.sandbox.files.count("where") == 2
 
 
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 503])
+async def test_what_passes_elsewhere_passes_here(room: Room, status: int) -> None:
+    """A status after which an assistant is asked again is worth another try here too."""
+    async with _answered(room, b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status) as asked:
+        with pytest.raises(MediaBusy):
+            await room.media()
+    assert len(asked) == 3
+
+
 async def test_a_file_that_never_comes_is_given_up_in_time(room: Room) -> None:
     """After a few tries, and by the deadline whatever happens."""
     room.goes_wrong("cut", times=20)
@@ -534,16 +544,24 @@ async def test_a_name_on_the_list_that_leads_inside_is_refused(
 async def _told_to_go(room: Room, url: str) -> None:
     """Ask a provider that says that the file lies at `url`."""
     body = msgspec.json.encode({"url": url, "mime_type": "image/jpeg", "id": "77"})
+    async with _answered(room, b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body):
+        await room.media()
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+@asynccontextmanager
+async def _answered(room: Room, answer: bytes) -> AsyncIterator[list[bytes]]:
+    """A provider that answers all with these bytes; what it is asked."""
+    asked = list[bytes]()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
         writer.close()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         room.channel = msgspec.structs.replace(room.channel, base_url=f"http://127.0.0.1:{port}")
-        await room.media()
+        yield asked
 
 
 @pytest.mark.parametrize("id", ["", ".", "..", "../me", "1/2", "a?b", "a#b", "a b", "a\n", "x" * 300, "٧٧"])

@@ -13,9 +13,11 @@ from app.assistants.openai import OpenAI
 from app.configuration import Document
 from app.errors import AssistantBusy, AssistantRefused
 from app.sandbox.server import running
-from tests.asking import TRIES, Room, served
+from tests.asking import ESTIMATE, TRIES, Room, served
 
 pytestmark = pytest.mark.anyio
+
+NONE = (*ESTIMATE, 0)
 
 
 @pytest.fixture
@@ -68,26 +70,28 @@ async def test_pictures_are_data_urls(room: Room) -> None:
 @pytest.mark.parametrize(
     ("body", "tokens"),
     [
-        (chunks(choice("hello"), choice(finished="stop")), (0, 0, 0)),
+        (chunks(choice("hello"), choice(finished="stop")), NONE),
         (chunks(choice("hello", "stop"), {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}), (3, 4, 0)),
-        (chunks(choice("hello", "stop"), {"choices": None, "usage": {"prompt_tokens": 3}}), (3, 0, 0)),
+        (chunks(choice("hello", "stop"), {"choices": None, "usage": {"prompt_tokens": 3}}), (3, 2, 0)),
         (
             chunks(choice("hello"), {"usage": {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 5}}}),
-            (9, 0, 5),
+            (9, 2, 5),
         ),
-        (chunks({**choice("hello"), "usage": None}, {**choice(finished="stop"), "usage": {}}), (0, 0, 0)),
-        (chunks({**choice("hello"), "usage": {"prompt_tokens": 1, "prompt_tokens_details": None}}), (1, 0, 0)),
-        (chunks({"choices": [{"index": 0, "delta": None, "finish_reason": None}]}, choice("hello")), (0, 0, 0)),
-        (chunks({"choices": [{"delta": {}}]}, choice("hel"), choice(None), choice(""), choice("lo")), (0, 0, 0)),
-        (chunks(choice("hel", role="assistant"), choice("lo", role="assistant", reasoning_content="hm")), (0, 0, 0)),
-        (chunks(choice([{"type": "thinking", "thinking": []}]), choice([{"type": "text", "text": "hello"}])), (0, 0, 0)),
-        (chunks(choice("hello"), {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}), (0, 0, 0)),
-        (chunks(choice("hello"), done=False) + b"data:[DONE]", (0, 0, 0)),
-        (b": OPENROUTER PROCESSING\n\n" * 5 + chunks(choice("hello"), choice(finished="stop", refusal=None)), (0, 0, 0)),
+        (chunks({**choice("hello"), "usage": None}, {**choice(finished="stop"), "usage": {}}), NONE),
+        (chunks({**choice("hello"), "usage": {"prompt_tokens": 1, "prompt_tokens_details": None}}), (1, 2, 0)),
+        (chunks({"choices": [{"index": 0, "delta": None, "finish_reason": None}]}, choice("hello")), NONE),
+        (chunks({"choices": [{"delta": {}}]}, choice("hel"), choice(None), choice(""), choice("lo")), NONE),
+        (chunks(choice("hel", role="assistant"), choice("lo", role="assistant", reasoning_content="hm")), NONE),
+        (chunks(choice([{"type": "thinking", "thinking": []}]), choice([{"type": "text", "text": "hello"}])), NONE),
+        (chunks(choice("hello"), {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}), NONE),
+        (chunks(choice("hello"), done=False) + b"data:[DONE]", NONE),
+        (b": OPENROUTER PROCESSING\n\n" * 5 + chunks(choice("hello"), choice(finished="stop", refusal=None)), NONE),
     ],
 )  # fmt: skip
 async def test_every_servers_stream_is_read(room: Room, body: bytes, tokens: tuple[int, int, int]) -> None:
-    """Usage at the end, everywhere or nowhere; null where others say nothing; roles again and again; thoughts."""
+    """Usage at the end, everywhere or nowhere, and then by estimate; null where others say nothing; roles again and again;
+    thoughts.
+    """
     answer = await room.fate_of(body)
     assert isinstance(answer, Answer) and (answer.text, answer.partial) == ("hello", False)
     assert (answer.input_tokens, answer.output_tokens, answer.cached_tokens) == tokens

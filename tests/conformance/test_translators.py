@@ -387,3 +387,12 @@ def test_who_has_nobody_gets_nobody() -> None:
         translator(by_assistant, msgspec.structs.replace(ansari, provider="anthropic", model=model)) for model in "ab"
     )
     assert one.engine != two.engine
+
+
+def test_a_mark_that_the_engine_made_up_is_no_translation() -> None:
+    """[Q1], which an assistant is told of, and numbers of sources: what the text has may come back, nothing else."""
+    assert checked("As [2] says, [Q1].", "[Q1], wie [2] sagt.") == "As [2] says, [Q1]."
+    assert checked("Actions are by intentions [1].", f"{HADITH} [١]") == "Actions are by intentions [1]."
+    for said in ("Actions are by intentions [Q1].", "Actions are by intentions [\u202a1\u202c]."):
+        with pytest.raises(TranslatorRefused, match="made up"):
+            checked(said, HADITH)

@@ -9,8 +9,11 @@ from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import Number
 from app.sandbox.people import Spoken
+from app.sandbox.server import running
+from app.text.citations import FSI, PDI
 from app.vault import Vault
 from tests import world as shared
+from tests.tenants import configure
 from tests.world import ENVIRON, FAILURE, KEY, NUMBER, PERSON, World, alerts
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -61,6 +64,38 @@ async def test_killed_in_mid_stream_the_next_worker_takes_the_answer_from_the_th
     assert world.sandbox.threads.said(PERSON) == ["question"]
 
 
+async def test_what_the_backend_quotes_is_read_letter_for_letter(world: World) -> None:
+    """Its list of citations is no Markdown: blanks, stars and escapes arrive as they stand; what it says above is formatted."""
+    listed = (
+        "[1] Bukhari 12- باب \\* كذا &amp; كذا:\n Arabic: إِنَّمَا  الأَعْمَالُ\n   بِالنِّيَّاتِ   \n * وإنما…\n\n"
+        " English: *Actions* <b>are</b>\n\n"
+        "[2] T:\n Text: 1. x\n2. y\n\n\n\n# z"
+    )
+    await ask_ansari(world)
+    world.sandbox.faults.queue("ansari", ["killed"])
+    await world.worker()
+    await world.say("question")
+    async with asyncio.timeout(10):
+        while not world.sandbox.threads.said(PERSON):
+            await asyncio.sleep(0.01)
+    (thread,) = world.sandbox.threads.threads.values()
+    world.sandbox.threads.add(thread, "assistant", f"So it is **said** [1] .\n\n\n\n**Citations**:\n{listed}\n\n")
+    assert await world.got(1) == [f"So it is *said* [1] .\n\n*Citations*:\n{FSI}{listed}{PDI}"]
+
+
+async def test_the_days_tokens_bind_where_the_backend_counts_none(world: World) -> None:
+    """By estimate: what was asked and answered has cost something, and the next one is not asked for it."""
+    await ask_ansari(world)
+    await configure(world, "[tenants.noor.limits]\ntokens_per_day = 5\n")
+    await world.worker()
+    await world.say("question")
+    await world.got(1)
+    assert await world.rows("SELECT input_tokens, output_tokens FROM usage") == [(3, 6)]
+    await world.say("and now?")
+    assert (await world.got(2))[1].startswith("Sorry, I cannot answer any more")
+    assert world.sandbox.threads.said(PERSON) == ["question"]
+
+
 async def test_what_the_fallback_answered_belongs_to_no_thread(world: World) -> None:
     """A new session whose first turn the fallback answers: the backend's first turn in it begins a thread all the same."""
     await ask_ansari(world)
@@ -84,6 +119,28 @@ async def test_what_the_fallback_answered_belongs_to_no_thread(world: World) -> 
     first, second = world.sandbox.threads.threads.values()
     assert [row.content for row in first.rows][::2] == ["of yesterday"]
     assert [row.content for row in second.rows][::2] == ["more"]
+
+
+async def test_a_fallback_that_is_an_ansari_too_goes_on_in_its_own_thread(world: World) -> None:
+    """The session changes from one backend to the other and back: each has one thread, with what it was asked itself."""
+    await ask_ansari(world)
+    path = world.folder / "ansari.toml"
+    async with running(port=0) as other:
+        path.write_text(
+            f'{path.read_text()}\n[tenants.noor.assistant.fallback]\nprovider = "ansari"\nbase_url = "{other.ansari_url}"\n'
+            'api_key = "env:AI_KEY"\n'
+        )
+        await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
+        await world.worker()
+        for n, (words, fails) in enumerate([("one", 0), ("two", 1), ("three", 1), ("four", 0), ("five", 1)], 1):
+            world.sandbox.faults.queue("threads", [Fault(kind="http_401")] * fails)
+            await world.say(words)
+            await world.got(n)
+        threads = [
+            [[row.content for row in each.rows][::2] for each in backend.threads.threads.values()]
+            for backend in (world.sandbox, other)
+        ]
+    assert threads == [[["one", "four"]], [["two", "three", "five"]]]
 
 
 async def test_a_turn_that_the_backend_never_answers_ends_with_the_failure_text(world: World) -> None:

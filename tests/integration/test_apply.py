@@ -469,5 +469,5 @@ async def test_through_an_outage_the_last_snapshot_holds(here: Installation, dat
 async def test_a_database_without_a_schema_is_told_so(cluster: Any, here: Installation) -> None:
     """The first apply before the first migrate names the step that is missing."""
     here.url = cluster.superuser_url
-    with pytest.raises(ConfigurationError, match="`just migrate` makes it"):
+    with pytest.raises(ConfigurationError, match="run `qasid migrate`"):
         await here.apply(ENDPOINT)

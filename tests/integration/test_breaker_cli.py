@@ -101,6 +101,7 @@ def test_an_older_schema_is_said_in_words(database: Database) -> None:
     """Code 2, and what to do."""
     with psycopg.connect(database.superuser_url, autocommit=True) as conn:
         conn.execute("DROP TABLE breakers")
+        conn.execute("DELETE FROM migrations WHERE name >= '0011'")
     for words in ((), ("open", "database")):
         refused = qasid(*words, QASID_DATABASE_URL=database.url)
         assert (refused.exit_code, "qasid migrate" in refused.output) == (2, True)

@@ -3,7 +3,6 @@
 Fence the intent, never the fact: what happened is always recorded, and never takes back what is known better.
 """
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,15 +12,12 @@ from app.store import chunks, doors, lanes
 from app.store.chunks import Fact, Intent
 from app.store.lanes import Claim
 from app.store.turns import Opening
-from tests.ground import Ground, ground
+from tests import ground as shared
+from tests.ground import Ground
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture
-async def here(database: Any) -> AsyncIterator[Ground]:
-    async with ground(database.url, database.superuser_url) as here:
-        yield here
+here = shared.here
 
 
 class Answer:

@@ -1,8 +1,6 @@
 """What a worker does with the lanes that it has claimed, before any of them is worked on."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -11,17 +9,14 @@ from app import db
 from app.settings import Settings
 from app.store.lanes import Claim, Release
 from app.turnstile import AT_ONCE
-from tests.ground import Ground, ground
+from tests import ground as shared
+from tests.ground import Ground
 from workers.commits import Commits
 from workers.lane import Lanes
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture
-async def here(database: Any) -> AsyncIterator[Ground]:
-    async with ground(database.url, database.superuser_url) as here:
-        yield here
+here = shared.here
 
 
 async def test_lanes_claimed_together_are_begun_a_few_in_each_round_of_the_loop(here: Ground) -> None:

@@ -14,23 +14,20 @@ from app.dead import DeadLetter
 from app.errors import Unknown
 from app.replay import Replayed, Replays, refusal
 from app.settings import Settings
-from app.store import chunks, turns
+from app.store import chunks, settlements, turns
 from app.store.chunks import Fact, Intent
 from app.store.dead import Entered, Letter, Sent, answer, send
 from app.store.lanes import Claim, Release, release
 from tests import cloud_bodies as cloud
+from tests import ground as shared
 from tests import receiving
 from tests.conftest import Database
-from tests.ground import Ground, ground
+from tests.ground import Ground
 from tests.receiving import KEY, Receiver
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture
-async def here(database: Database) -> AsyncIterator[Ground]:
-    async with ground(database.url, database.superuser_url) as here:
-        yield here
+here = shared.here
 
 
 @pytest.fixture
@@ -358,6 +355,15 @@ async def test_the_list_has_what_wants_a_person_and_nothing_else(here: Ground, p
     await here.pass_time(3600)
     assert [round(letter.row.age / 60) for letter in await dead.every(pool)] == [60]
     assert await dead.every(pool, within=3000) == []
+
+
+async def test_what_was_parked_untried_is_as_old_as_its_parking(here: Ground, pool: db.Pool) -> None:
+    """However long it had waited: whoever asks for what died within the hour sees it."""
+    it = await settled(here, "one", "two")
+    await here.pass_time(5 * 3600)
+    seq = await settlements.park_head(here.conn, it.worker, it.claim, "it fails at every try")
+    await release(here.conn, it.worker, [Release(claim=it.claim, done_seq=seq)])
+    assert ids(await dead.every(pool, within=60)) == [it.ids[0]]
 
 
 async def test_words_and_numbers_are_read_only_where_they_are_asked_for(here: Ground, pool: db.Pool) -> None:

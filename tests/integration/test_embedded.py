@@ -247,6 +247,18 @@ def test_what_postgresql_refuses_is_told_in_its_words(new_state: NewState) -> No
     assert ask(embedded.ensure(state, settings=FAST).url, "SELECT 1") == 1
 
 
+def test_a_folder_outside_that_is_gone_is_told_in_words_and_can_be_destroyed(tmp_path: Path) -> None:
+    """Swept, or on a disk that is not mounted: the error says what to do, and does so when it is asked for again."""
+    pg = tmp_path / "state" / "pg"
+    pg.mkdir(parents=True)
+    (pg / "place").write_text(f"{tmp_path / 'swept'}\n")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=rf"swept, named in .*/pg/place, is not there: .* delete {pg}"):
+            embedded.ensure(tmp_path / "state", settings=FAST)
+    embedded.destroy(tmp_path / "state")
+    assert not pg.exists()
+
+
 def test_as_root_private_folders_are_no_hindrance(tmp_path: Path) -> None:
     """As root PostgreSQL runs as another user, who may enter neither the state nor the package: rights stay as they are."""
     if os.geteuid() != 0:

@@ -298,4 +298,4 @@ async def test_a_job_that_sleeps_is_found(world: World, meter: Meter, monkeypatc
     found = await meter.worst_of(lambda: conversing(world, "hi"))
     assert found.took >= LIMIT
     assert found.places[0].startswith(f"{HERE}:"), found
-    assert found.places[1].startswith("workers/answer.py:")
+    assert found.places[1].startswith("workers/settle.py:")

@@ -110,3 +110,15 @@ async def test_a_cut_answer_is_completed_by_the_fallback_or_marked(world: World,
         "first",
         "second",
     ]
+
+
+async def test_an_answer_that_cannot_be_gone_on_from_is_the_fallbacks(world: World) -> None:
+    """Cut by its own limit, and overloaded ever since: what is missing is no matter of length, and another may have it."""
+    await with_fallback(world)
+    world.sandbox.faults.queue("assistant", ["max_tokens", Fault(kind="http_529", seconds=60)])
+    await world.worker()
+    question = " ".join(["Where are you, and when?"] * 8)
+    await world.say(question)
+    assert await world.got(1) == [f"You said: {question}"]
+    assert models(world) == ["first", "first", "second"]
+    assert await world.rows("SELECT model FROM usage") == [("second",)]

@@ -1,5 +1,6 @@
-"""Each kind of message from the webhook to the answer; read receipts and typing on the way."""
+"""Each kind of message from the webhook to the answer."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -12,7 +13,8 @@ from app.sandbox.files import SAID, File
 from app.sandbox.people import FILES, Spoken
 from app.vault import Vault
 from tests import world as shared
-from tests.world import ENVIRON, KEY, LOCATION, NUMBER, OTHER, PERSON, UNSUPPORTED, World, through_gate
+from tests.world import ENVIRON, KEY, LOCATION, NUMBER, OTHER, PERSON, UNSUPPORTED, World
+from workers import hearing, room
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -34,10 +36,6 @@ async def with_transcription(world: World, *replaced: tuple[str, str]) -> None:
         text = text.replace(old, new)
     path.write_text(text)
     await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
-
-
-def reads(world: World) -> list[tuple[str, bool]]:
-    return [(read.message_id, read.typing) for read in world.sandbox.ledger.reads]
 
 
 # --- kinds ---
@@ -165,6 +163,42 @@ async def test_silence_in_a_hostile_script_is_kept_as_words(world: World) -> Non
     assert answer.startswith("You said: a ")
 
 
+async def test_voice_messages_that_find_no_place_in_time_are_heard_when_there_is_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who write them down are well, and take them one by one: each person is answered by their own words, none is told
+    that they cannot be read.
+    """
+    monkeypatch.setattr(hearing, "AT_ONCE_OF_A_TENANT", 1)
+    monkeypatch.setattr(room, "PATIENCE", 0.5)
+    await with_transcription(world, ("deadline_seconds = 10", "deadline_seconds = 3"))
+    faults = [Fault(kind="slow", seconds=0.5)] * 8
+    world.sandbox.faults.queue("transcription", faults)
+    await world.worker()
+    people = [f"1555000{n:04d}" for n in range(len(faults))]
+    await asyncio.gather(*(says(world, f"I am {person}", sender=person) for person in people))
+    for person in people:
+        assert await world.got(1, sender=person, timeout=20) == [f"You said: I am {person}"]
+    assert len(world.sandbox.transcriptions.calls) == len(faults)
+    [(claims,)] = await world.rows("SELECT sum(token)::int FROM lanes")
+    assert claims > len(people)  # some were given back
+
+
+async def test_all_voice_messages_of_a_turn_are_heard_and_leave_time_for_the_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight of one person, one after another: hearing them takes longer than an answer may, and it is made all the same."""
+    monkeypatch.setattr(hearing, "AT_ONCE_OF_A_TENANT", 1)
+    await with_transcription(world, ("deadline_seconds = 10", "deadline_seconds = 3"))
+    world.sandbox.faults.queue("transcription", [Fault(kind="slow", seconds=0.5)] * 8)
+    said = [f"word {n}" for n in range(8)]
+    for words in said:
+        await says(world, words)
+    await world.worker()
+    await world.got(1, timeout=20)
+    assert world.asked == [("\n\n".join(said),)]
+
+
 # --- words that are not typed ---
 
 STOPPING = (
@@ -252,60 +286,3 @@ async def test_who_has_stopped_has_nothing_written_down_beyond_the_days_limit(wo
         await says(world, f"Where is {n}?")
         await world.until("SELECT count(*) = %s FROM usage", n)
     assert len(world.sandbox.transcriptions.calls) == 1 and len(world.lines()) == 1
-
-
-# --- read and typing ---
-
-
-async def test_typing_is_shown_while_the_assistant_writes(world: World) -> None:
-    """Of the newest message, at once; the turn is answered as ever."""
-    await through_gate(world)
-    await world.worker()
-    hold = world.gate.hold("assistant", "first")
-    first = await world.say("first")
-    await hold.reached()
-    assert await world.sandbox.ledger.tally.reach(("read", NUMBER), 1, 5.0)
-    await world.say("second")
-    third = await world.say("third")
-    hold.open.set()
-    await world.got(2)
-    assert reads(world) == [(first.ids[0], True), (third.ids[0], True)]
-
-
-async def test_what_is_answered_at_once_is_read_without_typing(world: World) -> None:
-    """An intent's reply or a kind's sentence is there before typing could show; the receipt comes behind it."""
-    await world.worker()
-    one = await world.say("hi")
-    await world.got(1)
-    other = await world.say(kind="sticker")
-    await world.got(2)
-    assert await world.sandbox.ledger.tally.reach(("read", NUMBER), 2, 5.0)
-    assert reads(world) == [(one.ids[0], False), (other.ids[0], False)]
-
-
-async def test_nobody_is_told_of_what_gets_no_answer(world: World) -> None:
-    """Reactions, edits, revocations, and what is left to a person: that nobody has read it is the truth."""
-    await world.worker()
-    said = await world.say("hi")
-    await world.got(1)
-    assert await world.sandbox.ledger.tally.reach(("read", NUMBER), 1, 5.0)
-    await world.act("UPDATE lanes SET paused_until = now() + interval '1 hour'")
-    await world.say("\N{THUMBS UP SIGN}", kind="reaction", target=said.ids[0])
-    await world.say("hello", kind="edit", target=said.ids[0])
-    await world.say(kind="revoke", target=said.ids[0])
-    await world.say("left to a person")
-    await world.until("SELECT count(*) = 1 FROM usage WHERE outcome = 'left'")
-    await world.at_rest()
-    assert len(reads(world)) == 1
-
-
-async def test_an_answer_waits_for_no_receipt(world: World) -> None:
-    """Each of them hangs, fails or is refused: answers come as ever, and the channel is none the worse."""
-    faults = [Fault(kind="no_answer"), Fault(kind="http_500_json"), Fault(kind="graph_error", code=190)]
-    world.sandbox.faults.queue("read", faults * 10)
-    await world.worker()
-    for n in range(1, 4):
-        await world.say(f"question {n}")
-        assert (await world.got(n, timeout=3))[-1] == f"You said: question {n}"
-    assert {line.outcome for line in world.lines()} == {"ok"}
-    assert await world.rows("SELECT count(*) FROM holds") == [(0,)]

@@ -5,7 +5,7 @@ Each test works beside a twin tenant whose ids are the same and whose rows may n
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,29 +16,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.db import Connection
-from app.store import chunks, lanes, settlements, turns
+from app.store import chunks, lanes, turns
 from app.store.chunks import Intent
 from app.store.lanes import Claim, Release
-from tests.ground import Ground, ground
+from tests import ground as shared
+from tests.ground import Ground
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture
-async def here(database: Any) -> AsyncIterator[Ground]:
-    async with ground(database.url, database.superuser_url) as here:
-        yield here
+here = shared.here
 
 
 async def intended(conn: Connection, worker: UUID, rows: Sequence[Intent]) -> list[str]:
     """What the fence says to each intent."""
     return [permission.fence for permission in await chunks.intend(conn, worker, rows)]
-
-
-async def release(here: Ground, worker: UUID, claim: Claim, done_seq: int | None = None, **more: Any) -> bool:
-    """Give one lane back; whether it is due again at once."""
-    [due_in] = await lanes.release(here.conn, worker, [Release(claim=claim, done_seq=done_seq, **more)])
-    return due_in == 0
 
 
 # --- claim ---
@@ -86,7 +77,7 @@ async def test_each_claim_raises_token_and_attempts_and_clears_the_time(here: Gr
         assert (claim.token, claim.attempts) == (n, n)
         row = await here.row(lane)
         assert (row["owner"], row["run_at"], row["token"]) == (worker, None, n)
-        assert await release(here, worker, claim, again_in=0.0, failed=True)
+        assert await here.release(worker, claim, again_in=0.0, failed=True)
 
 
 async def test_a_full_tenant_is_passed_over(here: Ground) -> None:
@@ -126,7 +117,7 @@ async def test_what_arrived_meanwhile_is_not_forgotten(here: Ground) -> None:
     [claim] = await here.claim(worker)
     [outcome] = await here.ingest(here.placed(lane))
     assert not outcome.woke
-    assert await release(here, worker, claim, done_seq=1)
+    assert await here.release(worker, claim, done_seq=1)
     row = await here.row(lane)
     assert (row["done_seq"], row["head_seq"], row["owner"], row["due"]) == (1, 2, None, True)
 
@@ -137,7 +128,7 @@ async def test_a_lane_that_is_done_sleeps_until_somebody_writes(here: Ground) ->
     await here.ingest(here.placed(lane))
     worker = await here.worker()
     [claim] = await here.claim(worker)
-    assert not await release(here, worker, claim, done_seq=1)
+    assert not await here.release(worker, claim, done_seq=1)
     row = await here.row(lane)
     assert (row["run_at"], row["owner"], row["attempts"]) == (None, None, 0)
     [outcome] = await here.ingest(here.placed(lane))
@@ -151,7 +142,7 @@ async def test_a_lane_that_is_done_is_not_due_by_what_woke_it_before(here: Groun
     worker = await here.worker()
     [claim] = await here.claim(worker)
     await here.act("UPDATE lanes SET run_at = qasid_now() WHERE owner IS NOT NULL")  # a status, say
-    assert not await release(here, worker, claim, done_seq=1)
+    assert not await here.release(worker, claim, done_seq=1)
     assert (await here.row(lane))["run_at"] is None
     assert await here.claim(worker) == []
 
@@ -162,13 +153,13 @@ async def test_a_wait_ends_when_it_should_or_when_somebody_ends_it(here: Ground)
     await here.ingest(here.placed(lane))
     worker = await here.worker()
     [claim] = await here.claim(worker)
-    assert not await release(here, worker, claim, again_in=30.0)
+    assert not await here.release(worker, claim, again_in=30.0)
     assert 28 < (await here.row(lane))["runs_in"] <= 30
     assert await here.claim(worker) == []
     await here.pass_time(31)
     [claim] = await here.claim(worker)
     await here.act("UPDATE lanes SET run_at = qasid_now() WHERE owner IS NOT NULL")  # a status, say
-    assert await release(here, worker, claim, again_in=30.0)
+    assert await here.release(worker, claim, again_in=30.0)
 
 
 async def test_a_release_after_the_lane_was_lost_changes_nothing(here: Ground) -> None:
@@ -181,132 +172,11 @@ async def test_a_release_after_the_lane_was_lost_changes_nothing(here: Ground) -
     await lanes.bury(here.conn)
     [new] = await here.claim(second)
     before = await here.row(lane)
-    assert not await release(here, first, old, done_seq=1)
-    assert not await release(here, second, old, done_seq=1)
+    assert not await here.release(first, old, done_seq=1)
+    assert not await here.release(second, old, done_seq=1)
     assert await here.row(lane) == before
-    assert not await release(here, second, new, done_seq=1)
+    assert not await here.release(second, new, done_seq=1)
     assert (await here.row(lane))["done_seq"] == 1
-
-
-async def test_only_progress_clears_the_count_of_attempts(here: Ground) -> None:
-    """An error's release leaves it, an orderly one clears it; done_seq never goes back."""
-    lane = await here.lane()
-    await here.ingest(here.placed(lane), here.placed(lane))
-    worker = await here.worker()
-    [claim] = await here.claim(worker)
-    await release(here, worker, claim, again_in=0.0, failed=True)
-    [claim] = await here.claim(worker)
-    assert claim.attempts == 2
-    await release(here, worker, claim, done_seq=2)
-    await release(here, worker, claim, done_seq=1)
-    assert ((await here.row(lane))["attempts"], (await here.row(lane))["done_seq"]) == (0, 2)
-
-
-async def test_what_fails_after_progress_counts_all_the_same(here: Ground) -> None:
-    """An error that comes after each intent would else be tried for ever."""
-    lane = await here.lane()
-    await here.ingest(here.placed(lane))
-    worker = await here.worker()
-    for attempt in (1, 2):
-        [claim] = await here.claim(worker)
-        assert claim.attempts == attempt
-        await here.act("UPDATE lanes SET attempts = 0 WHERE conversation_id = %s", lane)  # as an intent does
-        await release(here, worker, claim, again_in=0.0, failed=True)
-
-
-async def suspected(here: Ground, attempts: int = 3) -> UUID:
-    """A due lane that was claimed so often without progress."""
-    lane = await here.lane()
-    await here.ingest(here.placed(lane))
-    await here.act(
-        "UPDATE lanes SET attempts = %s WHERE (tenant_id, conversation_id) = (%s, %s)", attempts, here.tenant, lane
-    )
-    return lane
-
-
-async def test_suspects_are_claimed_a_few_at_a_time_and_then_alone(here: Ground) -> None:
-    """What may kill its worker is kept apart from others of its kind, so that none is blamed for another."""
-    few = {await suspected(here) for _ in range(10)}
-    guilty = {await suspected(here, attempts=4) for _ in range(2)}
-    sound = {await suspected(here, attempts=2)}
-    worker = await here.worker()
-
-    async def claimed(**more: Any) -> set[UUID]:
-        return {claim.conversation_id for claim in await lanes.claim(here.conn, worker, 100, **more)}
-
-    assert await claimed(suspects=False) == sound
-    alone = [await claimed(), await claimed()]
-    assert [len(one) for one in alone] == [1, 1] and alone[0] | alone[1] == guilty
-    group = await claimed()
-    assert len(group) == 8 and group < few
-    assert await claimed() == few - group
-
-
-async def test_a_suspects_claim_counts_only_once_it_is_tried(here: Ground) -> None:
-    """Its worker may die while the database is away, again and again: that is no doing of the lane's."""
-    lane = await suspected(here)
-    for _ in range(5):
-        dead = await here.worker()
-        [claim] = await here.claim(dead)
-        assert claim.suspect and claim.attempts == 3
-        await lanes.leave(here.conn, dead)
-        await lanes.bury(here.conn)
-    worker = await here.worker()
-    assert await lanes.tried(here.conn, dead, claim) is None, "not its lane any more"
-    [claim] = await here.claim(worker)
-    assert await lanes.tried(here.conn, worker, claim) == 4
-    await release(here, worker, claim, again_in=0.0, failed=True)
-    assert (await here.row(lane))["attempts"] == 4
-
-
-@pytest.mark.parametrize("tried", [False, True])
-async def test_a_suspect_that_is_given_back_stays_one(here: Ground, tried: bool) -> None:
-    """Its claim's answer was lost: that was no try, but among sound lanes it could kill their workers again."""
-    lane = await suspected(here)
-    worker = await here.worker()
-    [claim] = await here.claim(worker)
-    if tried:
-        await lanes.tried(here.conn, worker, claim)
-    await lanes.disown(here.conn, worker, [])
-    assert (await here.row(lane))["attempts"] == 3
-    [again] = await here.claim(worker)
-    assert again.suspect
-
-
-async def test_a_worker_that_lives_on_clears_what_it_works_on(here: Ground) -> None:
-    """Who waits for a slow assistant is not to blame for what killed its workers before; another worker's lane stays."""
-    lane, other = await suspected(here, 1), await suspected(here, 1)
-    worker = await here.worker()
-    await here.claim(worker)
-    await lanes.survived(here.conn, await here.worker(), [(here.tenant, lane)])
-    assert (await here.row(lane))["attempts"] == 2
-    await lanes.survived(here.conn, worker, [(here.tenant, lane)])
-    assert ((await here.row(lane))["attempts"], (await here.row(other))["attempts"]) == (0, 2)
-
-
-async def test_a_head_that_nobody_can_read_is_ended_unread(here: Ground) -> None:
-    """Its turn counts as parked, its first unsent chunk too, the rest is cancelled; the lane goes on behind it."""
-    lane = await here.lane()
-    await here.ingest(here.placed(lane))
-    worker = await here.worker()
-    [claim] = await here.claim(worker)
-    turn = (await here.open(claim)).turn
-    assert turn
-    assert await settlements.park_head(here.conn, await here.worker(), claim, "why") is None, "not its lane"
-    assert await settlements.park_head(here.conn, worker, claim, "why") == 1
-    await release(here, worker, claim, done_seq=1)
-    assert await here.all("SELECT outcome, turn_id FROM usage") == [{"outcome": "parked", "turn_id": turn.id}]
-
-    await here.ingest(here.placed(lane))
-    [claim] = await here.claim(worker)
-    turn = (await here.open(claim)).turn
-    assert turn
-    await here.settle(worker, claim, turn, "one", "two", send=True)
-    assert await settlements.park_head(here.conn, worker, claim, "why") == 2
-    rows = await here.all("SELECT state FROM chunks ORDER BY no")
-    assert [row["state"] for row in rows] == ["parked", "cancelled"]
-    await release(here, worker, claim, done_seq=2)
-    assert await settlements.park_head(here.conn, worker, claim, "why") is None, "nothing is left"
 
 
 async def sent_by_hand(here: Ground, lane: UUID, *bodies: str) -> list[UUID]:
@@ -343,7 +213,7 @@ async def test_a_turn_ends_before_an_entry_that_is_no_answer(here: Ground) -> No
     assert opening.turn and (opening.kind, opening.turn.last_seq, opening.chunks) == ("answer", 2, [])
     await here.settle(worker, claim, opening.turn, "answer")
     assert [chunk.body for chunk in (await here.open(claim)).chunks] == ["answer"]
-    await release(here, worker, claim, done_seq=2)
+    await here.release(worker, claim, done_seq=2)
     [claim] = await here.claim(worker)
     opening = await here.open(claim)
     assert (opening.kind, opening.turn, [chunk.id for chunk in opening.chunks if chunk.seq > 2]) == (
@@ -351,7 +221,7 @@ async def test_a_turn_ends_before_an_entry_that_is_no_answer(here: Ground) -> No
         None,
         [text],
     )
-    await release(here, worker, claim, done_seq=3)
+    await here.release(worker, claim, done_seq=3)
     [claim] = await here.claim(worker)
     opening = await here.open(claim)
     assert opening.turn and (opening.turn.first_seq, opening.turn.last_seq) == (4, 4)
@@ -361,7 +231,7 @@ async def test_a_pause_does_not_stop_what_a_person_sends(here: Ground) -> None:
     """It is there so that a person can speak."""
     lane = await here.lane()
     [text] = await sent_by_hand(here, lane, "by hand")
-    assert await lanes.pause(here.conn, (here.tenant, lane), datetime.now(UTC) + timedelta(hours=1))
+    assert await lanes.pause(here.conn, (here.tenant, lane), datetime.now(UTC) + timedelta(hours=1)) is False
     worker = await here.worker()
     [claim] = await here.claim(worker)
     assert await intended(here.conn, worker, [Intent(claim, text, 1)]) == ["paused"]
@@ -374,15 +244,14 @@ async def test_a_pause_makes_due_what_waits(here: Ground) -> None:
     await here.ingest(here.placed(lane))
     worker = await here.worker()
     [claim] = await here.claim(worker)
-    await release(here, worker, claim, again_in=500.0)
+    await here.release(worker, claim, again_in=500.0)
     until = datetime.now(UTC) + timedelta(hours=1)
-    assert await lanes.pause(here.conn, (here.tenant, lane), until) and await lanes.pause(
-        here.conn, (here.tenant, idle), until
-    )
+    for each in (lane, idle):
+        assert await lanes.pause(here.conn, (here.tenant, each), until) is False
     [claim] = await here.claim(worker)
     assert (await here.open(claim)).paused
     assert await lanes.pause(here.conn, (here.tenant, lane), None) and not (await here.open(claim)).paused
-    assert not await lanes.pause(here.conn, (here.tenant, uuid4()), None)
+    assert await lanes.pause(here.conn, (here.tenant, uuid4()), None) is None
 
 
 async def test_replies_of_the_last_minute_are_counted_for_the_brake(here: Ground) -> None:
@@ -396,7 +265,7 @@ async def test_replies_of_the_last_minute_are_counted_for_the_brake(here: Ground
         opening = await here.open(claim, brake=3)
         assert opening.turn
         await here.settle(worker, claim, opening.turn, *bodies)
-        await release(here, worker, claim, done_seq=opening.turn.last_seq)
+        await here.release(worker, claim, done_seq=opening.turn.last_seq)
         return opening.replied
 
     assert [await turn(lane, "a"), await turn(lane), await turn(other, "b"), await turn(lane, "c")] == [0, 1, 0, 1]
@@ -680,7 +549,7 @@ async def test_what_is_left_to_do_has_an_owner_or_a_time(here: Ground, operation
                 "fail": {"again_in": 2.0, "failed": True},
                 "wait": {"again_in": 30.0},
             }[name]
-            await release(here, workers[n], claim, **how)
+            await here.release(workers[n], claim, **how)
         row = await here.row(lane)
         assert row["done_seq"] <= row["head_seq"]
         assert row["done_seq"] == row["head_seq"] or row["owner"] or row["run_at"] is not None, (name, row)
@@ -734,24 +603,6 @@ async def test_a_backlog_of_tens_of_thousands_is_opened_like_any_other(here: Gro
     assert opening.said == []
 
 
-async def test_errors_are_certain_and_deaths_are_not(here: Ground) -> None:
-    """Five errors of its own are enough to give a lane up; of deaths, which may be another's, it takes eight."""
-    failing, dying = await suspected(here), await suspected(here)
-    for n in (4, 5):
-        worker = await here.worker()
-        claims = {claim.conversation_id: claim for claim in await here.claim(worker)}
-        for lane, claim in claims.items():
-            assert await lanes.tried(here.conn, worker, claim) == n
-            if lane == failing:
-                await release(here, worker, claim, again_in=0.0, failed=True)
-        await lanes.leave(here.conn, worker)  # it dies
-        await lanes.bury(here.conn)
-        if n == 4:  # alone from here on: the other waits its turn
-            await here.act("UPDATE lanes SET run_at = NULL WHERE conversation_id = %s", dying)
-    assert (await here.row(failing))["attempts"] == lanes.MOST_CLAIMS
-    assert (await here.row(dying))["attempts"] == 4
-
-
 async def test_a_channel_that_is_back_wakes_what_waits_for_it_and_nobody_else(here: Ground) -> None:
     """Those due first before the others, a fiftieth of a second apart; idle lanes, other channels and the twin stay as they are."""
     beside = await here.channel_beside()
@@ -763,7 +614,7 @@ async def test_a_channel_that_is_back_wakes_what_waits_for_it_and_nobody_else(he
     worker = await here.worker()
     wait = {lane: 30.0 - n for n, lane in enumerate([*waiting, other])}
     for claim in await here.claim(worker):
-        await release(here, worker, claim, again_in=wait[claim.conversation_id])
+        await here.release(worker, claim, again_in=wait[claim.conversation_id])
     assert await lanes.wake_channel(here.conn, here.tenant, here.channel) == 3
     rows = await here.all("SELECT conversation_id, run_at FROM lanes WHERE tenant_id = %s", here.tenant)
     at = {row["conversation_id"]: row["run_at"] for row in rows}

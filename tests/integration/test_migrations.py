@@ -1,16 +1,24 @@
 """The schema: two starts at once, edited and unknown files, and who may see which row."""
 
 import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
+import workers.main
 from app import db, embedded
 from app.errors import ConfigurationError, DatabaseUnavailable
-from app.migrate import available, migrate
+from app.migrate import available, migrate, require
+from app.settings import Settings
 from tests.conftest import Database
 
 
@@ -40,6 +48,93 @@ def test_an_edited_migration_is_refused_and_a_newer_schema_too(empty: str, tmp_p
     (tmp_path / "0001_one.sql").rename(tmp_path / "0002_other.sql")
     with pytest.raises(ConfigurationError, match="0001_one, which this build does not know"):
         list(migrate(empty, tmp_path))
+
+
+# --- a build that is newer than the schema, and an older one ---
+
+LACKS = f"The schema lacks {available()[-1].name}: run `qasid migrate`."
+KEY = "22" * 32
+ENDPOINT = '[endpoints.meta]\nkind = "cloud"\nsecrets = ["env:META"]\nverify_token = "env:META"\n'
+
+
+@pytest.fixture
+def older(empty: str, tmp_path: Path) -> str:
+    """A database that lacks the last migration."""
+    (tmp_path / "older").mkdir()
+    for migration in available()[:-1]:
+        (tmp_path / "older" / f"{migration.name}.sql").write_text(migration.sql)
+    list(migrate(empty, tmp_path / "older"))
+    return empty
+
+
+def qasid(url: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    """The command, as a process of its own."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("QASID_")}
+    ours = {"QASID_DATABASE_URL": url, "QASID_SECRET_KEY": KEY, "QASID_WORKER_METRICS_PORT": "0", "META": "x"}
+    command = [sys.executable, "-m", "app.cli", *words]
+    return subprocess.run(command, env=others | ours, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_whoever_begins_on_an_older_schema_says_to_migrate(older: str, tmp_path: Path) -> None:
+    """Worker, web and every command: one line that names what is missing, code 2."""
+    (tmp_path / "qasid.toml").write_text(ENDPOINT)
+    for words in (("worker",), ("web",), ("apply", str(tmp_path / "qasid.toml")), ("user", "list"), ("dead",)):
+        ended = qasid(older, *words)
+        assert (ended.returncode, ended.stderr) == (2, f"qasid: {LACKS}\n"), words
+    list(migrate(older))
+    require(older)
+
+
+def test_whoever_begins_on_an_empty_database_says_so_alike(empty: str, tmp_path: Path) -> None:
+    """The same words from each."""
+    (tmp_path / "qasid.toml").write_text(ENDPOINT)
+    for words in (("worker",), ("apply", str(tmp_path / "qasid.toml")), ("user", "list")):
+        ended = qasid(empty, *words)
+        assert (ended.returncode, ended.stderr) == (2, "qasid: The database is empty: run `qasid migrate`.\n"), words
+
+
+def test_a_schema_that_a_newer_build_made_is_worked_with(database: Database) -> None:
+    """As in a rolling upgrade: what it has beyond this build's stands in nobody's way. An edited one does."""
+    with psycopg.connect(database.url, autocommit=True) as conn:
+        conn.execute("INSERT INTO migrations (name, checksum) VALUES ('9999_next', 'x')")
+        require(database.url)
+        assert qasid(database.url, "user", "list").returncode == 0
+        conn.execute("UPDATE migrations SET checksum = 'x' WHERE name = '0001_roles'")
+    with pytest.raises(ConfigurationError, match="0001_roles was edited"):
+        require(database.url)
+
+
+def test_whoever_may_not_read_what_was_applied_is_told(database: Database) -> None:
+    """The role of the URL owns the schema, or nothing can be known of it."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as conn:
+        conn.execute("ALTER TABLE migrations OWNER TO postgres")
+    with pytest.raises(ConfigurationError, match="does not own the schema"):
+        require(database.url)
+
+
+@contextmanager
+def closed(database: Database) -> Iterator[None]:
+    """Nobody may connect to it."""
+    name = database.url.rpartition("/")[2]
+    with psycopg.connect(database.superuser_url.rpartition("/")[0] + "/postgres", autocommit=True) as conn:
+        conn.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        try:
+            yield
+        finally:
+            conn.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_waited_for_the_database_looks_at_its_schema(older: str, database: Database) -> None:
+    """It was away when the worker began: what is found then is an older schema all the same."""
+    settings = Settings(database_url=older, secret_key=KEY, worker_metrics_port=0)
+    async with asyncio.timeout(30):
+        with capture_logs() as lines, closed(database):
+            working = asyncio.create_task(workers.main.work(settings))
+            while not any(line["event"] == "waiting for the database" for line in lines):
+                await asyncio.sleep(0.01)
+        with pytest.raises(ConfigurationError, match="run `qasid migrate`"):
+            await working
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(empty: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from app.store import lanes
 from tests.conftest import Database
 from tests.ground import ground
 
@@ -24,15 +25,15 @@ def statement(words: str) -> str:
 
 def test_every_statement_runs(database: Database) -> None:
     """On a database without a row."""
-    assert len(STATEMENTS) >= 5
+    assert len(STATEMENTS) >= 4
     with psycopg.connect(database.url, autocommit=True) as conn:
         conn.execute("SET ROLE qasid_courier")
         for each in STATEMENTS:
-            conn.execute(each.replace("'ID'", "gen_random_uuid()").encode())
+            conn.execute(each.encode())
 
 
-async def test_whose_conversation_is_handed_over_is_found_and_given_back(database: Database) -> None:
-    """By their number, and no other's; behind the UPDATE nobody is listed any more."""
+async def test_whose_conversation_is_handed_over_is_found(database: Database) -> None:
+    """By their number, and no other's; once it is resumed nobody is listed any more."""
     async with ground(database.url, database.superuser_url) as at:
         lane, _ = await at.lane(), await at.lane()
         await at.act(
@@ -47,6 +48,6 @@ async def test_whose_conversation_is_handed_over_is_found_and_given_back(databas
         listed = statement("p.name, i.kind").encode()
         [row] = await (await at.conn.execute(listed)).fetchall()
         assert (lane, "wa_id", number["value"]) == (row[2], row[4], row[5])
-        await at.conn.execute(statement("UPDATE lanes").replace("'ID'", f"'{lane}'").encode())
+        assert await lanes.pause(at.conn, (at.tenant, row[2]), None)
         assert await (await at.conn.execute(listed)).fetchall() == []
         assert (await at.row(lane))["paused_after"] is None

@@ -15,7 +15,7 @@ GROWING = "messages|outbox|seen|lanes|turns|steps|chunks|attempts|usage|conversa
 # Whose statements stand between a webhook and its answer. What a person asks for now and then may read a tenant's rows.
 MODULES = (
     *("inbox", "people", "lanes", "turns", "steps", "settlements", "histories", "chunks", "statuses", "doors"),
-    *("spending", "translations"),
+    *("spending", "translations", "overdue"),
 )
 
 

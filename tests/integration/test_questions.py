@@ -3,11 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
-from functools import partial
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 import msgspec
@@ -20,7 +19,7 @@ from app.assistants.intents import Intents
 from app.configuration import Assistant, Limits, Texts, Transcription
 from app.directory import Channel, Tenant
 from app.errors import DatabaseUnavailable
-from app.messages import ANSWERED, Identity
+from app.messages import ANSWERED
 from app.sandbox.faults import Fault
 from app.sandbox.files import SAID, File
 from app.sandbox.numbers import Number
@@ -29,16 +28,21 @@ from app.sandbox.server import running
 from app.sandbox.simulation import Sandbox
 from app.store.turns import Asked, Opening
 from app.vault import Secret
+from tests.asking import Kept as Noted
+from tests.openings import asked, opening
 from workers import files as module
+from workers import hearing as hearing_module
+from workers import room as room_module
 from workers.breakers import Breakers
+from workers.fetching import Fetching
 from workers.files import Files
+from workers.hearing import Hearing
 from workers.questions import MOST_CHARACTERS, Questions, Reading, apology, newest
 from workers.room import Room as PictureRoom
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
 NUMBER = "1000200030004000"
-NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 class Kept:
@@ -55,16 +59,20 @@ class Kept:
 
 
 class Room:
+    """`notes`: those of all its turns."""
+
     def __init__(self, sandbox: Sandbox, client: httpx.AsyncClient, outside: httpx.AsyncClient) -> None:
         self.sandbox = sandbox
         self.number = Number(phone_number_id=NUMBER, webhook_url="http://127.0.0.1:9/", app_secret="s")
         sandbox.register(self.number)
         directory: Any = SimpleNamespace(current=SimpleNamespace(endpoint_of=lambda _: SimpleNamespace(kind="cloud")))
         self.kept = Kept()
+        self.notes = Noted()
         commits: Any = self.kept
         self.breakers = Breakers()
-        self._files = partial(Files, commits, directory, client, outside, self.breakers)
-        self.questions = Questions(self._files())
+        self.fetching = Fetching(directory, client, outside)
+        self.hearing = Hearing(commits, self.fetching, client, self.breakers)
+        self.questions = Questions(Files(self.fetching), self.hearing)
         self.tenant = Tenant(
             id=UUID(int=1),
             slug="noor",
@@ -98,30 +106,26 @@ class Room:
             said = Spoken(kind=kind, text=body, **spoken)  # type: ignore[arg-type]
             raw = msgspec.json.encode(message(said, self.number, self.sandbox.files.digest))
             more.setdefault("raw", msgspec.Raw(raw))
-        fields = {
-            "id": uuid4(),
-            "kind": kind,
-            "body": body,
-            "sent_at": NOW,
-            "correlation": "c",
-            "ack_ms": 1.0,
-            "waited": 0.0,
-            "blank": not body,
-            "replayed": False,
-            "revoked": False,
-        }
-        return Asked(**{**fields, **more})
+        return asked(kind=kind, body=body, **more)
 
     def bounded(self, most: int, most_of_a_tenant: int) -> None:
         """From here on there is room for so many of the largest pictures."""
         size = module.MOST_OF_A_PICTURE
-        self.questions = Questions(self._files(room=PictureRoom(most * size, most_of_a_tenant * size)))
+        pictures = PictureRoom(most * size, most_of_a_tenant * size)
+        self.questions = Questions(Files(self.fetching, room=pictures), self.hearing)
 
     async def read(self, *asked: Asked, timeout: float = 10.0) -> Reading:
-        async with self.questions.read(
-            self.tenant, self.channel, opening(*asked), deadline=time.monotonic() + timeout
-        ) as reading:
+        async with self.reading(opening(*asked), timeout) as reading:
             return reading
+
+    @asynccontextmanager
+    async def reading(self, found: Opening, timeout: float = 10.0, *, live: bool = True) -> AsyncIterator[Reading]:
+        """Its voice messages are heard first, as in a turn."""
+        tenant, channel = self.tenant, self.channel
+        deadline = time.monotonic() + timeout
+        await self.questions.hear(tenant, channel, found, self.notes, live=live, deadline=deadline)
+        async with self.questions.read(tenant, channel, found, live=live, deadline=deadline) as reading:
+            yield reading
 
     async def words(self, *asked: Asked, **more: Any) -> list[str]:
         return [line.text for line in (await self.read(*asked, **more)).lines]
@@ -136,29 +140,11 @@ class Room:
         return id
 
 
-def opening(*asked: Asked) -> Opening:
-    return Opening(
-        version=0,
-        done_seq=0,
-        kind="answer",
-        correlation="c",
-        paused=False,
-        replied=0,
-        chunks=[],
-        turn=None,
-        asked=list(asked),
-        said=[],
-        memo={},
-        to=[Identity("wa_id", "15550002222")],
-        now=NOW,
-    )
-
-
 @pytest.fixture
 async def room() -> AsyncIterator[Room]:
     async with (
         running() as sandbox,
-        http.client(total=10.0, max_response=module.MOST_BYTES + 1) as client,
+        http.client(total=10.0, max_response=hearing_module.MOST_BYTES + 1) as client,
         http.client(total=10.0, public=True) as outside,
     ):
         yield Room(sandbox, client, outside)
@@ -289,8 +275,7 @@ class Reader:
         self._task = asyncio.create_task(self._read(room, opening(*asked)))
 
     async def _read(self, room: Room, found: Opening) -> None:
-        deadline = time.monotonic() + 20
-        async with room.questions.read(room.tenant, room.channel, found, deadline=deadline) as self.reading:
+        async with room.reading(found, 20.0) as self.reading:
             await self._answered.wait()
 
     async def end(self) -> None:
@@ -319,7 +304,7 @@ async def test_pictures_in_hand_are_bounded(room: Room) -> None:
     assert all(reader.reading and reader.reading.lines[0].images for reader in readers)
 
 
-async def test_one_tenants_pictures_keep_nobody_else_waiting(room: Room) -> None:
+async def test_one_tenants_pictures_keep_nobody_else_waiting(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """While its own share is with an assistant that hangs, others have theirs; its own texts and voice messages are read."""
     jpeg = room.file("image/jpeg", b"\xff\xd8\xff".ljust(module.MOST_OF_A_PICTURE))
     text = {"file": room.file("text/plain", b"words", "8"), "media_type": "text/plain"}
@@ -333,6 +318,7 @@ async def test_one_tenants_pictures_keep_nobody_else_waiting(room: Room) -> None
     assert (await room.read(room.asked("image", spoken={"file": jpeg}))).lines[0].images
     assert time.monotonic() - began < 2
     room.tenant = mine
+    monkeypatch.setattr(room_module, "PATIENCE", 0.0)
     mixed = await room.words(room.asked("audio"), room.asked("image", spoken={"file": jpeg}), timeout=1.0)
     assert mixed == ["Where is the clinic?", "[A picture, which cannot be read here.]"]
     for reader in hanging:
@@ -346,7 +332,7 @@ async def test_a_voice_message_is_asked_in_its_words_which_are_kept_first(room: 
     """Committed as the message's own; the opening has them from then on, so that memory keeps what the database does."""
     voice = room.asked("audio")
     found = opening(voice)
-    async with room.questions.read(room.tenant, room.channel, found, deadline=time.monotonic() + 10) as reading:
+    async with room.reading(found) as reading:
         assert reading.lines == (Line("user", "Where is the clinic?"),)
         assert room.kept.transcripts == [(voice.id, "Where is the clinic?")]
     assert [(each.body, each.blank) for each in found.asked] == [("Where is the clinic?", False)]
@@ -370,13 +356,24 @@ async def test_several_voice_messages_are_written_down_at_once(room: Room) -> No
     assert time.monotonic() - began < 1.4
 
 
+async def test_all_voice_messages_of_a_turn_are_heard(room: Room) -> None:
+    """However many were sent while an answer was made: each in its place, each kept. Pictures are more, and wanted less."""
+    count = module.MOST_FILES + 3
+    voices = [
+        room.asked("audio", spoken={"file": room.file("audio/ogg", b"OggS\0" + SAID + str(n).encode(), str(n))})
+        for n in range(count)
+    ]
+    assert await room.words(*voices) == [str(n) for n in range(count)]
+    assert sorted(room.kept.transcripts) == sorted((voice.id, str(n)) for n, voice in enumerate(voices))
+
+
 @pytest.mark.parametrize("fault", ["http_401", "empty", "no_answer"])
 async def test_a_voice_message_without_words_is_told_so(room: Room, fault: str) -> None:
-    """The service refuses, hears nothing, or does not answer: an operator is told of all but silence."""
+    """The service refuses, hears nothing, or does not answer: an operator is told of all but silence, which alone is kept."""
     before = alerts("transcription_failed")
     room.sandbox.faults.queue("transcription", [Fault(kind=fault)] * 3)  # type: ignore[arg-type]
     assert await room.read(room.asked("audio"), timeout=1.5) == Reading(lines=(), unread=("audio",))
-    assert room.kept.transcripts == []
+    assert room.kept.transcripts == [] and len(room.notes) == (fault == "empty")
     assert alerts("transcription_failed") - before == (fault != "empty")
 
 

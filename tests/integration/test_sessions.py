@@ -26,6 +26,7 @@ from app.store import dead, histories, lanes, turns
 from app.store.lanes import Claim, Release
 from app.store.settlements import Settlement
 from app.store.turns import Open, Opening
+from tests import ground as laid
 from tests import world as shared
 from tests.conftest import Database
 from tests.ground import NOW, Ground, ground
@@ -87,7 +88,7 @@ class Worker:
         )
 
     async def settle(self, claim: Claim, found: Opened, body: str, outcome: Any = "answered") -> str:
-        """Settle what was opened, as `workers/answer.py` does, and give nothing back yet."""
+        """Settle what was opened, as `workers/settle.py` does, and give nothing back yet."""
         turn = found.opening.turn
         assert turn
         settled = await self.commits.settle(
@@ -116,10 +117,7 @@ class Worker:
         return found
 
 
-@pytest.fixture
-async def here(database: Database) -> AsyncIterator[Ground]:
-    async with ground(database.url, database.superuser_url) as here:
-        yield here
+here = laid.here
 
 
 @pytest.fixture

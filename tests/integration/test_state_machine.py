@@ -252,7 +252,7 @@ class Couriers(RuleBasedStateMachine):
         until = None if seconds is None else self.model.now + seconds
         self.model.paused[lane] = -1.0 if until is None else until
         at = None if until is None else self.epoch + timedelta(seconds=until)
-        assert _now(lanes.pause(self.world.wire, (self.here.tenant, lane), at))
+        assert _now(lanes.pause(self.world.wire, (self.here.tenant, lane), at)) is not None
 
     # --- the assistant and the provider ---
 

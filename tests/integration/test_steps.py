@@ -1,4 +1,7 @@
-"""The steps from a voice message to a translated, cited answer: a crash between any two of them repeats none that is done."""
+"""The steps from a voice message to a translated, cited answer: a crash between any two of them repeats none that is done.
+
+Nor one between the calls that an answer is made of.
+"""
 
 from collections import Counter
 
@@ -6,10 +9,13 @@ import pytest
 
 from app.apply import apply
 from app.crashpoints import NAMES
+from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
 from app.sandbox.files import SAID, File
+from app.sandbox.translator_calls import Speed
 from app.vault import Vault
 from tests import world as shared
+from tests.tenants import configure
 from tests.world import ENVIRON, KEY, OTHER, PERSON, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -18,8 +24,11 @@ world = shared.world
 
 # An assistant answers it in English, with three citations in Arabic; its person reads Urdu.
 QUESTION = "cite#3 آپ کہاں ہیں؟"
-# Behind `answer.asked` nothing is committed yet: that call alone may be made again.
-POINTS = [name for name in NAMES if name.startswith(("question.", "answer.")) and name != "answer.asked"]
+# Behind `answer.asked` nothing is committed yet: that call alone may be made again. `answer.continued` has its own test.
+OTHERS = ("answer.asked", "answer.continued")
+POINTS = [name for name in NAMES if name.startswith(("question.", "answer.")) and name not in OTHERS]
+# Long enough for half of its answer to be gone on from.
+LONG = " ".join(["Tell me all about the opening hours of each of your branches, and how to get there by bus."] * 3)
 TABLES = """
 [tenants.noor.translation]
 provider = "libretranslate"
@@ -97,6 +106,28 @@ async def test_an_answer_does_not_fail_for_a_translation(world: World) -> None:
     assert text.endswith("(not translated)")
 
 
+async def test_whoever_cannot_be_answered_in_their_language_is_told_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the answer, above its sources; after a crash it is the same answer, and nobody is asked again."""
+    await with_translator(world, 'answers = ["ur"]')
+    await configure(world, '[tenants.noor.texts]\nuntranslated = "(غیر مترجم)"\n')
+    world.sandbox.faults.queue(
+        "translator", ["ok", "http_403"], only="point 1"
+    )  # asked for its language, and translated
+    monkeypatch.setenv("CRASHPOINT", "answer.finished:1")
+    child = await world.process()
+    monkeypatch.delenv("CRASHPOINT")
+    await world.say(QUESTION)
+    assert await child.wait() == -9
+    asked = world.sandbox.translator.count
+    await world.process()
+    [text] = await world.got(1, timeout=20)
+    head, note, title, *_ = text.split("\n\n")
+    assert head.startswith("Here is what the sources say") and (note, title) == ("(غیر مترجم)", "*Sources*")
+    assert world.sandbox.translator.count == asked
+
+
 async def test_sources_that_were_translated_for_one_person_are_not_for_the_next(world: World) -> None:
     """The memory is the tenant's: the second answer asks the assistant alone."""
     await with_translator(world)
@@ -160,6 +191,54 @@ async def test_a_crash_between_two_steps_repeats_nothing_that_is_done(
     assert len(world.lines(PERSON)) == 1
 
 
+@pytest.mark.parametrize("how", ["edit", "crash"])
+async def test_a_voice_message_without_words_is_written_down_once(
+    world: World, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it has none is kept as words are: neither an edit beside it nor a crash behind it has it heard, and paid for, again."""
+    await with_translator(world)
+    await say_aloud(world, "")
+    said = await world.say("the old words")
+    if how == "edit":
+        world.sandbox.assistant.pace = Pace(first_token=2.0)
+        await world.worker()
+        assert await world.sandbox.assistant.wait(1, 10.0)
+        await world.say("the old words, edited", kind="edit", target=said.ids[0])
+    else:
+        monkeypatch.setenv("CRASHPOINT", "question.heard:1")
+        child = await world.process()
+        monkeypatch.delenv("CRASHPOINT")
+        assert await child.wait() == -9
+        await world.process()
+    [text] = await world.got(1, timeout=20)
+    assert "A voice message, which cannot be read here." in text and text.count("edited") == (how == "edit")
+    assert len(world.sandbox.transcriptions.calls) == 1
+
+
+async def test_what_was_finished_while_the_database_took_nothing_is_not_done_again(world: World) -> None:
+    """The worker has each step at hand for as long as it lives, and commits it when that can be done: all is paid for once."""
+    await with_translator(world, 'answers = ["ur"]')
+    world.sandbox.translator.speed = Speed(seconds=0.3)
+    await world.worker()
+    await world.say(QUESTION)
+    await world.until("SELECT count(*) = 1 FROM steps")
+    await world.act("REVOKE INSERT ON steps, translations FROM qasid_courier")
+    await world.until("SELECT token >= 3 FROM lanes")
+    await world.act("GRANT INSERT ON steps TO qasid_courier")
+    await world.until("SELECT count(*) = 3 FROM steps")
+    await world.act("REVOKE INSERT ON steps FROM qasid_courier")
+    [(token,)] = await world.rows("SELECT token FROM lanes")
+    await world.until("SELECT token >= %s FROM lanes", token + 3)
+    assert world.lines(PERSON) == []
+    await world.act("GRANT INSERT ON steps, translations TO qasid_courier")
+    [text] = await world.got(1)
+    assert text.startswith("[ur] Here is") and text.count("[ur] ") == 4
+    asked, recognised = translated(world), translated(world, "detect")
+    assert (len(asked), len(recognised)) == (4, 2)
+    assert set(asked.values()) == set(recognised.values()) == {1}
+    assert {step for (step,) in await world.rows("SELECT step FROM steps")} >= {"citations", "answer_translated"}
+
+
 async def test_a_translation_that_failed_is_not_tried_again_behind_its_memo(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,3 +254,59 @@ async def test_a_translation_that_failed_is_not_tried_again_behind_its_memo(
     [text] = await world.got(1, timeout=20)
     assert text.endswith("(not translated)")
     assert world.sandbox.translator.count == 1
+
+
+@pytest.mark.parametrize("kind", ["max_tokens", "pause_turn"])
+async def test_a_crash_between_two_parts_of_an_answer_has_the_second_asked_for_alone(
+    world: World, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is finished and paid for: the next worker goes on from it, and what both cost counts with the turn."""
+    await killed_between_parts(world, kind, monkeypatch)
+    await world.process()
+    assert await world.got(1, timeout=20) == [f"You said: {LONG}"]
+    first, second = world.sandbox.assistant.calls
+    assert first.before == 0 and second.before > first.said - 20
+    assert await world.rows("SELECT input_tokens, output_tokens FROM usage") == [
+        (first.input_tokens + second.input_tokens, first.output_tokens + second.output_tokens)
+    ]
+
+
+async def test_a_part_that_follows_another_is_found_behind_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name rests on the content of the one before, and PostgreSQL has the keys of that in another order than it came."""
+    await killed_between_parts(world, "pause_turn", monkeypatch, parts=2)
+    await world.process()
+    assert await world.got(1, timeout=20) == [f"You said: {LONG}"]
+    befores = [call.before for call in world.sandbox.assistant.calls]
+    assert len(befores) == 3 and befores[0] == 0 < befores[1] < befores[2]
+
+
+async def test_an_edited_question_goes_on_from_no_answer_to_the_old_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said to other words is nobody's: all of it is asked for anew."""
+    [said] = await killed_between_parts(world, "max_tokens", monkeypatch)
+    await world.say("Where are you?", kind="edit", target=said)
+    await world.process()
+    assert await world.got(1, timeout=20) == ["You said: Where are you?"]
+    assert [call.before for call in world.sandbox.assistant.calls] == [0, 0]
+
+
+async def test_an_answer_of_one_call_is_one_step(world: World) -> None:
+    """Nothing is kept of a part that nobody goes on from."""
+    await world.worker()
+    await world.say("question")
+    await world.got(1)
+    assert await world.rows("SELECT step FROM steps") == [("answer",)]
+
+
+async def killed_between_parts(
+    world: World, kind: str, monkeypatch: pytest.MonkeyPatch, *, parts: int = 1
+) -> list[str]:
+    """A worker that died with so many parts of an answer; the ids of its question."""
+    world.sandbox.faults.queue("assistant", [Fault(kind=kind)] * parts)  # type: ignore[arg-type]
+    monkeypatch.setenv("CRASHPOINT", f"answer.continued:{parts}")
+    child = await world.process()
+    monkeypatch.delenv("CRASHPOINT")
+    said = await world.say(LONG)
+    assert await child.wait() == -9
+    return list(said.ids)

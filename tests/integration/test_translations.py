@@ -29,6 +29,7 @@ from app.store import translations as store
 from app.text.chunks import utf16_units
 from app.text.citations import Source
 from app.translation import Recognised, Translated, translator
+from app.translation.gate import Gate
 from app.translation.libretranslate import LibreTranslate
 from app.translation.memory import Memory, Wanted
 from app.vault import Secret
@@ -59,6 +60,7 @@ class Bench:
     def __init__(self, at: Ground, sandbox: Sandbox, client: httpx.AsyncClient, stack: AsyncExitStack) -> None:
         self.at, self.sandbox, self.client = at, sandbox, client
         self._stack = stack
+        self.gate = Gate()
 
     async def memory(self, pool: db.Pool | None = None) -> Memory:
         """That of one more worker."""
@@ -78,7 +80,7 @@ class Bench:
             "source": "ar",
             "target": "en",
             "seconds": 5.0,
-            "at_once": 32,
+            "place": self.gate.of(self.at.tenant, 32),
         }
         return Wanted(**{**fields, **changed})
 
@@ -275,8 +277,9 @@ async def test_no_more_than_the_tenant_allows_is_asked_at_once(bench: Bench) -> 
     """`at_once` holds over all of a tenant's turns in a worker; another tenant has places of its own."""
     memory = await bench.memory()
     bench.takes(0.05)
-    own = [bench.wanted(f"a {n}", at_once=3) for n in range(12)]
-    others = [bench.wanted(f"b {n}", at_once=2, tenant_id=bench.at.twin) for n in range(6)]
+    own = [bench.wanted(f"a {n}", place=bench.gate.of(bench.at.tenant, 3)) for n in range(12)]
+    twins = bench.gate.of(bench.at.twin, 2)
+    others = [bench.wanted(f"b {n}", place=twins, tenant_id=bench.at.twin) for n in range(6)]
     await asyncio.gather(*(memory.translate(each, deadline=later()) for each in own + others))
     assert bench.sandbox.translator.most_under_way == 5
 
@@ -305,6 +308,29 @@ async def test_what_cannot_be_kept_is_told_all_the_same(bench: Bench) -> None:
     memory = await bench.memory()
     await bench.at.act("REVOKE INSERT ON translations FROM qasid_courier")
     assert (await memory.translate(bench.wanted(), deadline=later())).text == f"[en] {HADITH}"
+
+
+async def test_what_the_database_did_not_take_is_not_paid_for_again(bench: Bench) -> None:
+    """It is at hand in this worker; when the database takes it, it is written beside whatever is asked for."""
+    memory = await bench.memory()
+    await bench.at.act("REVOKE INSERT ON translations FROM qasid_courier")
+    for _ in range(2):
+        for text in (HADITH, "نص"):
+            assert (await memory.translate(bench.wanted(text), deadline=later())).text == f"[en] {text}"
+    assert sorted(bench.calls) == sorted([HADITH, "نص"])
+    await bench.at.act("ALTER TABLE translations RENAME TO gone")  # what is at hand needs no look-up
+    assert (await memory.translate(bench.wanted(), deadline=later(-1))).text == f"[en] {HADITH}"
+    await bench.at.act("ALTER TABLE gone RENAME TO translations")
+    await bench.at.act("GRANT INSERT ON translations TO qasid_courier")
+    async with asyncio.timeout(5):
+        while len(await bench.rows()) < 2:
+            await memory.translate(bench.wanted(), deadline=later())
+            await asyncio.sleep(0.005)
+    keeps = flushes("translations")
+    await memory.translate(bench.wanted(), deadline=later())
+    assert len(bench.calls) == 2 and flushes("translations") == keeps
+    assert (await (await bench.memory()).translate(bench.wanted(), deadline=later())).text == f"[en] {HADITH}"
+    assert len(bench.calls) == 2
 
 
 async def test_a_text_that_no_database_takes_is_refused(bench: Bench) -> None:
@@ -371,6 +397,22 @@ async def test_after_the_deadline_what_is_remembered_is_there(bench: Bench) -> N
         bench.tenant(), "?", answer("نص 1", "نص 2"), Kept(), correlation="c", deadline=later(-1)
     )
     assert [source.translation for source in finished.sources] == ["[en] نص 1", None]
+    assert bench.calls == ["نص 1"]
+
+
+async def test_a_database_that_hangs_takes_no_translation_from_who_has_it_in_time(bench: Bench) -> None:
+    """It was made in a moment: nobody waits beyond their time for it to be remembered, and it is when that can be done."""
+    worker = await bench.worker()
+    async with bench.at.owner.transaction():
+        await bench.at.act("LOCK TABLE translations IN SHARE MODE")
+        for _ in range(2):
+            finished = await worker.finish(
+                bench.tenant(deadline_seconds=1.0), "?", answer("نص 1"), Kept(), correlation="c", deadline=later()
+            )
+            assert finished.sources[0].translation == "[en] نص 1"
+    async with asyncio.timeout(5):
+        while not await bench.rows():
+            await asyncio.sleep(0.005)
     assert bench.calls == ["نص 1"]
 
 
@@ -479,7 +521,7 @@ async def test_while_an_engine_is_away_originals_stand_at_once(bench: Bench, fau
         finished = await worker.finish(
             patient, URDU, answer(HADITH, f"نص آخر {turn}", text="Here."), Kept(), correlation="c", deadline=later(60)
         )
-        assert finished.text == "Here."
+        assert finished.text == "Here." and finished.untranslated
         assert finished.sources[0] == known[0] and finished.sources[1].untranslated
     assert time.monotonic() - began < 1.0
     assert bench.sandbox.translator.count - asked <= 1  # the one that asks whether it is back
@@ -554,6 +596,7 @@ async def test_translations_are_together_no_longer_than_an_answer(bench: Bench) 
         tenant=tenant,
         settings=tenant.translation,
         translator=Wordy(),
+        place=bench.gate.of(tenant.id, 32),
         target="en",
         deadline=time.monotonic() + 10,
         correlation="c",
@@ -615,7 +658,7 @@ async def test_an_answer_that_needs_no_translation_stands(bench: Bench, words: s
             finished = await (await bench.worker()).finish(
                 tenant(answers=("ur",)), words, answer(text=text), Kept(), correlation="c", deadline=later()
             )
-            assert finished.text == text
+            assert finished.text == text and not finished.untranslated
     assert bench.calls == []
 
 
@@ -627,7 +670,7 @@ async def test_an_answer_that_needs_no_translation_stands(bench: Bench, words: s
 async def test_who_is_not_answered_in_their_language_for_want_of_an_engine_is_told_of(
     bench: Bench, faults: list[str], told: int
 ) -> None:
-    """The answer goes out as it is; an operator is alerted, once, with the turn's correlation in every line."""
+    """The answer goes out as it is, with a note; an operator is alerted, once, with the turn's correlation in every line."""
     for fault, only in zip(faults, (URDU, "Here."), strict=True):
         bench.sandbox.faults.queue("translator", [Fault(kind=fault)], only=only)  # type: ignore[arg-type]
     before = alerts("untranslated")
@@ -635,7 +678,7 @@ async def test_who_is_not_answered_in_their_language_for_want_of_an_engine_is_to
         finished = await (await bench.worker()).finish(
             bench.tenant(answers=("ur",)), URDU, answer(text="Here."), Kept(), correlation="c-1", deadline=later()
         )
-    assert finished.text == ("Here." if told else "[ur] Here.")
+    assert finished.text == ("Here." if told else "[ur] Here.") and finished.untranslated == bool(told)
     assert alerts("untranslated") - before == told
     assert [line["event"] for line in lines if line.get("alert")] == ["an answer stands untranslated"] * told
     assert {line["correlation"] for line in lines} == ({"c-1"} if told else set())
@@ -654,6 +697,67 @@ async def test_every_line_about_a_turns_citations_has_its_correlation(bench: Ben
     ]
 
 
+async def test_what_one_step_has_paid_for_is_kept_though_another_could_not_be(bench: Bench) -> None:
+    """The database takes the quotations' memo no more, and is back when the answer has been translated: that is not lost."""
+
+    class Refusing(Kept):
+        async def keep(self, name: str, value: Any, *, lasting: bool = False) -> None:
+            if name == "citations" or (name == "language/words" and "language/answer" not in self):
+                raise DatabaseUnavailable("gone")
+            await super().keep(name, value, lasting=lasting)
+
+    bench.sandbox.faults.queue("translator", [Fault(kind="slow", seconds=0.3)] * 2, only="Here.")
+    notes = Refusing()
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailable):
+            await (await bench.worker()).finish(
+                bench.tenant(answers=("ur",)),
+                URDU,
+                answer("نص", text="Here."),
+                notes,
+                correlation="c",
+                deadline=later(),
+            )
+    assert notes.keys() == {"language/words", "language/answer", "answer_translated"}
+
+
+async def test_whatever_is_asked_of_a_tenants_translator_is_no_more_at_once_than_the_tenant_allows(
+    bench: Bench,
+) -> None:
+    """Languages, answers and quotations of all its turns go through one gate, within their time; others have their own."""
+    worker = await bench.worker()
+    bench.takes(0.01)
+    two = [bench.tenant(answers=("ur",), at_once=1), bench.tenant(bench.at.twin, answers=("ur",), at_once=2)]
+    said = await asyncio.gather(
+        *(
+            worker.finish(each, URDU, answer(f"نص {n}", text=f"Here {n}."), Kept(), correlation="c", deadline=later(30))
+            for each in two
+            for n in range(10)
+        )
+    )
+    assert bench.sandbox.translator.most_under_way == 3
+    assert [each.text for each in said] == [f"[ur] Here {n}." for n in range(10)] * 2
+    assert all(each.sources[0].translation for each in said)
+
+
+async def test_who_waits_for_a_place_with_the_translator_waits_no_longer_than_its_time(bench: Bench) -> None:
+    """Another's call has the only place: the answer stands at its deadline, and nobody is asked any more for it."""
+    worker, tenant = await bench.worker(), bench.tenant(answers=("ur",), at_once=1)
+    bench.takes(1.5)
+    other = asyncio.create_task(
+        worker.finish(bench.tenant(at_once=1), "?", answer(HADITH), Kept(), correlation="c", deadline=later())
+    )
+    await bench.under_way(1)
+    began = time.monotonic()
+    finished = await worker.finish(
+        tenant, URDU, answer("نص", text="Here."), Kept(), correlation="c", deadline=later(0.3)
+    )
+    assert time.monotonic() - began < 1.0
+    assert finished.text == "Here." and finished.sources[0].untranslated
+    assert (await other).sources[0].translation == f"[en] {HADITH}"
+    assert bench.sandbox.translator.count == 1
+
+
 async def test_a_translation_that_loses_a_source_is_not_used(bench: Bench) -> None:
     """Half of what must not change is gone: the answer stands as it was."""
     bench.sandbox.faults.queue("translator", ["ok", "ok", "empty"])
@@ -661,7 +765,36 @@ async def test_a_translation_that_loses_a_source_is_not_used(bench: Bench) -> No
     finished = await (await bench.worker()).finish(
         bench.tenant(answers=("ur",)), URDU, answer(text=text), Kept(), correlation="c", deadline=later()
     )
-    assert finished.text == text
+    assert finished.text == text and finished.untranslated
+
+
+@pytest.mark.parametrize(
+    ("answers", "words", "text", "noted"),
+    [
+        (("ur",), URDU, "Here.", True),
+        (("ur",), URDU, f"As is said: “{HADITH}” [1].", True),  # its letters are the quotation's
+        (("ur",), URDU, "ہم یہاں ہیں۔", False),
+        (("ur",), ENGLISH, "Here.", False),
+        (("fr", "ur"), URDU, "Here.", True),
+        (("fr",), "Où êtes-vous ?", "Nous sommes ici.", False),
+        (("ur",), "", "Here.", False),
+    ],
+)
+async def test_where_nobody_could_be_asked_for_the_language_the_note_stands_only_where_letters_leave_no_doubt(
+    bench: Bench, answers: tuple[str, ...], words: str, text: str, noted: bool
+) -> None:
+    """The words may be in a language of the tenant's, and the answer cannot be: else its person may read theirs already."""
+    notes = Kept()
+    for deadline in (-1.0, 5.0):  # the second time from the memos: nobody is asked, and it is the same
+        finished = await (await bench.worker()).finish(
+            bench.tenant(answers=answers),
+            words,
+            answer(HADITH, text=text),
+            notes,
+            correlation="c",
+            deadline=later(deadline),
+        )
+        assert (finished.text, finished.untranslated) == (text, noted)
 
 
 async def test_an_answer_is_kept_with_its_turn_and_not_in_the_memory(bench: Bench) -> None:
@@ -671,7 +804,7 @@ async def test_an_answer_is_kept_with_its_turn_and_not_in_the_memory(bench: Benc
         finished = await (await bench.worker()).finish(
             bench.tenant(answers=("ur",)), URDU, answer(text="Here we are."), notes, correlation="c", deadline=later()
         )
-        assert finished.text == "[ur] Here we are."
+        assert finished.text == "[ur] Here we are." and not finished.untranslated
     assert await bench.rows() == []
     assert bench.sandbox.translator.count == 3  # two languages, one answer
 

@@ -1,7 +1,6 @@
 """What the database decides of a turn: its session, what its lane remembers, who comes first, and what is never mixed up."""
 
 import re
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,16 +14,13 @@ from app.store.lanes import Claim, Release
 from app.store.settlements import Marks
 from app.store.steps import Memo
 from app.store.turns import Opening
-from tests.ground import NOW, Ground, ground
+from tests import ground as shared
+from tests.ground import NOW, Ground
 from workers.commits import Commits
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture
-async def here(database: Any) -> AsyncIterator[Ground]:
-    async with ground(database.url, database.superuser_url) as here:
-        yield here
+here = shared.here
 
 
 async def turn(here: Ground, worker: UUID, *bodies: str, outcome: str = "answered", **more: Any) -> Opening:
@@ -73,9 +69,31 @@ async def test_a_gap_begins_a_session_and_its_earliest_message_dates_it(here: Gr
     assert (await turn(here, worker, "answer")).session_at == later
 
 
+async def test_a_message_that_comes_late_ends_no_session(here: Ground) -> None:
+    """Between two live ones, and answered by nobody, there are messages of yesterday: they are not what silence is reckoned from.
+    After them a gap is a gap all the same.
+    """
+    lane = await here.lane()
+    worker = await here.worker()
+    await here.ingest(here.placed(lane, sent_at=NOW))
+    await turn(here, worker, "answer")
+    await here.act("UPDATE messages SET sent_at = %s WHERE direction = 'out'", NOW)
+    for n in range(3):
+        await here.ingest(here.placed(lane, sent_at=NOW - timedelta(days=1, minutes=n)))
+        await turn(here, worker, outcome="late")
+    await here.ingest(here.placed(lane, "by phone", direction="echo", sent_at=NOW - timedelta(days=2)))
+    await here.ingest(here.placed(lane, sent_at=NOW + timedelta(minutes=7)))
+    assert (await turn(here, worker, outcome="left")).session_at == NOW
+    await here.ingest(here.placed(lane, sent_at=NOW - timedelta(hours=20)))
+    await turn(here, worker, outcome="late")
+    later = NOW + timedelta(hours=4)
+    await here.ingest(here.placed(lane, sent_at=later))
+    assert (await turn(here, worker, "answer")).session_at == later
+
+
 async def test_a_session_goes_on_from_what_its_assistant_noted_last_in_it(here: Ground) -> None:
     """Of a turn that it answered: neither an intent nor another's answer is a conversation that it could go on with; nor is
-    one of the session before. However much was said since it answered.
+    one of the session before. However much was said since it answered. Of two each has its own.
     """
     lane = await here.lane()
     worker = await here.worker(lease=1e6)
@@ -83,28 +101,27 @@ async def test_a_session_goes_on_from_what_its_assistant_noted_last_in_it(here: 
     async def last(outcome: str, step: str = "", *, said: datetime = NOW) -> Any:
         await here.ingest(here.placed(lane, sent_at=said))
         [claim] = await here.claim(worker)
-        [text] = await turns.open_lanes(here.conn, [turns.Open(claim, 0, noted="ours ")], 10.0, 30.0)
+        [text] = await turns.open_lanes(
+            here.conn, [turns.Open(claim, 0, noted=("ours ", "fallback/theirs "))], 10.0, 30.0
+        )
         found = turns.opening(text)
         assert found.turn
         if step:
             assert await steps.memo(here.conn, worker, [Memo(claim, found.turn.id, step, 0, f'"{step}"')]) == [True]
         await here.settle(worker, claim, found.turn, outcome=outcome)
         await lanes.release(here.conn, worker, [Release(claim=claim, done_seq=found.turn.last_seq)])
-        return found.last
+        assert found.last.keys() <= {"ours ", "fallback/theirs "}
+        return found.last.get("ours "), found.last.get("fallback/theirs ")
 
-    for outcome, step in (
-        ("intent", ""),
-        ("answered", "fallback/theirs x"),
-        ("failed", "ours x"),
-        ("answered", "ours x"),
-    ):
-        assert await last(outcome, step) is None
-    assert [await last("intent") for _ in range(25)] == ["ours x"] * 25
-    assert await last("answered", "ours y") == "ours x"
-    assert await last("answered", "fallback/theirs x") == "ours y"
-    assert await last("answered", "fallback/theirs x", said=NOW + timedelta(hours=5)) is None
-    assert await last("answered", "ours z", said=NOW + timedelta(hours=5)) is None
-    assert await last("answered", said=NOW + timedelta(hours=5)) == "ours z"
+    for outcome, step in (("intent", ""), ("failed", "ours x"), ("answered", "ours x")):
+        assert await last(outcome, step) == (None, None)
+    assert [await last("intent") for _ in range(25)] == [("ours x", None)] * 25
+    assert await last("answered", "ours y") == ("ours x", None)
+    assert await last("answered", "fallback/theirs x") == ("ours y", None)
+    assert await last("failed", "fallback/theirs y") == ("ours y", "fallback/theirs x")
+    assert await last("answered", "fallback/theirs x", said=NOW + timedelta(hours=5)) == (None, None)
+    assert await last("answered", "ours z", said=NOW + timedelta(hours=5)) == (None, "fallback/theirs x")
+    assert await last("answered", said=NOW + timedelta(hours=5)) == ("ours z", "fallback/theirs x")
 
 
 # --- what a lane remembers ---

@@ -152,6 +152,21 @@ async def test_the_last_edit_by_the_providers_time_stands(world: World) -> None:
     assert await world.got(1) == ["You said: third"]
 
 
+async def test_an_edit_that_cannot_be_read_takes_no_words_away(world: World) -> None:
+    """What was written, or edited before, is asked; the edit is set aside, where it can be replayed from."""
+    said = [await world.say(words) for words in ("Where is", "the clinic?")]
+    await world.say("the doctor?", kind="edit", target=said[1].ids[0])
+    for each in said:
+        new = {"original_message_id": each.ids[0], "message": {"type": "unsupported"}}
+        await world.say(kind="edit", target=each.ids[0], extra={"edit": new})
+    await world.worker()
+    assert await world.got(1) == ["You said: Where is\n\nthe doctor?"]
+    assert (
+        await world.rows("SELECT part, reason FROM quarantine")
+        == [("message", "message: an edit into what cannot be read")] * 2
+    )
+
+
 async def test_nobody_changes_what_another_said(world: World) -> None:
     """An edit names a message by an id that others may learn of: only one's own, in one's own conversation, changes."""
     said = await world.say("the question")

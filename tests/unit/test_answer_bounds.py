@@ -45,6 +45,16 @@ def test_quotations_are_together_no_longer_than_an_answer() -> None:
     assert kept[-1].text == "last" and kept[-2].text == ""
 
 
+def test_what_stands_below_an_answer_letter_for_letter_is_bounded_with_it() -> None:
+    """The list that an assistant has written itself: text and list together are no longer than an answer, or marked."""
+    answer = Answer(
+        text="Yes. " * 10, model="m", input_tokens=1, output_tokens=1, stopped="", verbatim="\0[1]\ud800 t\n" * 20_000
+    )
+    kept = bounded(tenant("noor"), answer)
+    assert kept.partial and kept.text == answer.text and LONGEST - 10 < len(kept.text + kept.verbatim) <= LONGEST
+    assert kept.verbatim.startswith("[1]\ufffd t\n[1]") and kept.verbatim.endswith(" t")
+
+
 @pytest.mark.parametrize("text", ["", " ", "\0", "\u200b"])
 def test_an_empty_citation_keeps_its_place(text: str) -> None:
     """The numbers of the others stand in the text."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -9,10 +10,13 @@ from uuid import UUID
 import httpx
 import msgspec
 import pytest
+import stamina
 from structlog.testing import capture_logs
 
-from app.assistants import Answer, Question
+from app.assistants import Answer, Call, Line, Question
 from app.assistants.intents import Intents
+from app.assistants.parts import Block, Cut, Part
+from app.assistants.whole import whole
 from app.configuration import Assistant, AssistantSettings, Limits, Texts
 from app.directory import Directory, Tenant
 from app.errors import AssistantBusy, AssistantError, DatabaseUnavailable
@@ -65,7 +69,11 @@ class Turn:
         asking = Asking(client, self.breakers, assistant=lambda provider: self.scripted)
         deadline = time.monotonic() + 5
         return await asking.ask(
-            self.tenant, lambda _: Question(lines=()), lambda under: Opened(self.notes[under]), deadline, "c"
+            self.tenant,
+            lambda _: Question(lines=(Line("user", "?"),)),
+            lambda under: Opened(self.notes[under]),
+            deadline,
+            "c",
         )
 
     @property
@@ -159,6 +167,70 @@ async def test_who_waits_while_the_settings_change_goes_on_with_the_new_ones() -
     turn.breakers.heard({})
     assert (await asking).text == "Fine."
     assert turn.models[-1] == "new"
+
+
+class InParts:
+    """An assistant of whole.py's calls, each of which comes to what the test says; `asked`: with which key, behind how many."""
+
+    def __init__(self, *outcomes: Part | Cut) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.begun, self.answers = asyncio.Event(), asyncio.Event()
+        self._outcomes = list(outcomes)
+
+    async def ask(
+        self, client: httpx.AsyncClient, settings: AssistantSettings, question: Question, **more: Any
+    ) -> Answer:
+        async def once(parts: Sequence[Part], call: Call | None) -> Part:
+            self.asked.append((str(settings.api_key), len(parts)))
+            self.begun.set()
+            await self.answers.wait()
+            outcome = self._outcomes.pop(0)
+            if isinstance(outcome, Cut):
+                raise outcome
+            return outcome
+
+        return await whole(once, settings, question, **more)
+
+
+def part(text: str, ending: Any) -> Part:
+    return Part(blocks=(Block(text=text),), ending=ending, stopped=ending)
+
+
+BROKEN = "A stream that broke off in the midst of what it had to say. " * 2
+
+
+@pytest.mark.parametrize(
+    ("came", "behind", "rest", "text"),
+    [
+        (part("Half of it, ", "limit"), 1, "and the rest.", "Half of it, and the rest."),
+        (Cut("the stream was cut", part(BROKEN, "cut")), 0, "All of it.", "All of it."),
+    ],
+    ids=["continued", "tried again"],
+)
+async def test_who_waits_in_the_midst_of_an_answer_goes_on_with_the_new_settings(
+    came: Part | Cut, behind: int, rest: str, text: str
+) -> None:
+    """The half that there is is no answer while the new ones can bring the whole; a part that is kept is gone on from."""
+    inner = InParts(came, part(rest, "whole"))
+    turn = Turn(cast(Scripted, inner))
+    assert turn.tenant.assistant
+    alone = msgspec.structs.replace(turn.tenant.assistant, fallback=None)
+    turn.tenant = old = msgspec.structs.replace(turn.tenant, assistant=alone)
+    watch: Any = SimpleNamespace(current=directory(old, version=1))
+    turn.breakers.directory = watch
+    with stamina.set_testing(True, attempts=4, cap=True):  # without pauses
+        asking = asyncio.create_task(turn.ask())
+        await inner.begun.wait()
+        turn.breakers.heard({"assistant:noor": "open"})
+        inner.answers.set()
+        await asyncio.sleep(0.1)
+        assert not asking.done()
+        mended = msgspec.structs.replace(alone, api_key=Secret("new"))
+        watch.current = directory(msgspec.structs.replace(old, assistant=mended), version=2)
+        turn.breakers.heard({})
+        answer = await asking
+    assert (answer.text, answer.partial) == (text, False)
+    assert inner.asked == [("k", 0), ("new", behind)]
 
 
 async def test_no_answer_is_asked_for_again_because_the_settings_have_changed() -> None:

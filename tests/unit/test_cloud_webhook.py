@@ -244,12 +244,32 @@ def test_cards_are_bounded_in_number_and_length() -> None:
     assert len(body.split("\n\n")) == 20 and all(len(each.split("\n")) <= 8 for each in body.split("\n\n"))
 
 
-def test_an_edit_may_be_of_a_picture_or_without_content() -> None:
-    """The new caption counts; without any, it is the original that is changed all the same."""
-    new = {"type": "image", "image": {"id": "1", "caption": "better"}, "context": {"id": "M0"}}
+@pytest.mark.parametrize(("caption", "says"), [({"caption": "better"}, "better"), ({"caption": ""}, ""), ({}, "")])
+def test_an_edit_may_be_of_a_caption(caption: dict[str, str], says: str) -> None:
+    """The new one counts; without any, the old one was removed."""
+    new = {"type": "image", "image": {"id": "1", **caption}, "context": {"id": "M0"}}
     got = only_message(cloud.message("edit", edit={"original_message_id": "wamid.A", "message": new}))
-    assert (got.refers_to, got.body) == ("wamid.A", "better")
-    assert only_message(cloud.message("edit", edit={"original_message_id": "wamid.A"})).body == ""
+    assert (got.refers_to, got.body) == ("wamid.A", says)
+
+
+NOTHING_NEW: dict[str, dict[str, Any]] = {
+    "no content": {},
+    "null": {"message": None},
+    "nothing in it": {"message": {}},
+    "no words": {"message": {"type": "text", "text": {"body": ""}}},
+    "a kind without words": {"message": {"type": "unsupported", "unsupported": {}}},
+    "another kind": {"message": {"type": "location", "location": {"latitude": 1.0, "longitude": 2.0}}},
+    "no caption possible": {"message": {"type": "audio", "audio": {"id": "1"}}},
+}
+
+
+@pytest.mark.parametrize("new", NOTHING_NEW.values(), ids=NOTHING_NEW)
+def test_an_edit_into_what_cannot_be_read_takes_no_words_away(new: dict[str, Any]) -> None:
+    """It is set aside as it came, and the original stands."""
+    message = cloud.message("edit", edit={"original_message_id": "wamid.A", **new})
+    stray = only_stray(cloud.webhook(message))
+    assert (stray.part, stray.reason) == ("message", "message: an edit into what cannot be read")
+    assert json.loads(stray.raw) == message
 
 
 def test_an_interactive_message_without_its_body_is_a_message() -> None:

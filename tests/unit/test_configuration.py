@@ -20,6 +20,7 @@ from app.configuration import (
     Translation,
     load,
 )
+from app.directory import answering
 from app.errors import ConfigurationError
 from app.text.assent import LANGUAGES
 from app.vault import Secret
@@ -668,3 +669,9 @@ def test_the_structs_refuse_unknown_keys_by_themselves() -> None:
     """What the database keeps is decoded without the file's reader, and no more lenient."""
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
         msgspec.json.decode(b'{"failure": "x", "falure": "y"}', type=Texts)
+
+
+def test_settings_of_a_newer_build_are_told_with_what_to_do() -> None:
+    """No older build reads them, and none applies a file over them: it is the process that has to change."""
+    with pytest.raises(ConfigurationError, match=r"unknown field `unheard`.*upgrade this process\.$"):
+        answering('{"unheard": 1}')

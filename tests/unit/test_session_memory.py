@@ -1,19 +1,21 @@
 """Sessions in memory: bounded in bytes, by age and by lane; what a settlement makes of them without asking anybody."""
 
 import tracemalloc
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.store.histories import Said
 from app.store.lanes import LaneId
 from app.store.settlements import Settled
-from app.store.turns import Asked, Opening, Said, Turn
+from app.store.turns import Asked, Opening, Turn
+from tests.ground import NOW
+from tests.openings import asked, opening
 from workers.sessions import HARD, OVERHEAD, Session, Sessions, after, read
 
-NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 TURN = Turn(id=UUID(int=1), first_seq=1, last_seq=2, settled=False)
 
 
@@ -21,38 +23,12 @@ def line(id: int, body: str = "w", **more: Any) -> Said:
     return Said(**{"id": UUID(int=id), "mine": False, "body": body, "at": NOW, "revoked": False, **more})
 
 
-def asked(id: int, body: str = "q", **more: Any) -> Asked:
-    rest = {"kind": "text", "correlation": "c", "ack_ms": None, "waited": 0.0}
-    return Asked(
-        **{
-            **rest,
-            "id": UUID(int=id),
-            "body": body,
-            "sent_at": NOW,
-            "blank": False,
-            "replayed": False,
-            "revoked": False,
-        }
-        | more
-    )
+def question(id: int, body: str = "q", **more: Any) -> Asked:
+    return asked(id=UUID(int=id), body=body, **{"blank": False, **more})
 
 
-def opening(said: list[Said], *asked: Asked, version: int = 3, done_seq: int = 0) -> Opening:
-    return Opening(
-        version=version,
-        done_seq=done_seq,
-        kind="answer",
-        correlation="c",
-        paused=False,
-        replied=0,
-        chunks=[],
-        turn=TURN,
-        asked=list(asked),
-        said=said,
-        memo={},
-        to=[],
-        now=NOW,
-    )
+def opened(said: list[Said], *asked: Asked, version: int = 3, done_seq: int = 0) -> Opening:
+    return opening(*asked, said=said, version=version, done_seq=done_seq, turn=TURN)
 
 
 def lane(n: int, tenant: int = 0) -> LaneId:
@@ -69,14 +45,14 @@ class Clock:
 def test_what_was_read_comes_back_as_it_was() -> None:
     """Words, times to the microsecond, marks."""
     said = [line(1, "سلام 👋"), line(2, at=NOW + timedelta(microseconds=1), mine=True), line(3, "", revoked=True)]
-    session = read(opening(said), 20, 5.0)
+    session = read(opened(said), 20, 5.0)
     assert session.said == said
     assert (session.version, session.done_seq, session.history, session.read_at) == (3, 0, 20, 5.0)
 
 
 def test_a_session_stands_at_its_own_pair_alone() -> None:
     """Another version, another place in the lane or another number of messages: not this."""
-    session = read(opening([line(1)], version=3, done_seq=7), 20, 0.0)
+    session = read(opened([line(1)], version=3, done_seq=7), 20, 0.0)
     assert session.stands_at(3, 7, 20)
     assert not (session.stands_at(4, 7, 20) or session.stands_at(3, 8, 20) or session.stands_at(3, 7, 19))
     assert session.reaches(3, 7, 20) and session.reaches(3, 5, 20)
@@ -85,7 +61,7 @@ def test_a_session_stands_at_its_own_pair_alone() -> None:
 
 def test_what_was_asked_and_answered_takes_its_place_by_the_order_of_storing() -> None:
     """What came while the last answer was written stands before that answer, as it will when it is read."""
-    before = opening([line(1, "q1"), line(4, "a1", mine=True)], asked(3, "q2"), asked(2, "q3"))
+    before = opened([line(1, "q1"), line(4, "a1", mine=True)], question(3, "q2"), question(2, "q3"))
     session = after(before, 20, 5.0, TURN, Settled("sending", UUID(int=5), NOW), "a2")
     assert session and [said.body for said in session.said] == ["q1", "q3", "q2", "a1", "a2"]
     assert [said.mine for said in session.said] == [False, False, False, True, True]
@@ -94,8 +70,8 @@ def test_what_was_asked_and_answered_takes_its_place_by_the_order_of_storing() -
 
 def test_a_revoked_message_takes_a_place_and_a_blank_one_none() -> None:
     """As in what an opening brings, which takes the last so many before it looks at what became of them."""
-    before = opening(
-        [line(1), line(2)], asked(3, revoked=True), asked(4, "", blank=True), asked(5, "edited", blank=True)
+    before = opened(
+        [line(1), line(2)], question(3, revoked=True), question(4, "", blank=True), question(5, "edited", blank=True)
     )
     session = after(before, 2, 0.0, TURN, Settled("ok"), "")
     assert session and [(said.id.int, said.body, said.revoked) for said in session.said] == [
@@ -106,7 +82,7 @@ def test_a_revoked_message_takes_a_place_and_a_blank_one_none() -> None:
 
 def test_what_was_replayed_is_not_remembered() -> None:
     """It may wait once more behind this turn."""
-    assert after(opening([], asked(1, replayed=True)), 20, 0.0, TURN, Settled("ok"), "") is None
+    assert after(opened([], question(1, replayed=True)), 20, 0.0, TURN, Settled("ok"), "") is None
 
 
 def test_too_old_is_forgotten() -> None:
@@ -114,19 +90,19 @@ def test_too_old_is_forgotten() -> None:
     clock = Clock()
     sessions = Sessions(1 << 20, clock)
     for n in (1, 2):
-        sessions.keep(lane(n), read(opening([line(n)]), 20, clock.now))
+        sessions.keep(lane(n), read(opened([line(n)]), 20, clock.now))
     clock.now += HARD
     assert sessions.last(lane(1))
     clock.now += 1
     assert sessions.last(lane(1)) is None
-    sessions.keep(lane(3), young := read(opening([line(3)]), 20, clock.now))
+    sessions.keep(lane(3), young := read(opened([line(3)]), 20, clock.now))
     assert sessions.bytes == young.size
 
 
 def test_a_tenant_never_gets_anothers() -> None:
     """The same conversation id under another tenant is another lane."""
     sessions = Sessions(1 << 20, Clock())
-    sessions.keep(lane(1, tenant=1), read(opening([line(1)]), 20, 1000.0))
+    sessions.keep(lane(1, tenant=1), read(opened([line(1)]), 20, 1000.0))
     assert sessions.last(lane(1, tenant=2)) is None
     assert sessions.last(lane(1, tenant=1))
 
@@ -143,7 +119,7 @@ def test_its_bytes_are_counted_exactly_and_bounded(steps: list[tuple[bool, int, 
             if found:
                 used[lane(n)] = used.pop(lane(n))
         else:
-            session = read(opening([line(n, "س" * length)]), 20, 1000.0)
+            session = read(opened([line(n, "س" * length)]), 20, 1000.0)
             used.pop(lane(n), None)
             if session.size <= most:
                 used[lane(n)] = session
@@ -155,7 +131,7 @@ def test_its_bytes_are_counted_exactly_and_bounded(steps: list[tuple[bool, int, 
 
 def test_what_is_counted_is_no_less_than_what_it_takes() -> None:
     """A thousand short sessions, by Python's own count of memory."""
-    rows = [opening([line(1, "short")]) for _ in range(1000)]
+    rows = [opened([line(1, "short")]) for _ in range(1000)]
     sessions = Sessions(1 << 30, Clock())
     tracemalloc.start()
     try:

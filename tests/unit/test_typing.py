@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 
 from app import http
 from app.directory import Channel
+from app.errors import DatabaseUnavailable
 from app.sandbox.faults import Fault
 from app.sandbox.ledger import Read
 from app.sandbox.numbers import Number
@@ -35,6 +36,8 @@ class Room:
         self.sandbox = sandbox
         self.free = True
         self.at = 1000.0
+        self.standing: bool | Exception = True
+        self.looks = 0
         directory: Any = SimpleNamespace(current=SimpleNamespace(endpoint_of=lambda _: SimpleNamespace(kind="cloud")))
         self.typing = Typing(client, directory, lambda *_: self.free, life=LIFE, clock=lambda: self.at)
         self.channel = self.number(NUMBER)
@@ -65,7 +68,13 @@ class Room:
         assert await self.sandbox.ledger.tally.reach(("read", NUMBER), count, 5.0)
 
     def shown(self, message: str = MESSAGE) -> Any:
-        return self.typing.shown(TENANT, self.channel, message)
+        return self.typing.shown(TENANT, self.channel, message, self.stands)
+
+    async def stands(self) -> bool:
+        self.looks += 1
+        if isinstance(self.standing, Exception):
+            raise self.standing
+        return self.standing
 
     def fails(self, kind: str, times: int = 1, **more: Any) -> None:
         self.sandbox.faults.queue("read", [Fault(kind=kind, **more)] * times)  # type: ignore[arg-type]
@@ -98,6 +107,36 @@ async def test_typing_is_shown_at_once_and_renewed_until_the_block_is_left(room:
     said = len(room.reads)
     await settled()
     assert len(room.reads) == said
+
+
+async def test_who_was_shown_it_is_known(room: Room) -> None:
+    """Whoever was told needs no receipt behind the answer; whoever was refused, or was never let through, does."""
+    with room.shown() as shown:
+        assert not shown.told
+        await room.until(1)
+        await asyncio.sleep(0.1)
+    assert shown.told
+    room.fails("graph_error", code=131009)
+    with room.shown() as shown:
+        await asyncio.sleep(0.2)
+    assert not shown.told
+    room.free = False
+    with room.shown() as shown:
+        await asyncio.sleep(0.1)
+    assert not shown.told
+
+
+@pytest.mark.parametrize("standing", [False, DatabaseUnavailable("away")])
+async def test_typing_ends_where_what_it_is_shown_for_stands_no_more(room: Room, standing: bool | Exception) -> None:
+    """Looked at before each renewal, and never before the first; where nobody knows, it is not shown."""
+    with room.shown():
+        await room.until(1)
+        assert room.looks == 0
+        await room.until(2)
+        assert room.looks == 1
+        room.standing = standing
+        await settled()
+        assert (len(room.reads), room.looks) == (2, 2)
 
 
 @pytest.mark.parametrize("end", [RuntimeError, asyncio.CancelledError])
@@ -168,19 +207,42 @@ async def test_a_number_that_must_wait_hears_nothing(room: Room) -> None:
 
 
 async def test_a_number_has_a_pace_of_its_own(room: Room) -> None:
-    """However many conversations begin at once, it hears no more than it can bear; another number is none the worse."""
-    before = counted("dropped")
+    """However many conversations end at once, it hears no more than it can bear; another number is none the worse."""
     for n in range(200):
         room.typing.read(TENANT, room.channel, f"wamid.{n}")
     room.typing.read(TENANT, room.number("1000200030004001"), MESSAGE)
     await settled()
     assert len(room.reads) == typing_module.BURST + 1
-    assert counted("dropped") - before == 200 - typing_module.BURST
     room.at += 1.0
-    for n in range(200):
-        room.typing.read(TENANT, room.channel, f"wamid.{n}")
     await settled()
     assert len(room.reads) == typing_module.BURST + 1 + typing_module.PACE
+
+
+async def test_a_receipt_waits_for_its_number_and_is_told_once(room: Room) -> None:
+    """More of them than the number takes at once: all are told as it can bear them, and none of them twice."""
+    for n in range(100):
+        room.typing.read(TENANT, room.channel, f"wamid.{n}")
+    for count in (40, 60, 80, 100):
+        await room.until(count)
+        room.at += 1.0
+    await settled()
+    assert sorted(read.message_id for read in room.reads) == sorted(f"wamid.{n}" for n in range(100))
+
+
+async def test_a_receipt_waits_no_longer_than_its_patience(room: Room) -> None:
+    """A number that is held for hours hears nothing of what was said meanwhile; what waits is bounded."""
+    before = counted("dropped")
+    room.free = False
+    for n in range(int(typing_module.MOST_WAITING) + 5):
+        room.typing.read(TENANT, room.channel, f"wamid.{n}")
+    assert counted("dropped") - before == 5
+    await asyncio.sleep(0.1)
+    room.at += typing_module.PATIENCE
+    await settled()
+    assert counted("dropped") - before == typing_module.MOST_WAITING + 5
+    room.free = True
+    room.typing.read(TENANT, room.channel, MESSAGE)
+    await room.until(1)
 
 
 async def test_no_more_than_so_many_are_under_way(room: Room) -> None:
