@@ -6,15 +6,16 @@ A violation names the items it is about, so that the report can tell their whole
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from tests.chaos import degraded, runs
 from tests.chaos.answers import Overtaken, answer_to, asked_once, endings
 from tests.chaos.doubles import in_turn, nothing_blind, sent_once
-from tests.chaos.evidence import Evidence
+from tests.chaos.evidence import Asked, Evidence, Turn
 from tests.chaos.manners import retries_bounded, waits_as_told, webhooks_answered
 from tests.chaos.readings import (
+    COMMIT_SECONDS,
     Violation,
     acknowledged,
     calls_about,
@@ -80,13 +81,16 @@ def every_lane_waits_for_something(evidence: Evidence) -> Iterator[Violation]:
 
 def billed_once(evidence: Evidence) -> Iterator[Violation]:
     """5: usage per tenant = distinct answered inbound; the tokens billed are those of calls that make one answer, and of one
-    more for each change of what was asked: what an echo made useless was paid for, too.
+    more for each change of what was asked, if that was remembered as well: what an echo made useless was paid for, too.
     """
     texts = Counter(item.tenant for item in evidence.planned if item.kind == "text")
     billed: Counter[str] = Counter()
     calls = calls_about(evidence)
     members = membership(evidence)
     said, overtaken = answer_to(evidence), Overtaken(evidence)
+    remembered: dict[str, set[int]] = defaultdict(set)
+    for memo in evidence.memos:
+        remembered[memo.turn].add(memo.version)
     for turn in evidence.turns:
         billed[turn.tenant] += turn.messages
         if turn.outcome != "answered":
@@ -98,15 +102,21 @@ def billed_once(evidence: Evidence) -> Iterator[Violation]:
         about = calls.get(tokens, [])
         one = {(a.input_tokens, a.output_tokens) for a in endings(about, said(about)) if a.kind != "failed"}
         bills = set(one)
-        for _ in range(overtaken.changes(turn, about[0].t, about[-1].t) if about else 0):
+        for _ in range(min(len(remembered[turn.id]) - 1, _changes(overtaken, turn, about))):
             bills |= {(x + more_x, y + more_y) for x, y in bills for more_x, more_y in one}
         if (turn.input_tokens, turn.output_tokens) not in bills:
             what = f"billed {turn.input_tokens} and {turn.output_tokens} tokens; the assistant's calls were {bills}"
+            what += f", answers remembered {len(remembered[turn.id])}, changes {_changes(overtaken, turn, about)}"
             yield Violation(invariant=5, what=what, tokens=tokens)
     for tenant in texts.keys() | billed.keys():
         if texts[tenant] != billed[tenant]:
             what = f"tenant {tenant} is billed {billed[tenant]} messages of {texts[tenant]}"
             yield Violation(invariant=5, what=what)
+
+
+def _changes(overtaken: Overtaken, turn: Turn, about: Sequence[Asked]) -> int:
+    """How often what was asked may have changed behind the back of who asked: from when it was read, before the first call."""
+    return overtaken.changes(turn, turn.began - COMMIT_SECONDS, about[-1].t) if about else 0
 
 
 # --- 6: tenants apart ------------------------------------------------------------------------------------------------

@@ -65,11 +65,12 @@ class Message(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Turn(Struct, frozen=True, kw_only=True, gc=False):
-    """A turn and its usage; `outcome` None: not settled."""
+    """A turn, the statement that made it having begun in unix seconds, and its usage; `outcome` None: not settled."""
 
     tenant: str
     id: str
     conversation: str
+    began: float
     first_seq: int
     last_seq: int
     outcome: str | None
@@ -226,7 +227,8 @@ LEFT JOIN outbox o ON (o.tenant_id, o.message_id) = (m.tenant_id, m.id)
 WHERE m.direction <> 'out'
 """
 _TURNS = """
-SELECT t.slug AS tenant, r.id::text, r.conversation_id::text AS conversation, r.first_seq, r.last_seq, u.outcome,
+SELECT t.slug AS tenant, r.id::text, r.conversation_id::text AS conversation,
+       extract(epoch FROM r.begun_at)::float8 AS began, r.first_seq, r.last_seq, u.outcome,
        coalesce(u.messages, 0) AS messages, coalesce(u.chunks, 0) AS chunks,
        coalesce(u.input_tokens, 0) AS input_tokens, coalesce(u.output_tokens, 0) AS output_tokens
 FROM turns r JOIN tenants t ON t.id = r.tenant_id LEFT JOIN usage u ON (u.tenant_id, u.turn_id) = (r.tenant_id, r.id)

@@ -145,6 +145,24 @@ def test_a_turn_fails_only_without_a_word_worth_sending() -> None:
     assert found(with_(read_too, "sends", send(9, "x", 1, runs.FAILURE)), recipients.answered_wholly)
 
 
+def test_a_second_answer_is_billed_where_what_was_asked_changed_and_both_were_remembered() -> None:
+    """Behind the back of who had read it: before the first call, maybe. One that nobody remembered was settled by nobody."""
+    calls = [call(3, "ok", said=len(ANSWER)), call(9, "ok", said=len(ANSWER))]
+    e = read(ANSWER, *calls, input_tokens=20, output_tokens=40)
+    echo = swap(e.messages[0], direction="echo", provider_id="e", seq=None)
+    both = [Memo(tenant="t00", turn="turn", version=n, at=BEGAN + at) for n, at in enumerate((3.5, 9.5))]
+    for at, memos, right in (
+        (1, both, True),
+        (8, both, True),
+        (-1, both, False),
+        (10, both, False),
+        (1, both[:1], False),
+    ):
+        with_echo = with_(e, "messages", swap(echo, stored=BEGAN + at))
+        assert (not found(with_(with_echo, "memos", *memos), checker.billed_once)) == right, at
+    assert found(with_(e, "memos", *both), checker.billed_once), "nothing had changed"
+
+
 # --- asked once ---
 
 

@@ -114,6 +114,7 @@ def well() -> Evidence:
                 tenant="t00",
                 id="turn",
                 conversation="c",
+                began=BEGAN,
                 first_seq=1,
                 last_seq=2,
                 outcome="answered",
