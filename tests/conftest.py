@@ -64,7 +64,8 @@ def database(cluster: embedded.Cluster, template: str) -> Iterator[Database]:
     """A copy of the migrated template, dropped when the test ends."""
     name = f"test_{os.getpid()}_{next(_counter)}"
     with psycopg.connect(cluster.superuser_url, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER qasid")
+        # Not by its log, as by default: that writes nine megabytes of it for each test, and takes three times as long.
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER qasid STRATEGY file_copy")
         yield Database(_named(cluster.url, name), _named(cluster.superuser_url, name))
         conn.execute(f"DROP DATABASE {name} WITH (FORCE)")  # only a superuser may end an autovacuum worker
 
