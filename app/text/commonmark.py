@@ -50,8 +50,9 @@ def _keep_indents(state: StateCore) -> None:
     for token in state.tokens:
         if lines and token.type == "paragraph_open" and not token.level and token.map:
             widths = [len(line) - len(line.lstrip(" ")) for line in lines[slice(*token.map)]]
-            if min(widths) >= 4:
-                token.meta["indents"] = [width - min(widths) for width in widths]
+            least = min(widths)
+            if least >= 4:
+                token.meta["indents"] = [width - least for width in widths]
 
 
 def _parser() -> MarkdownIt:

@@ -46,6 +46,7 @@ BOMBS = {
     "empty rows below a long header": "|a" * 3_000 + "|\n" + "|-" * 3_000 + "|\n" + "|\n" * 400_000,
     "many tables with empty rows": ("|a" * 256 + "|\n" + "|-" * 256 + "|\n" + "|\n" * 256 + "\n") * 600,
     "a header of half a million letters": "|" + "h" * 500_000 + "|\n|-|\n" + "|x|\n" * 5_000,
+    "lines that are all indented": "    a\n" * 29_900,
     "lines in a list 50 deep": "- " * 50 + "x\n" + "y\n" * 29_000,
 }
 
