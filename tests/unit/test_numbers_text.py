@@ -75,7 +75,6 @@ SIGNS = [
     "*#06#",
     "*131*1*amount#",
     "**21*0123456789#",
-    "*#*#4636#*#*",
     "+966 50 123 4567",
     "_id and user_id_",
     "os.__file__",
@@ -133,6 +132,8 @@ def test_a_sign_between_numbers_is_no_markup(text: str) -> None:
         ("__Important__: a __bold__ word", "*Important*: a *bold* word"),
         ("*555*[amount]#, *888*<PIN>#", "`*555*[amount]#`, `*888*<PIN>#`"),
         ("*100*+966501234567# or **21*[number]#", "`*100*+966501234567#` or `**21*[number]#`"),
+        ("*123*# or *868*1*#, **555*1**#", "`*123*#` or `*868*1*#`, **555*1**#"),
+        ("*#*#4636#*#*, *#06#", "`*#*#4636#*#*`, *#06#"),
     ],
 )
 def test_markup_beside_a_number_is_markup(markdown: str, expected: str) -> None:
