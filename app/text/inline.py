@@ -25,7 +25,8 @@ _ENDS_IN_NUMBER = regex.compile(r"(?r)\p{N}[\p{P}\p{S}]")
 _PRODUCT = regex.compile(
     r"(?V1)((?<![\w*])\*(?=[^\s*])[^*]*+(?<=[\w\p{N}\p{Pe}%°!|]))\*(?=[[\p{Ps}|√\p{Sc}\p{No}]--[\[{]]|[-+−.]\p{N})"
 )
-_ENDS_URL = regex.compile(r"[\s.,;:!?)\]}'\"»”]")  # no linkifier takes these for the end of a URL
+# No linkifier takes these signs for the end of a URL, but each does for its midst: https://a.b/c,d
+_ENDS_URL = regex.compile(r"[.,;:!?)\]}'\"»”]*+(?:\s|\Z)")
 _BREAK_TAG = regex.compile(r"(?i)<br ?/?>")
 # An address must not hold these (RFC 3987, 4.1); left in, they would show it as another.
 _TURNS = regex.compile(f"[\u200e\u200f\u061c{ISOLATES}{EMBEDDINGS}{END_OF_EMBEDDING}{END_OF_ISOLATE}]")
@@ -93,15 +94,20 @@ def _runs(tokens: Sequence[Token], styles: tuple[str, ...], *, cell: bool = Fals
 def _spaced(runs: Sequence[_Run]) -> list[_Run]:
     """The runs, with a blank wherever a phone would take one for a part of the URL beside it, or two numbers for one."""
     out: list[_Run] = []
+    goes_on = False  # a URL stands last, with nothing but signs behind it
     for run in runs:
         if not run.text:
             continue
+        url = isinstance(run, _Url)
+        ends = None if url else _ENDS_URL.match(run.text)
         if out:
-            last, url = out[-1], isinstance(run, _Url)
-            swallowed = isinstance(last, _Url) and (url or _ENDS_URL.match(run.text) is None)
+            last = out[-1]
+            swallowed = goes_on and ends is None
             url_before = url and not last.text[-1].isspace() and not _apart(last.text[-1], "")
             if swallowed or url_before or _is_joined(out, run):
                 out.append(_Run(" "))
+                goes_on = False
+        goes_on = url or (goes_on and ends is not None and not ends.group()[-1].isspace())
         out.append(run)
     return out
 

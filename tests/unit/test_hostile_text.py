@@ -193,6 +193,14 @@ def test_a_bare_url_keeps_its_letters(url: str) -> None:
         ("<https://a.b/><https://c.d>", "https://a.b/ https://c.d"),
         ("<https://a.b>![c](https://e.f)", "https://a.b c: https://e.f"),
         ("now![](https://a.b)now", "now https://a.b now"),
+        ("[1](https://a.b/c),[2](https://d.e/f).", "1: https://a.b/c, 2: https://d.e/f."),
+        ("[a](https://a.b/c),[b](https://d.e/f);**c**", "a: https://a.b/c, b: https://d.e/f; *c*"),
+        ("<https://a.b/c>,<https://d.e/f>.`x`", "https://a.b/c, https://d.e/f. `x`"),
+        ("[Ali](https://a.b/c)'s, (<https://a.b/c>)(b)", "Ali: https://a.b/c 's, (https://a.b/c )(b)"),
+        (
+            "[a](https://a.b/c).), [b](https://a.b/c)!\n**[c](https://a.b/c).**",
+            "a: https://a.b/c.), b: https://a.b/c!\n*c*: https://a.b/c.",
+        ),
     ],
 )
 def test_urls_do_not_stick_together(markdown: str, expected: str) -> None:
