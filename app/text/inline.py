@@ -25,6 +25,8 @@ _ENDS_IN_NUMBER = regex.compile(r"(?r)\p{N}[\p{P}\p{S}]")
 _PRODUCT = regex.compile(
     r"(?V1)((?<![\w*])\*(?=[^\s*])[^*]*+(?<=[\w\p{N}\p{Pe}%°!|]))\*(?=[[\p{Ps}|√\p{Sc}\p{No}]--[\[{]]|[-+−.]\p{N})"
 )
+# And two tildes of ranges: (1)~(3), (5)~(7).
+_RANGE = regex.compile(r"(?V1)((?<![\w~])~(?=[^\s~])[^~]*+(?<=\S))~(?=[[\p{Ps}|\p{Sc}\p{No}]--[\[{]]|[-+−±.]\p{N})")
 # No linkifier takes these signs for the end of a URL, but each does for its midst: https://a.b/c,d
 _ENDS_URL = regex.compile(r"[.,;:!?)\]}'\"»”]*+(?:\s|\Z)")
 _BREAK_TAG = regex.compile(r"(?i)<br ?/?>")
@@ -185,8 +187,12 @@ def _unmarked(runs: Sequence[_Run], before: str, after: str) -> str:
     for at, run in enumerate(runs):
         left = runs[at - 1].text[-1] if at else before
         right = runs[at + 1].text[0] if at + 1 < len(runs) else after
-        out.append(code(run.text, left, right) if run.code else _PRODUCT.sub(r"\1 * ", run.text))
+        out.append(code(run.text, left, right) if run.code else _spread(run.text))
     return "".join(out)
+
+
+def _spread(text: str) -> str:
+    return _RANGE.sub(r"\1 ~ ", _PRODUCT.sub(r"\1 * ", text))
 
 
 def _apart(neighbour: str, marker: str) -> bool:

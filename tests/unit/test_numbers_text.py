@@ -158,6 +158,9 @@ def test_markup_beside_a_number_is_markup(markdown: str, expected: str) -> None:
         ("Quran 2:[255](https://a.b), 5 mg.[1](https://c.d)", "Quran 2:255: https://a.b, 5 mg. 1: https://c.d"),
         ("~~10:00~11:00~~ 12:00, ~~5~10元~~ 3元", "~~10:00~11:00~~ 12:00, ~~5~10元~~ 3元"),
         ("~~**5~10**~~ 3", "~~*5~10*~~ 3"),
+        ("第(1)~(3)项，第(5)~(7)项", "第(1)~(3)项，第(5) ~ (7)项"),
+        ("-10℃~-5℃，-8℃~-3℃，-1℃~2℃", "-10℃~-5℃，-8℃ ~ -3℃，-1℃~2℃"),
+        ("~$3, $5~$10; ~old~ (1)~(2), 10%~20%", "~$3, $5 ~ $10; ~old~ (1)~(2), 10%~20%"),
     ],
 )
 def test_two_numbers_never_become_one(markdown: str, expected: str) -> None:
