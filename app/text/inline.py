@@ -20,6 +20,7 @@ _MARKERS = {"strong_open": "*", "em_open": "_", "s_open": _STRIKE}
 _WORD = regex.compile(r"\w")  # regex, not re: its \w holds tashkeel and the joiners of Persian and Urdu
 _NUMBER = regex.compile(r"\p{N}")
 _BEFORE_LINK = regex.compile(r"[\w\p{N}\p{Pe}\p{Pf}]|(?!:)\p{Po}")  # after a colon it is a verse: 2:[255](…)
+_WITHIN_NUMBER = regex.compile(r"[\s().\-‑–\p{Cf}]+")  # how a dialled number may be written
 _ENDS_IN_NUMBER = regex.compile(r"(?r)\p{N}[\p{P}\p{S}]")
 # Two stars of a product that WhatsApp would take for a pair: (5)*3*(2).
 _PRODUCT = regex.compile(
@@ -131,7 +132,7 @@ def _link(label: list[_Run], url: str) -> list[_Run]:
     """`label: url`; just one of them if the other adds nothing."""
     label = [run._replace(linked=True) for run in label]
     plain = _plain(label).strip()
-    if url in ("", f"mailto:{plain}", f"tel:{plain}"):
+    if url in ("", f"mailto:{plain}") or _WITHIN_NUMBER.sub("", url) == f"tel:{_WITHIN_NUMBER.sub('', plain)}":
         return label
     target = _Url(_TURNS.sub(lambda mark: quote(mark.group()), url))
     if not plain or url in (plain, f"http://{plain}", f"https://{plain}"):
