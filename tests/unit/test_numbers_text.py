@@ -39,6 +39,21 @@ def test_a_list_whose_numbers_are_left_to_others_is_counted(markdown: str, expec
     assert from_markdown(markdown) == expected
 
 
+@pytest.mark.parametrize(
+    ("markdown", "expected"),
+    [
+        (">200 mg/dL: high\n100-199: normal", ">200 mg/dL: high\n100-199: normal"),
+        ("HbA1c:\n>= 6.5%: high\n\n>٢٠٠", "HbA1c:\n>= 6.5%: high\n\n>٢٠٠"),
+        ("* >= 7\n* >200\n* Diabetes:\n  >=6.5", "- >= 7\n- >200\n- Diabetes:\n  >=6.5"),
+        ("> a\n>> b\n\n> 1. c", "> a\n\n> b\n\n> 1. c"),
+        (">«200»\n>200", "> «200»\n> 200"),
+    ],
+)
+def test_more_than_a_number_is_no_quote(markdown: str, expected: str) -> None:
+    """A phone shows a quote without its sign: of more than 200 it would make 200. Within a quote it begins a line of it."""
+    assert from_markdown(markdown) == expected
+
+
 SIGNS = [
     "2*500*3",
     "24*60*60 = 86400",
