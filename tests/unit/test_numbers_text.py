@@ -45,6 +45,8 @@ def test_a_list_whose_numbers_are_left_to_others_is_counted(markdown: str, expec
         (">200 mg/dL: high\n100-199: normal", ">200 mg/dL: high\n100-199: normal"),
         ("HbA1c:\n>= 6.5%: high\n\n>٢٠٠", "HbA1c:\n>= 6.5%: high\n\n>٢٠٠"),
         ("* >= 7\n* >200\n* Diabetes:\n  >=6.5", "- >= 7\n- >200\n- Diabetes:\n  >=6.5"),
+        ("||Dose|\n|-|-|\n|> 12 years|5 mg|\n|x<br>> 12|> 5 mg|", ">12 years\n*Dose*: 5 mg\n\nx\n>12\n*Dose*: > 5 mg"),
+        ("\\> 200\n&gt; 300 > 200\n\n> \\> 200", ">200\n>300 > 200\n\n> >200"),
         ("> a\n>> b\n\n> 1. c", "> a\n\n> b\n\n> 1. c"),
         (">«200»\n>200", "> «200»\n> 200"),
     ],
