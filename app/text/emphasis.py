@@ -48,7 +48,10 @@ _SIGNS = r"[\p{Sc}\p{Pd}+−±~≈<>≤≥#@%٪]{1,2}"
 _VARIABLE = r"(?<!\w)[\p{Arabic}--[وفبكل]]"  # a letter that stands alone, and is no prefix
 _BEFORE_NUMBER = _compiled(rf"(?<={_OTHER})\*\*(?=\p{{N}}|(?<!{_VARIABLE}\*\*){_SIGNS}\w)")
 # 每天**2**次, و**$5** و**-5**; not س**2 + ص**2 or س**-2 + ص**-2
-_CLOSED_BEHIND_IT = _compiled(r"\*\*[^*\n]*[^\s*]\*\*(?!\p{N}|(?<=(?<!\w)\p{L}\*\*)[-+−]\p{N})")
+_CLOSED_BEHIND_IT = _compiled(
+    r"\*\*[^*\n]*[^\s*]\*\*(?!\p{N}|(?<=(?<!\w)\p{L}\*\*)[-+−]\p{N})"
+    r"|\*\*(?:[^*\n]++|(?<=\w)\*(?=\w))++(?<=[^\s*])\*\*(?![\w*#\\\p{Ps}\p{S}]|-)"  # 服**0.5g*2片**，
+)
 # It opens though a letter stands before and a sign behind: و**«الصبر»**; closes in the mirrored case: **النية:**هي
 _QUOTES = r"\p{Pi}\p{Pf}\p{So}\"'`﴾﴿"
 _OPENS = _compiled(rf"(?<={_LETTER})\*{{2,}}(?=[{_QUOTES}])|(?<={_OTHER}|\p{{Cf}})\*+(?=[{_QUOTES}\p{{Ps}}])")
