@@ -7,6 +7,8 @@ from itertools import islice
 
 import regex
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_block.blockquote import blockquote
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
@@ -18,6 +20,8 @@ _DEEPEST = 60  # nested quotes and lists; markdown-it drops what lies deeper, an
 _MOST = 30_000
 _MARK = regex.compile(r"[\n!#$%&*+\-:<=>@\[\\\]^_`{|}~]|\d[.)][ \t]")
 _BELOW_HEADER = regex.compile(r"[ \t>]*[|:-][|:\- \t]+")
+
+_MORE_THAN = regex.compile(r">(?:[=≥]|\p{N})")
 
 
 def parsed(text: str) -> list[Token] | None:
@@ -50,8 +54,16 @@ def _keep_indents(state: StateCore) -> None:
     for token in state.tokens:
         if lines and token.type == "paragraph_open" and not token.level and token.map:
             widths = [len(line) - len(line.lstrip(" ")) for line in lines[slice(*token.map)]]
-            if min(widths) >= 4:
-                token.meta["indents"] = [width - min(widths) for width in widths]
+            least = min(widths)
+            if least >= 4:
+                token.meta["indents"] = [width - least for width in widths]
+
+
+def _quotation(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """markdown-it's rule, but >200 and >= 7 begin none: a phone would show it without its sign."""
+    return _MORE_THAN.match(state.src, state.bMarks[start] + state.tShift[start]) is None and bool(
+        blockquote(state, start, end, silent)
+    )
 
 
 def _parser() -> MarkdownIt:
@@ -63,6 +75,7 @@ def _parser() -> MarkdownIt:
     parser.inline.ruler.before("escape", "as_written", verbatim.as_written)
     parser.inline.ruler.at("emphasis", emphasis.stars_and_underscores)
     parser.inline.ruler.at("strikethrough", emphasis.tildes)
+    parser.block.ruler.at("blockquote", _quotation, {"alt": ["paragraph", "reference", "blockquote", "list"]})
     parser.block.ruler.at("table", rows.table, {"alt": ["paragraph", "reference"]})
     parser.core.ruler.after("block", "keep_indents", _keep_indents)
     for rule in ("normalizeLink", "normalizeLinkText"):

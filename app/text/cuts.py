@@ -6,7 +6,7 @@ from functools import cached_property
 
 import regex
 
-from app.text.markup import LAST_VISIBLE, Markup, directions, list_markers
+from app.text.markup import LAST_VISIBLE, Markup, directions, list_markers, signs
 
 # `\X` alone looks back over the whole run of flags at each of them.
 _GRAPHEME = regex.compile(r"[\U0001F1E6-\U0001F1FF]{2}(?=[\U0001F1E6-\U0001F1FF])|\X")
@@ -35,7 +35,7 @@ class Cuts:
         self._last_visible = last.start() if last else 0
         self.markup = Markup(text, limit, self.size)
         self._directions = directions(text, 0, len(text), self._holds)
-        self._whole = [self.markup.whole, self._directions, list_markers(text), self.markup.edges]
+        self._whole = [self.markup.whole, self._directions, list_markers(text), signs(text), self.markup.edges]
         self._floors = self._least()
 
     def reach(self, start: int, units: int) -> int:

@@ -44,14 +44,20 @@ _ENDS_NUMBER_OR_NAME = _compiled(
     rf"(?<!\*[^\s*]*)(?:(?<=\p{{N}})\*\*(?=[{_LATIN}])|(?<!\p{{N}}\w*)(?<=[{_LATIN}])\*\*(?=\p{{N}}))"
     rf"[[\w/%.,:;!?]--_]+\*\*(?![\w*#\p{{S}}]|-\w|{_NUMBER}|[\p{{Ps}}\\])"
 )
-_BEFORE_NUMBER = _compiled(rf"(?<={_OTHER})\*\*(?=\p{{N}})")
-_CLOSED_BEHIND_IT = _compiled(r"\*\*[^*\n]*[^\s*]\*\*(?!\p{N})")  # 每天**2**次; not س**2 + ص**2
+_SIGNS = r"[\p{Sc}\p{Pd}+−±~≈<>≤≥#@%٪]{1,2}"
+_VARIABLE = r"(?<!\w)[\p{Arabic}--[وفبكل]]"  # a letter that stands alone, and is no prefix
+_BEFORE_NUMBER = _compiled(rf"(?<={_OTHER})\*\*(?=\p{{N}}|(?<!{_VARIABLE}\*\*){_SIGNS}\w)")
+# 每天**2**次, و**$5** و**-5**; not س**2 + ص**2 or س**-2 + ص**-2
+_CLOSED_BEHIND_IT = _compiled(
+    r"\*\*[^*\n]*[^\s*]\*\*(?!\p{N}|(?<=(?<!\w)\p{L}\*\*)[-+−]\p{N})"
+    r"|\*\*(?:[^*\n]++|(?<=\w)\*(?=\w))++(?<=[^\s*])\*\*(?![\w*#\\\p{Ps}\p{S}]|-)"  # 服**0.5g*2片**，
+)
 # It opens though a letter stands before and a sign behind: و**«الصبر»**; closes in the mirrored case: **النية:**هي
 _QUOTES = r"\p{Pi}\p{Pf}\p{So}\"'`﴾﴿"
 _OPENS = _compiled(rf"(?<={_LETTER})\*{{2,}}(?=[{_QUOTES}])|(?<={_OTHER}|\p{{Cf}})\*+(?=[{_QUOTES}\p{{Ps}}])")
 _CLOSES = _compiled(
     r"(?<=[\p{Pf}\p{So}“‘\"'`:.!?=])\*{2,}(?=[\w--_])"
-    rf"|(?<=%)\*{{2,}}(?={_LETTER})"
+    rf"|(?<=%)\*{{2,}}(?={_LETTER})|(?<=[\p{{Sc}}+])\*{{2,}}(?={_OTHER})"
     rf"|(?<=[\p{{Po}}\p{{Pe}}\p{{Pf}}\p{{So}}“‘`﴾﴿--[*/\\#@&]])\*+(?={_OTHER}|\p{{Cf}})"
 )
 # What stands before a run that ends the word which the same run began.

@@ -20,12 +20,16 @@ _MARKERS = {"strong_open": "*", "em_open": "_", "s_open": _STRIKE}
 _WORD = regex.compile(r"\w")  # regex, not re: its \w holds tashkeel and the joiners of Persian and Urdu
 _NUMBER = regex.compile(r"\p{N}")
 _BEFORE_LINK = regex.compile(r"[\w\p{N}\p{Pe}\p{Pf}]|(?!:)\p{Po}")  # after a colon it is a verse: 2:[255](…)
+_WITHIN_NUMBER = regex.compile(r"[\s().\-‑–\p{Cf}]+")  # how a dialled number may be written
 _ENDS_IN_NUMBER = regex.compile(r"(?r)\p{N}[\p{P}\p{S}]")
 # Two stars of a product that WhatsApp would take for a pair: (5)*3*(2).
 _PRODUCT = regex.compile(
     r"(?V1)((?<![\w*])\*(?=[^\s*])[^*]*+(?<=[\w\p{N}\p{Pe}%°!|]))\*(?=[[\p{Ps}|√\p{Sc}\p{No}]--[\[{]]|[-+−.]\p{N})"
 )
-_ENDS_URL = regex.compile(r"[\s.,;:!?)\]}'\"»”]")  # no linkifier takes these for the end of a URL
+# And two tildes of ranges: (1)~(3), (5)~(7).
+_RANGE = regex.compile(r"(?V1)((?<![\w~])~(?=[^\s~])[^~]*+(?<=\S))~(?=[[\p{Ps}|\p{Sc}\p{No}]--[\[{]]|[-+−±.]\p{N})")
+# No linkifier takes these signs for the end of a URL, but each does for its midst: https://a.b/c,d
+_ENDS_URL = regex.compile(r"[.,;:!?)\]}'\"»”]*+(?:\s|\Z)")
 _BREAK_TAG = regex.compile(r"(?i)<br ?/?>")
 # An address must not hold these (RFC 3987, 4.1); left in, they would show it as another.
 _TURNS = regex.compile(f"[\u200e\u200f\u061c{ISOLATES}{EMBEDDINGS}{END_OF_EMBEDDING}{END_OF_ISOLATE}]")
@@ -93,15 +97,20 @@ def _runs(tokens: Sequence[Token], styles: tuple[str, ...], *, cell: bool = Fals
 def _spaced(runs: Sequence[_Run]) -> list[_Run]:
     """The runs, with a blank wherever a phone would take one for a part of the URL beside it, or two numbers for one."""
     out: list[_Run] = []
+    goes_on = False  # a URL stands last, with nothing but signs behind it
     for run in runs:
         if not run.text:
             continue
+        url = isinstance(run, _Url)
+        ends = None if url else _ENDS_URL.match(run.text)
         if out:
-            last, url = out[-1], isinstance(run, _Url)
-            swallowed = isinstance(last, _Url) and (url or _ENDS_URL.match(run.text) is None)
+            last = out[-1]
+            swallowed = goes_on and ends is None
             url_before = url and not last.text[-1].isspace() and not _apart(last.text[-1], "")
             if swallowed or url_before or _is_joined(out, run):
                 out.append(_Run(" "))
+                goes_on = False
+        goes_on = url or (goes_on and ends is not None and not ends.group()[-1].isspace())
         out.append(run)
     return out
 
@@ -123,7 +132,7 @@ def _link(label: list[_Run], url: str) -> list[_Run]:
     """`label: url`; just one of them if the other adds nothing."""
     label = [run._replace(linked=True) for run in label]
     plain = _plain(label).strip()
-    if url in ("", f"mailto:{plain}", f"tel:{plain}"):
+    if url in ("", f"mailto:{plain}") or _WITHIN_NUMBER.sub("", url) == f"tel:{_WITHIN_NUMBER.sub('', plain)}":
         return label
     target = _Url(_TURNS.sub(lambda mark: quote(mark.group()), url))
     if not plain or url in (plain, f"http://{plain}", f"https://{plain}"):
@@ -179,8 +188,12 @@ def _unmarked(runs: Sequence[_Run], before: str, after: str) -> str:
     for at, run in enumerate(runs):
         left = runs[at - 1].text[-1] if at else before
         right = runs[at + 1].text[0] if at + 1 < len(runs) else after
-        out.append(code(run.text, left, right) if run.code else _PRODUCT.sub(r"\1 * ", run.text))
+        out.append(code(run.text, left, right) if run.code else _spread(run.text))
     return "".join(out)
+
+
+def _spread(text: str) -> str:
+    return _RANGE.sub(r"\1 ~ ", _PRODUCT.sub(r"\1 * ", text))
 
 
 def _apart(neighbour: str, marker: str) -> bool:

@@ -22,6 +22,7 @@ _SPAN = regex.compile(
 )
 _ISOLATE = regex.compile(f"[{ISOLATES}{END_OF_ISOLATE}]")
 _LIST_MARKER = regex.compile(r"(?m)^[ \t]*(?:[-*•>]|\d+[.)])[ \t]+(?=\S)")
+_SIGN = regex.compile(r"[^\S\n][-*>](?=[ \t])")
 
 FENCE = "```"
 QUOTE = "> "
@@ -124,6 +125,11 @@ def isolated(text: str) -> Spans:
 def list_markers(text: str) -> Spans:
     """A list's or quote's marker with the first character behind it."""
     return Spans((match.start(), match.end() + 1) for match in _LIST_MARKER.finditer(text))
+
+
+def signs(text: str) -> Spans:
+    """A sign in the midst of a line with the blank before it: at the start of a chunk "> 7" would be a quote of 7."""
+    return Spans(match.span() for match in _SIGN.finditer(text))
 
 
 def directions(text: str, begin: int, stop: int, fits: Callable[[int, int], bool]) -> Spans:

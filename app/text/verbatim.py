@@ -15,9 +15,9 @@ _BLANK = regex.compile(r"(?r)\s")
 # A part of a dial code, or what is to be put there: *1, *+966501234567, *phone number, *[amount].
 _PART = r"\*++(?:\+?\w++(?:[ \t]\w++){0,3}|\[[^\[\]\n*]{1,40}\]|<[^<>\n*]{1,40}>|\{[^{}\n*]{1,40}\}|\([^()\n*]{1,40}\))"
 _DIAL_CODE = regex.compile(  # *100*1#, **21*5551234#, *#*#4636#*#*
-    rf"(?<![\w*#])(?:\*#?\d++(?:{_PART}){{0,9}}+#|\*\*\d++(?:{_PART}){{1,9}}+\*{{0,9}}+#|\*#\*#\d++#\*#\*)"
+    rf"(?<![\w*#])(?:\*#?\d++(?:{_PART}){{0,9}}+\*{{0,9}}+#|\*\*\d++(?:{_PART}){{1,9}}+\*{{0,9}}+#|\*#\*#\d++#\*#\*)"
 )
-_PAIR = regex.compile(r"\*[^\w*#]")
+_PAIR = regex.compile(r"(?<!\*)\*[^\w*]")
 # One word between double underscores is bold, unless only a name looks like it: __my_name__, os.__x__, __init__.
 _NAME = regex.compile(
     r"(?<!\w)__(?:[A-Za-z][A-Za-z0-9]*_[A-Za-z0-9_]*(?<=[A-Za-z0-9])|(?<=(?:\.|\bdef[ ])__)[A-Za-z][A-Za-z0-9]*|"
@@ -58,9 +58,9 @@ def text(state: StateInline, silent: bool) -> bool:
 
 
 def _dial_code(state: StateInline, silent: bool) -> bool:
-    """Takes one; as code if a phone would take two of its stars for a pair: *555*[amount]#."""
+    """Takes one; as code if a phone would take two of its stars for a pair: *555*[amount]#, *123*#."""
     end = _end(_DIAL_CODE.match(state.src, state.pos, state.posMax), state.pos)
-    if _PAIR.search(state.src, state.pos, end) is None:
+    if _PAIR.search(state.src, state.pos + 1, end) is None:
         return _taken(state, end, silent)
     if not silent:
         state.push("code_inline", "code", 0).content = state.src[state.pos : end]

@@ -18,6 +18,7 @@ from app.text.storable import storable
 _RULE = "———"
 _LANGUAGE = regex.compile(r"[A-Za-z][!-~]*")
 _SAYS = regex.compile(r"[^-\s*_~`>#|\\\p{Cc}\p{Default_Ignorable_Code_Point}]")  # seen (as in VISIBLE), and no markup
+_LIKE_A_QUOTE = regex.compile(r"(?m)^> ")  # "> 12 years": a phone would show it without its sign, but not ">12 years"
 # A header stands again in each row, a list's indent before each line: 20 kB could become gigabytes.
 _MOST_LABELS = 20_000
 _MOST_TIMES = 8
@@ -87,6 +88,7 @@ def _blocks(tokens: Iterator[Token], closing: str, *, quoted: bool) -> tuple[str
 
 def _paragraph(body: str, indents: Sequence[int]) -> str:
     """`body` with its lines' indents, unless lines became others."""
+    body = _LIKE_A_QUOTE.sub(">", body)
     lines = body.split("\n")
     if len(lines) != len(indents):
         return body
@@ -171,7 +173,8 @@ def _table(tokens: Iterator[Token]) -> str:
     if not body:
         return "\n".join(name for name, _ in header if name)
     if len(body) * sum(len(name) for name, _ in header) > _MOST_LABELS:
-        return "\n".join(" | ".join(closed(cell) for cell, _ in row if cell) for row in rows).strip("\n")
+        lines = "\n".join(" | ".join(closed(cell) for cell, _ in row if cell) for row in rows)
+        return _LIKE_A_QUOTE.sub(">", lines.strip("\n"))
     unsaid = {column for column in range(len(header)) if not any(row[column][0] for row in body)}
     blocks = []
     for row in body:  # the first of them also has the names of columns without any value
@@ -181,4 +184,4 @@ def _table(tokens: Iterator[Token]) -> str:
         ]
         blocks.append("\n".join(label + value if value else label.rstrip() for label, value in pairs if label or value))
         unsaid.clear()
-    return "\n\n".join(block for block in blocks if block)
+    return _LIKE_A_QUOTE.sub(">", "\n\n".join(block for block in blocks if block))

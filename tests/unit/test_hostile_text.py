@@ -46,6 +46,7 @@ BOMBS = {
     "empty rows below a long header": "|a" * 3_000 + "|\n" + "|-" * 3_000 + "|\n" + "|\n" * 400_000,
     "many tables with empty rows": ("|a" * 256 + "|\n" + "|-" * 256 + "|\n" + "|\n" * 256 + "\n") * 600,
     "a header of half a million letters": "|" + "h" * 500_000 + "|\n|-|\n" + "|x|\n" * 5_000,
+    "lines that are all indented": "    a\n" * 29_900,
     "lines in a list 50 deep": "- " * 50 + "x\n" + "y\n" * 29_000,
 }
 
@@ -192,6 +193,14 @@ def test_a_bare_url_keeps_its_letters(url: str) -> None:
         ("<https://a.b/><https://c.d>", "https://a.b/ https://c.d"),
         ("<https://a.b>![c](https://e.f)", "https://a.b c: https://e.f"),
         ("now![](https://a.b)now", "now https://a.b now"),
+        ("[1](https://a.b/c),[2](https://d.e/f).", "1: https://a.b/c, 2: https://d.e/f."),
+        ("[a](https://a.b/c),[b](https://d.e/f);**c**", "a: https://a.b/c, b: https://d.e/f; *c*"),
+        ("<https://a.b/c>,<https://d.e/f>.`x`", "https://a.b/c, https://d.e/f. `x`"),
+        ("[Ali](https://a.b/c)'s, (<https://a.b/c>)(b)", "Ali: https://a.b/c 's, (https://a.b/c )(b)"),
+        (
+            "[a](https://a.b/c).), [b](https://a.b/c)!\n**[c](https://a.b/c).**",
+            "a: https://a.b/c.), b: https://a.b/c!\n*c*: https://a.b/c.",
+        ),
     ],
 )
 def test_urls_do_not_stick_together(markdown: str, expected: str) -> None:

@@ -39,6 +39,23 @@ def test_a_list_whose_numbers_are_left_to_others_is_counted(markdown: str, expec
     assert from_markdown(markdown) == expected
 
 
+@pytest.mark.parametrize(
+    ("markdown", "expected"),
+    [
+        (">200 mg/dL: high\n100-199: normal", ">200 mg/dL: high\n100-199: normal"),
+        ("HbA1c:\n>= 6.5%: high\n\n>٢٠٠", "HbA1c:\n>= 6.5%: high\n\n>٢٠٠"),
+        ("* >= 7\n* >200\n* Diabetes:\n  >=6.5", "- >= 7\n- >200\n- Diabetes:\n  >=6.5"),
+        ("||Dose|\n|-|-|\n|> 12 years|5 mg|\n|x<br>> 12|> 5 mg|", ">12 years\n*Dose*: 5 mg\n\nx\n>12\n*Dose*: > 5 mg"),
+        ("\\> 200\n&gt; 300 > 200\n\n> \\> 200", ">200\n>300 > 200\n\n> >200"),
+        ("> a\n>> b\n\n> 1. c", "> a\n\n> b\n\n> 1. c"),
+        (">«200»\n>200", "> «200»\n> 200"),
+    ],
+)
+def test_more_than_a_number_is_no_quote(markdown: str, expected: str) -> None:
+    """A phone shows a quote without its sign: of more than 200 it would make 200. Within a quote it begins a line of it."""
+    assert from_markdown(markdown) == expected
+
+
 SIGNS = [
     "2*500*3",
     "24*60*60 = 86400",
@@ -61,6 +78,7 @@ SIGNS = [
     "F = m*a, E = k*q",
     "x**n + y**n = z**n",
     "س**2 + ص**2",
+    "س**2 + ص**-2 = ص**-2 + س**-2",
     "الطول*العرض*الارتفاع",
     "٢*٥٠٠*٣",
     "长*宽*高",
@@ -74,7 +92,6 @@ SIGNS = [
     "*#06#",
     "*131*1*amount#",
     "**21*0123456789#",
-    "*#*#4636#*#*",
     "+966 50 123 4567",
     "_id and user_id_",
     "os.__file__",
@@ -115,6 +132,13 @@ def test_a_sign_between_numbers_is_no_markup(text: str) -> None:
         ("**2*3**, **2**10 = 1024**", "2*3, 2**10 = 1024"),
         ("the **2**nd, **90**s, **5**mg, *ayah*s", "the 2nd, 90s, 5mg, ayahs"),
         ("每天**2**次", "每天2次"),
+        ("服用**0.5g*2片**，每日**3次**", "服用0.5g*2片，每日3次"),
+        ("س**2*ص**2، س**2*ص**ن", "س**2*ص**2، س**2*ص**ن"),
+        ("约**$5**元，约**5$**元，**18+**岁", "约$5元，约5$元，18+岁"),
+        ("约**-5℃**以下，约**+5%**，约**±5**", "约-5℃以下，约+5%，约±5"),
+        ("**最低**-5℃，**最高**-3℃，每天**5**-10次", "*最低*-5℃，*最高*-3℃，每天**5**-10次"),
+        ("س**-2، و**نعم** ثم و**-2** و**نعم**", "س**-2، ونعم ثم و-2 ونعم"),
+        ("بين **$10** و**$20**، بـ**٪٥٠** أو **+966 50** و**+966 51**", "بين *$10* و$20، بـ٪٥٠ أو *+966 50* و+966 51"),
         ("الآية **٥**، و*الله* و**الله** ثم الـ**٥**", "الآية *٥*، والله والله ثم الـ٥"),
         ("***100*1#** or **\\*123#**", "*100*1# or *123#"),
         ("(5)*3*(2) = 3*(4+2)*2", "(5)*3 * (2) = 3*(4+2)*2"),
@@ -127,6 +151,8 @@ def test_a_sign_between_numbers_is_no_markup(text: str) -> None:
         ("__Important__: a __bold__ word", "*Important*: a *bold* word"),
         ("*555*[amount]#, *888*<PIN>#", "`*555*[amount]#`, `*888*<PIN>#`"),
         ("*100*+966501234567# or **21*[number]#", "`*100*+966501234567#` or `**21*[number]#`"),
+        ("*123*# or *868*1*#, **555*1**#", "`*123*#` or `*868*1*#`, **555*1**#"),
+        ("*#*#4636#*#*, *#06#", "`*#*#4636#*#*`, *#06#"),
     ],
 )
 def test_markup_beside_a_number_is_markup(markdown: str, expected: str) -> None:
@@ -151,6 +177,9 @@ def test_markup_beside_a_number_is_markup(markdown: str, expected: str) -> None:
         ("Quran 2:[255](https://a.b), 5 mg.[1](https://c.d)", "Quran 2:255: https://a.b, 5 mg. 1: https://c.d"),
         ("~~10:00~11:00~~ 12:00, ~~5~10元~~ 3元", "~~10:00~11:00~~ 12:00, ~~5~10元~~ 3元"),
         ("~~**5~10**~~ 3", "~~*5~10*~~ 3"),
+        ("第(1)~(3)项，第(5)~(7)项", "第(1)~(3)项，第(5) ~ (7)项"),
+        ("-10℃~-5℃，-8℃~-3℃，-1℃~2℃", "-10℃~-5℃，-8℃ ~ -3℃，-1℃~2℃"),
+        ("~$3, $5~$10; ~old~ (1)~(2), 10%~20%", "~$3, $5 ~ $10; ~old~ (1)~(2), 10%~20%"),
     ],
 )
 def test_two_numbers_never_become_one(markdown: str, expected: str) -> None:

@@ -34,6 +34,10 @@ MARKUP = {
     "code in a quote": ("> ```\n> x = 1\n> ```", "> `x = 1`"),
     "link": ("see [the site](https://a.b/c).", "see the site: https://a.b/c."),
     "link that is its own label": ("[https://a.b](https://a.b) [a.b](https://a.b)", "https://a.b https://a.b"),
+    "number that is its own link": (
+        "[+966 (50) 123-4567](tel:+966501234567), [call](tel:+1), [+1 5](tel:+16)",
+        "+966 (50) 123-4567, call: tel:+1, +1 5: tel:+16",
+    ),
     "bold link": ("**[the site](https://a.b)**", "*the site*: https://a.b"),
     "address in angle brackets": ("<https://a.b/c> <x@a.b>", "https://a.b/c x@a.b"),
     "Arabic address": ("[ويكي](https://ar.wikipedia.org/wiki/قرآن)", "ويكي: https://ar.wikipedia.org/wiki/قرآن"),
