@@ -12,7 +12,7 @@ from msgspec import Struct
 from app import http
 from app.assistants import Call, Citation, sse
 from app.assistants.calls import FINAL
-from app.assistants.parts import Declined, Draft, Ending, Part, Tokens
+from app.assistants.parts import DECLINED, Declined, Draft, Ending, Part, Tokens
 from app.configuration import Document
 from app.errors import AssistantRefused, InDoubt
 from app.text.storable import storable
@@ -88,6 +88,7 @@ async def collect(response: http.Stream, documents: Sequence[Document], call: Ca
                     draft.end_block()
                 case "message_delta":
                     draft.stopped = _text(event.delta or {}, "stop_reason") or draft.stopped
+                    draft.declined = draft.stopped == "refusal"
                     usage = _updated(usage, event.usage)
                 case "message_stop":
                     part = _ended(draft, content)
@@ -107,8 +108,8 @@ async def collect(response: http.Stream, documents: Sequence[Document], call: Ca
 
 
 def _ended(draft: Draft, content: "_Content") -> Part:
-    if draft.stopped == "refusal":
-        raise Declined("it refuses to answer")
+    if draft.declined:
+        raise Declined(DECLINED)
     ending = ENDINGS.get(draft.stopped, "whole")
     return draft.part(ending, content=content.blocks() if ending == "paused" else ())
 

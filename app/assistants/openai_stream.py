@@ -12,7 +12,7 @@ from msgspec import Struct
 from app import http
 from app.assistants import Call, sse
 from app.assistants.calls import FINAL
-from app.assistants.parts import Cut, Declined, Draft, Ending, Part, Tokens
+from app.assistants.parts import DECLINED, Declined, Draft, Ending, Part, Tokens
 from app.errors import AssistantError, AssistantRefused, InDoubt
 from app.retrying import passes
 
@@ -72,12 +72,11 @@ async def collect(response: http.Stream, call: Call | None) -> Part:
         AssistantRefused: an error in mid-stream that another try would meet again.
     """
     draft = Draft(call)
-    refused = False
     stream = sse.events(response)
     try:
         async for data in stream:
             if data.strip() == DONE:
-                part = _ended(draft, refused)
+                part = _ended(draft)
                 await sse.rest(stream)
                 return part
             chunk = sse.read(data, _chunk)
@@ -90,8 +89,8 @@ async def collect(response: http.Stream, call: Call | None) -> Part:
                     continue  # one was asked for
                 delta = choice.delta or _Delta()
                 draft.say(_text(delta.content))
-                refused |= bool(delta.refusal)
                 draft.stopped = choice.finish_reason or draft.stopped
+                draft.declined |= bool(delta.refusal) or draft.stopped == "content_filter"
             if draft.too_long:
                 return draft.shortened()
     except (InDoubt, sse.Nonsense) as fault:
@@ -101,9 +100,9 @@ async def collect(response: http.Stream, call: Call | None) -> Part:
     raise draft.cut("the stream was cut")
 
 
-def _ended(draft: Draft, refused: bool) -> Part:
-    if refused or draft.stopped == "content_filter":
-        raise Declined("it refuses to answer")
+def _ended(draft: Draft) -> Part:
+    if draft.declined:
+        raise Declined(DECLINED)
     if draft.stopped == "error":  # OpenRouter's name for a provider that broke off
         raise draft.cut("error in mid-stream")
     return draft.part(ENDINGS.get(draft.stopped, "whole"))
@@ -126,7 +125,7 @@ def _tokens(usage: _Usage | None) -> Tokens | None:
     )
 
 
-def _fault(chunk: _Chunk, draft: Draft) -> AssistantError | Cut:
+def _fault(chunk: _Chunk, draft: Draft) -> AssistantError:
     """An error in mid-stream, by its kind, or by its HTTP status where `code` is one."""
     told = chunk.error if isinstance(chunk.error, dict) else {"code": chunk.code}
     for each in (told.get("type"), told.get("code")):

@@ -79,6 +79,9 @@ class Declined(Withdrawn):
     """It will not answer this, nor what it had begun to."""
 
 
+DECLINED = "it refuses to answer"
+
+
 class Draft:
     """One call's answer while it streams in."""
 
@@ -94,6 +97,8 @@ class Draft:
         self._length = 0
         self.model = ""
         self.stopped = ""
+        self.declined = False
+        """It has said that it will not answer: that counts at once, whatever becomes of the stream."""
         self.tokens = Tokens()
 
     def say(self, text: str) -> None:
@@ -131,9 +136,9 @@ class Draft:
             content=tuple(content),
         )
 
-    def cut(self, reason: str) -> Cut:
-        """The error that carries what has come."""
-        return Cut(reason, self.part("cut", stopped="cut"))
+    def cut(self, reason: str) -> Cut | Declined:
+        """The error that carries what has come; of what was declined nothing."""
+        return Declined(DECLINED) if self.declined else Cut(reason, self.part("cut", stopped="cut"))
 
     def shortened(self) -> Part:
         """What has come of an answer that never ends."""

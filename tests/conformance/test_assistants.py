@@ -374,6 +374,16 @@ async def test_a_refusal_to_go_on_withdraws_what_was_said(room: Room) -> None:
     assert isinstance(await room.fate(LONG), AssistantRefused)
 
 
+@needs("declines")
+@pytest.mark.parametrize("behind", [b"", b"data: {nonsense\n\n"])
+async def test_a_refusal_counts_though_its_stream_breaks_off(room: Room, behind: bytes) -> None:
+    """It is the model's last word without an end mark, too: what it had said before is not said by us."""
+    for declined in room.wire.declined:
+        room.served = 0
+        fate = await room.fate_of(room.wire.begin + room.wire.say(LONG) + declined + behind)
+        assert isinstance(fate, AssistantRefused) and room.served == 1
+
+
 async def test_it_waits_as_long_as_it_is_asked_to(room: Room) -> None:
     """Retry-After is kept where the deadline allows it."""
     room.fails(Fault(kind="http_429", seconds=1.0))
