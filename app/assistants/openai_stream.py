@@ -12,7 +12,7 @@ from msgspec import Struct
 from app import http
 from app.assistants import Call, sse
 from app.assistants.calls import FINAL
-from app.assistants.parts import DECLINED, Declined, Draft, Ending, Part, Tokens
+from app.assistants.parts import DECLINED, Declined, Draft, Ending, Part, Tokens, counts
 from app.errors import AssistantError, AssistantRefused, InDoubt
 from app.retrying import passes
 
@@ -41,20 +41,10 @@ class _Choice(Struct):
     finish_reason: str | None = None
 
 
-class _Details(Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
 class _Chunk(Struct):
     model: str | None = None
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     error: Any = None
     object: str | None = None
     code: str | int | None = None
@@ -114,14 +104,14 @@ def _text(content: str | list[_Piece] | None) -> str:
     return content or ""
 
 
-def _tokens(usage: _Usage | None) -> Tokens | None:
-    if usage is None:
+def _tokens(told: object) -> Tokens | None:
+    if not isinstance(told, dict):
         return None
-    details = usage.prompt_tokens_details
+    usage, details = counts(told), counts(told.get("prompt_tokens_details"))
     return Tokens(
-        read=usage.prompt_tokens or 0,
-        written=usage.completion_tokens or 0,
-        cached=(details.cached_tokens or 0) if details is not None else 0,
+        read=usage.get("prompt_tokens", 0),
+        written=usage.get("completion_tokens", 0),
+        cached=details.get("cached_tokens", 0),
     )
 
 

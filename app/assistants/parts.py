@@ -3,6 +3,7 @@
 Pure: no call is made here, and nothing of a provider's format is known.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -44,6 +45,16 @@ class Tokens(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             force_setattr(self, name, min(max(getattr(self, name), 0), MOST_TOKENS))
+
+
+def counts(told: object) -> dict[str, int]:
+    """What a provider has counted, by its names. Of what is no figure there is no count: an answer does not fail for that."""
+    if not isinstance(told, dict):
+        return {}
+    figures = {
+        name: said for name, said in told.items() if isinstance(said, int | float) and not isinstance(said, bool)
+    }
+    return {name: int(said) for name, said in figures.items() if isinstance(said, int) or math.isfinite(said)}
 
 
 class Part(Struct, frozen=True, kw_only=True):

@@ -6,11 +6,13 @@ does is in test_anthropic.py, test_openai.py and test_ansari.py.
 """
 
 import asyncio
+import re
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import stamina
 
@@ -613,13 +615,31 @@ async def test_an_answer_of_a_megabyte_is_cut_and_says_so(room: Room, size: int)
 @needs("counts")
 @pytest.mark.parametrize(
     ("told", "counted"),
-    [(7, (7, 7)), (10**30, (MOST_TOKENS,) * 2), (0, ESTIMATE), (-(10**12), ESTIMATE), (-(10**30), ESTIMATE)],
+    [
+        *((7, (7, 7)), (7.0, (7, 7)), (10**30, (MOST_TOKENS,) * 2), (1e300, (MOST_TOKENS,) * 2)),
+        *((told, ESTIMATE) for told in (0, -(10**12), -(10**30), "7", True, [7], {"a": 7})),
+    ],
 )
-async def test_what_an_answer_cost_can_be_counted(room: Room, told: int, counted: tuple[int, int]) -> None:
-    """Whatever the provider says: no figure is too large for a column, none makes up for others, and nothing is free."""
-    wire = room.wire
-    answer = await room.fate_of(wire.begin + hello(room) + wire.cost % (told, told) + wire.end)
+async def test_what_an_answer_cost_can_be_counted(room: Room, told: object, counted: tuple[int, int]) -> None:
+    """Whatever the provider says: no figure is too large for a column, none makes up for others, and nothing is free. What is
+    no figure is no count, and costs nobody the answer.
+    """
+    wire, said = room.wire, msgspec.json.encode(told)
+    begin = wire.begin.replace(b'{"input_tokens":1,"output_tokens":1}', b"{}")
+    answer = await room.fate_of(begin + hello(room) + wire.cost.replace(b"%d", said) + wire.end)
     assert isinstance(answer, Answer) and (answer.input_tokens, answer.output_tokens) == counted
+
+
+@needs("counts")
+@pytest.mark.parametrize("told", [b'"none"', b"[]", b"7", b"null", b'{"prompt_tokens_details":0}'])
+async def test_a_count_of_another_shape_is_none(room: Room, told: bytes) -> None:
+    """The answer is whole; what it cost is by estimate."""
+    wire = room.wire
+    begin = wire.begin.replace(b'{"input_tokens":1,"output_tokens":1}', told)
+    cost = re.sub(rb'"usage":\{.*?\}', b'"usage":' + told, wire.cost)
+    answer = await room.fate_of(begin + hello(room) + cost + wire.end)
+    assert isinstance(answer, Answer) and (answer.text, answer.partial) == ("hello", False)
+    assert (answer.input_tokens, answer.output_tokens) == ESTIMATE
 
 
 @pytest.mark.parametrize("status", [402, 403, 404, 413, 422])
