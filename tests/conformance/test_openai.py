@@ -192,6 +192,22 @@ async def test_what_a_server_does_not_take_is_learnt_once(room: Room) -> None:
         assert len(bodies) == 7
 
 
+async def test_what_a_refusal_quotes_is_nothing_learnt(room: Room) -> None:
+    """A 422 that quotes the question, as FastAPI's do: one person's words change nothing for those who ask after them."""
+
+    async def quoting(request: web.Request) -> web.Response:
+        body = msgspec.json.decode(await request.read(), type=dict)
+        asked = body["messages"][-1]["content"]
+        if "max_tokens" in body and asked == "question":
+            return web.Response(body=chunks(choice("hello")), content_type="text/event-stream")
+        return web.json_response({"detail": [{"type": "missing", "loc": ["body"], "input": body}]}, status=422)
+
+    async with served(quoting) as url:
+        fate = await room.fate("what is max_completion_tokens?", base_url=url)
+        assert isinstance(fate, AssistantRefused)
+        assert (await room.ask("question", base_url=url)).text == "hello"
+
+
 async def test_a_server_that_takes_nothing_is_not_asked_for_ever(room: Room) -> None:
     """Each change is tried once; then its 400 is final."""
     body = b'{"error":{"message":"max_completion_tokens and stream_options and max_tokens"}}'
