@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from app import http
 from app.assistants import Call, sse
-from app.assistants.calls import FINAL
+from app.assistants.calls import DECLINES, FINAL
 from app.assistants.parts import DECLINED, Declined, Draft, Ending, Part, Tokens, counts
 from app.errors import AssistantError, AssistantRefused, InDoubt
 from app.retrying import passes
@@ -120,6 +120,8 @@ def _fault(chunk: _Chunk, draft: Draft) -> AssistantError:
     told = chunk.error if isinstance(chunk.error, dict) else {"code": chunk.code}
     for each in (told.get("type"), told.get("code")):
         kind = str(each)
+        if kind in DECLINES:
+            return Declined(f"error {kind} in mid-stream")
         if kind in FINAL or (kind.isdecimal() and int(kind[:3]) >= 400 and not passes(int(kind[:3]))):
             return AssistantRefused(f"error {kind[:50]} in mid-stream")
     return draft.cut("error in mid-stream")
