@@ -6,8 +6,8 @@ For calls that may be repeated: chunks are not sent so (`workers/deliver.py`).
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -17,6 +17,7 @@ import stamina
 import structlog
 
 from app.errors import AssistantBusy, TranslatorBusy
+from app.http import EARLY
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +106,7 @@ async def tried(
         return wait if time.monotonic() + wait < deadline else False
 
     try:
-        async with asyncio.timeout(patience):
+        async with _within(patience):
             async for attempt in stamina.retry_context(
                 on=again,
                 attempts=tries,
@@ -121,6 +122,22 @@ async def tried(
     except TimeoutError:
         raise busy(f"no {what} within {patience:.3g} s") from None
     raise AssertionError("stamina either returns or raises")
+
+
+@asynccontextmanager
+async def _within(patience: float) -> AsyncIterator[None]:
+    """`asyncio.timeout`, late by as much as the event loop was `EARLY` before it: a call that ends by itself then has come to its
+    end first, and what it had heard is not lost. Else both would end in one round of the loop, and the outer one counts.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience
+    before = max(end - EARLY, loop.time())
+    async with asyncio.timeout(None) as bound:
+        armed = loop.call_at(before, lambda: bound.reschedule(max(end, end + loop.time() - before)))
+        try:
+            yield
+        finally:
+            armed.cancel()
 
 
 def watched(asking: Callable[[], AbstractAsyncContextManager[T]] | None) -> AbstractAsyncContextManager[T | None]:

@@ -35,6 +35,8 @@ class Wire(Struct, frozen=True, kw_only=True):
     end: bytes
     tomorrow: bytes
     cost: bytes
+    declined: tuple[bytes, ...] = ()
+    """Each a way to say that it will not answer."""
 
     def say(self, text: str) -> bytes:
         return self.delta % msgspec.json.encode(text)
@@ -88,6 +90,7 @@ FACES = {
             end=b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\ndata: {"type":"message_stop"}\n\n',
             tomorrow=b'data: {"type":"of_tomorrow","delta":{"type":"dream_delta","dream":"x"}}\n\n',
             cost=b'data: {"type":"message_delta","delta":{},"usage":{"input_tokens":%d,"output_tokens":%d}}\n\n',
+            declined=(b'data: {"type":"message_delta","delta":{"stop_reason":"refusal"}}\n\n',),
         ),
     ),
     "openai": Face(
@@ -98,6 +101,10 @@ FACES = {
             end=b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
             tomorrow=b'data: {"object":"of.tomorrow","choices":[],"x":{"error":1}}\n\n',
             cost=b'data: {"choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":%d}}\n\n',
+            declined=(
+                b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"content_filter"}]}\n\n',
+                b'data: {"choices":[{"index":0,"delta":{"refusal":"I cannot help with that."}}]}\n\n',
+            ),
         ),
     ),
     "ansari": Face(

@@ -160,6 +160,7 @@ def bounded(tenant: Tenant, answer: Answer) -> Answer:
         text=text,
         verbatim=verbatim,
         partial=answer.partial or size > LONGEST,
+        long=answer.long or size > LONGEST,
         model=storable(answer.model),
         citations=_bounded(answer.citations),
     )

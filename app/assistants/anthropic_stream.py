@@ -3,7 +3,7 @@
 Formats: Anthropic's "Streaming messages", "Citations" (`citations_delta`), "Stop reasons", "Streaming refusals".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from msgspec import Struct
 from app import http
 from app.assistants import Call, Citation, sse
 from app.assistants.calls import FINAL
-from app.assistants.parts import Declined, Draft, Ending, Part, Tokens
+from app.assistants.parts import DECLINED, Declined, Draft, Ending, Part, Tokens, counts
 from app.configuration import Document
 from app.errors import AssistantRefused, InDoubt
 from app.text.storable import storable
@@ -26,18 +26,9 @@ ENDINGS: dict[str, Ending] = {
 }
 
 
-class _Usage(Struct):
-    """Cumulative. All three inputs together are what was read ("Prompt caching", "Tracking cache performance")."""
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-
-
 class _Started(Struct):
     model: str = ""
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 class _Fault(Struct):
@@ -49,7 +40,7 @@ class _Event(Struct):
     message: _Started | None = None
     content_block: dict[str, Any] | None = None
     delta: dict[str, Any] | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     error: _Fault | None = None
 
 
@@ -64,7 +55,8 @@ async def collect(response: http.Stream, documents: Sequence[Document], call: Ca
         Declined: it refuses to answer.
         AssistantRefused: an error in mid-stream that another try would meet again.
     """
-    draft, content, usage = Draft(call), _Content(), _Usage()
+    draft, content = Draft(call), _Content()
+    usage: dict[str, int] = {}  # cumulative
     stream = sse.events(response)
     try:
         async for data in stream:
@@ -72,10 +64,10 @@ async def collect(response: http.Stream, documents: Sequence[Document], call: Ca
             match event.type:
                 case "message_start":  # a second one: what sent it has begun anew
                     draft.restart()
-                    content, usage = _Content(), _Usage()
+                    content, usage = _Content(), {}
                     if event.message is not None:
                         draft.model = event.message.model
-                        usage = _updated(usage, event.message.usage)
+                        usage |= counts(event.message.usage)
                 case "content_block_start":
                     draft.end_block()
                     content.begin(event.content_block or {})
@@ -88,7 +80,8 @@ async def collect(response: http.Stream, documents: Sequence[Document], call: Ca
                     draft.end_block()
                 case "message_delta":
                     draft.stopped = _text(event.delta or {}, "stop_reason") or draft.stopped
-                    usage = _updated(usage, event.usage)
+                    draft.declined = draft.stopped == "refusal"
+                    usage |= counts(event.usage)
                 case "message_stop":
                     part = _ended(draft, content)
                     await sse.rest(stream)
@@ -107,8 +100,8 @@ async def collect(response: http.Stream, documents: Sequence[Document], call: Ca
 
 
 def _ended(draft: Draft, content: "_Content") -> Part:
-    if draft.stopped == "refusal":
-        raise Declined("it refuses to answer")
+    if draft.declined:
+        raise Declined(DECLINED)
     ending = ENDINGS.get(draft.stopped, "whole")
     return draft.part(ending, content=content.blocks() if ending == "paused" else ())
 
@@ -147,16 +140,11 @@ def _text(told: dict[str, Any], key: str) -> str:
     return found
 
 
-def _updated(usage: _Usage, told: _Usage | None) -> _Usage:
-    if told is None:
-        return usage
-    return msgspec.structs.replace(usage, **{k: v for k, v in msgspec.structs.asdict(told).items() if v is not None})
-
-
-def _tokens(usage: _Usage) -> Tokens:
-    cached = usage.cache_read_input_tokens or 0
-    read = (usage.input_tokens or 0) + (usage.cache_creation_input_tokens or 0) + cached
-    return Tokens(read=read, written=usage.output_tokens or 0, cached=cached)
+def _tokens(usage: Mapping[str, int]) -> Tokens:
+    """All three inputs together are what was read ("Prompt caching", "Tracking cache performance")."""
+    cached = usage.get("cache_read_input_tokens", 0)
+    read = usage.get("input_tokens", 0) + usage.get("cache_creation_input_tokens", 0) + cached
+    return Tokens(read=read, written=usage.get("output_tokens", 0), cached=cached)
 
 
 # The pieces that a block's fields come in: the delta's type, where it has the piece, the block's field.

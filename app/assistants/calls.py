@@ -14,15 +14,17 @@ import msgspec
 from msgspec import Struct
 
 from app import http
+from app.assistants.parts import Declined
 from app.errors import AssistantBusy, AssistantError, AssistantRefused, InDoubt, NeverLeft
 from app.retrying import passes, retry_after
 
 # Kinds of errors, of both APIs, that another try meets again, whatever the status says: no money left comes as a 429.
 FINAL = frozenset(
     "authentication_error billing_error invalid_request_error not_found_error permission_error request_too_large "
-    "context_length_exceeded insufficient_quota invalid_api_key model_not_found content_filter "
-    "content_policy_violation".split()
+    "context_length_exceeded insufficient_quota invalid_api_key model_not_found".split()
 )
+# Those of a filter's word, which is a refusal: nor is what was said before it an answer.
+DECLINES = frozenset({"content_filter", "content_policy_violation"})
 # The words of an error are waited for so long (seconds), and read so far (bytes).
 PATIENCE, LONGEST = 2.0, 64 * 1024
 
@@ -41,6 +43,8 @@ class Refusal(Struct, frozen=True, kw_only=True):
     def error(self) -> AssistantError:
         """Busy, or refused where another try would end the same way."""
         told = " ".join((f"HTTP {self.status}", *self.kinds))
+        if DECLINES.intersection(self.kinds):
+            return Declined(told)
         if not passes(self.status) or FINAL.intersection(self.kinds):
             return AssistantRefused(told)
         return AssistantBusy(told, retry_after=self.retry_after)

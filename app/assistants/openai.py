@@ -55,8 +55,8 @@ class OpenAI:
         who = (settings.base_url, settings.model)
 
         async def once(parts: Sequence[Part], call: Call | None) -> Part:
+            dialect = known = self._dialects.get(who, Dialect())
             while True:
-                dialect = self._dialects.get(who, Dialect())
                 async with calls.streamed(
                     client,
                     f"{settings.base_url}/chat/completions",
@@ -65,10 +65,12 @@ class OpenAI:
                     deadline=deadline,
                 ) as response:
                     if not isinstance(response, calls.Refusal):
+                        if dialect != known:
+                            self._remember(who, dialect)
                         return await collect(response, call)
                     if (other := learnt(dialect, response)) is None:
                         raise response.error()
-                    self._remember(who, other)
+                    dialect = other  # not remembered until it is taken: what was refused may quote anybody's words
 
         return await whole(once, settings, question, deadline=deadline, notes=notes, asking=asking)
 

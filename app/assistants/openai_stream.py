@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from app import http
 from app.assistants import Call, sse
-from app.assistants.calls import FINAL
-from app.assistants.parts import Cut, Declined, Draft, Ending, Part, Tokens
+from app.assistants.calls import DECLINES, FINAL
+from app.assistants.parts import DECLINED, Declined, Draft, Ending, Part, Tokens, counts
 from app.errors import AssistantError, AssistantRefused, InDoubt
 from app.retrying import passes
 
@@ -41,20 +41,10 @@ class _Choice(Struct):
     finish_reason: str | None = None
 
 
-class _Details(Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
 class _Chunk(Struct):
     model: str | None = None
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     error: Any = None
     object: str | None = None
     code: str | int | None = None
@@ -72,12 +62,11 @@ async def collect(response: http.Stream, call: Call | None) -> Part:
         AssistantRefused: an error in mid-stream that another try would meet again.
     """
     draft = Draft(call)
-    refused = False
     stream = sse.events(response)
     try:
         async for data in stream:
             if data.strip() == DONE:
-                part = _ended(draft, refused)
+                part = _ended(draft)
                 await sse.rest(stream)
                 return part
             chunk = sse.read(data, _chunk)
@@ -90,8 +79,8 @@ async def collect(response: http.Stream, call: Call | None) -> Part:
                     continue  # one was asked for
                 delta = choice.delta or _Delta()
                 draft.say(_text(delta.content))
-                refused |= bool(delta.refusal)
                 draft.stopped = choice.finish_reason or draft.stopped
+                draft.declined |= bool(delta.refusal) or draft.stopped == "content_filter"
             if draft.too_long:
                 return draft.shortened()
     except (InDoubt, sse.Nonsense) as fault:
@@ -101,9 +90,9 @@ async def collect(response: http.Stream, call: Call | None) -> Part:
     raise draft.cut("the stream was cut")
 
 
-def _ended(draft: Draft, refused: bool) -> Part:
-    if refused or draft.stopped == "content_filter":
-        raise Declined("it refuses to answer")
+def _ended(draft: Draft) -> Part:
+    if draft.declined:
+        raise Declined(DECLINED)
     if draft.stopped == "error":  # OpenRouter's name for a provider that broke off
         raise draft.cut("error in mid-stream")
     return draft.part(ENDINGS.get(draft.stopped, "whole"))
@@ -115,22 +104,24 @@ def _text(content: str | list[_Piece] | None) -> str:
     return content or ""
 
 
-def _tokens(usage: _Usage | None) -> Tokens | None:
-    if usage is None:
+def _tokens(told: object) -> Tokens | None:
+    if not isinstance(told, dict):
         return None
-    details = usage.prompt_tokens_details
+    usage, details = counts(told), counts(told.get("prompt_tokens_details"))
     return Tokens(
-        read=usage.prompt_tokens or 0,
-        written=usage.completion_tokens or 0,
-        cached=(details.cached_tokens or 0) if details is not None else 0,
+        read=usage.get("prompt_tokens", 0),
+        written=usage.get("completion_tokens", 0),
+        cached=details.get("cached_tokens", 0),
     )
 
 
-def _fault(chunk: _Chunk, draft: Draft) -> AssistantError | Cut:
+def _fault(chunk: _Chunk, draft: Draft) -> AssistantError:
     """An error in mid-stream, by its kind, or by its HTTP status where `code` is one."""
     told = chunk.error if isinstance(chunk.error, dict) else {"code": chunk.code}
     for each in (told.get("type"), told.get("code")):
         kind = str(each)
+        if kind in DECLINES:
+            return Declined(f"error {kind} in mid-stream")
         if kind in FINAL or (kind.isdecimal() and int(kind[:3]) >= 400 and not passes(int(kind[:3]))):
             return AssistantRefused(f"error {kind[:50]} in mid-stream")
     return draft.cut("error in mid-stream")

@@ -3,6 +3,7 @@
 Pure: no call is made here, and nothing of a provider's format is known.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -46,6 +47,16 @@ class Tokens(Struct, frozen=True, kw_only=True):
             force_setattr(self, name, min(max(getattr(self, name), 0), MOST_TOKENS))
 
 
+def counts(told: object) -> dict[str, int]:
+    """What a provider has counted, by its names. Of what is no figure there is no count: an answer does not fail for that."""
+    if not isinstance(told, dict):
+        return {}
+    figures = {
+        name: said for name, said in told.items() if isinstance(said, int | float) and not isinstance(said, bool)
+    }
+    return {name: int(said) for name, said in figures.items() if isinstance(said, int) or math.isfinite(said)}
+
+
 class Part(Struct, frozen=True, kw_only=True):
     """What one call brought. `whole`: the provider says that it is finished.
 
@@ -79,6 +90,9 @@ class Declined(Withdrawn):
     """It will not answer this, nor what it had begun to."""
 
 
+DECLINED = "it refuses to answer"
+
+
 class Draft:
     """One call's answer while it streams in."""
 
@@ -94,6 +108,8 @@ class Draft:
         self._length = 0
         self.model = ""
         self.stopped = ""
+        self.declined = False
+        """It has said that it will not answer: that counts at once, whatever becomes of the stream."""
         self.tokens = Tokens()
 
     def say(self, text: str) -> None:
@@ -131,9 +147,9 @@ class Draft:
             content=tuple(content),
         )
 
-    def cut(self, reason: str) -> Cut:
-        """The error that carries what has come."""
-        return Cut(reason, self.part("cut", stopped="cut"))
+    def cut(self, reason: str) -> Cut | Declined:
+        """The error that carries what has come; of what was declined nothing."""
+        return Declined(DECLINED) if self.declined else Cut(reason, self.part("cut", stopped="cut"))
 
     def shortened(self) -> Part:
         """What has come of an answer that never ends."""

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from app import assistants
-from app.assistants import Answer, Asking, Line, Question
+from app.assistants import Asking, Line, Question
 from app.configuration import Assistant, AssistantSettings
 from app.errors import AssistantBusy, AssistantError, TranslatorBusy, TranslatorRefused
 from app.translation import Recognised, Translated, checked
@@ -65,18 +65,16 @@ class AssistantTranslator:
     ) -> Translated:
         """See the Protocol."""
         written = "" if source == "auto" else _FROM.format(source=source)
-        said, answer = await self._ask(client, _TRANSLATE, text, deadline, source=written, target=target)
-        return Translated(
-            text=checked(said, text), input_tokens=answer.input_tokens, output_tokens=answer.output_tokens
-        )
+        said, read, wrote = await self._ask(client, _TRANSLATE, text, deadline, source=written, target=target)
+        return Translated(text=checked(said, text), input_tokens=read, output_tokens=wrote)
 
     async def recognise(
         self, client: httpx.AsyncClient, text: str, among: Sequence[str], *, deadline: float
     ) -> Recognised:
         """See the Protocol."""
-        said, answer = await self._ask(client, _RECOGNISE, text, deadline, among=", ".join(among))
+        said, read, wrote = await self._ask(client, _RECOGNISE, text, deadline, among=", ".join(among))
         code = next((code for code in among if code == said.strip()), None)
-        return Recognised(language=code, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens)
+        return Recognised(language=code, input_tokens=read, output_tokens=wrote)
 
     def _bare(self, system: str) -> AssistantSettings:
         """The assistant with this instruction, and with nothing of its own: no documents, which would be paid for each time."""
@@ -92,7 +90,9 @@ class AssistantTranslator:
 
     async def _ask(
         self, client: httpx.AsyncClient, instruction: str, text: str, deadline: float, **words: str
-    ) -> tuple[str, Answer]:
+    ) -> tuple[str, int, int]:
+        """What stands between the marks, and the tokens that were read and written for it, by an answer without them too."""
+        read = wrote = 0
         for _ in range(TRIES):
             if time.monotonic() >= deadline:
                 raise TranslatorBusy("no time was left")
@@ -107,9 +107,10 @@ class AssistantTranslator:
                 raise TranslatorBusy(str(error), retry_after=error.retry_after) from error
             except AssistantError as error:
                 raise TranslatorRefused(str(error)) from error
+            read, wrote = read + answer.input_tokens, wrote + answer.output_tokens
             if answer.partial:
                 raise TranslatorRefused("a translation that was cut by the assistant's own limit")
             parts = re.findall(rf"<{mark}>(.*?)</{mark}>", answer.text, re.DOTALL)
             if len(parts) == 1:
-                return parts[0], answer
+                return parts[0], read, wrote
         raise TranslatorBusy("an answer that is no translation")

@@ -6,11 +6,13 @@ does is in test_anthropic.py, test_openai.py and test_ansari.py.
 """
 
 import asyncio
+import re
 import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import stamina
 
@@ -374,6 +376,16 @@ async def test_a_refusal_to_go_on_withdraws_what_was_said(room: Room) -> None:
     assert isinstance(await room.fate(LONG), AssistantRefused)
 
 
+@needs("declines")
+@pytest.mark.parametrize("behind", [b"", b"data: {nonsense\n\n"])
+async def test_a_refusal_counts_though_its_stream_breaks_off(room: Room, behind: bytes) -> None:
+    """It is the model's last word without an end mark, too: what it had said before is not said by us."""
+    for declined in room.wire.declined:
+        room.served = 0
+        fate = await room.fate_of(room.wire.begin + room.wire.say(LONG) + declined + behind)
+        assert isinstance(fate, AssistantRefused) and room.served == 1
+
+
 async def test_it_waits_as_long_as_it_is_asked_to(room: Room) -> None:
     """Retry-After is kept where the deadline allows it."""
     room.fails(Fault(kind="http_429", seconds=1.0))
@@ -429,6 +441,16 @@ async def test_what_has_come_at_the_deadline_is_a_partial_answer(room: Room) -> 
     answer = await room.ask(LONG, deadline_seconds=0.5)
     assert answer.partial and answer.stopped == "cut" and f"You said: {LONG}".startswith(answer.text)
     assert time.monotonic() - began < 1.0
+
+
+async def test_what_has_come_at_the_deadline_is_not_lost_where_the_event_loop_is_late(room: Room) -> None:
+    """As it is where thousands of streams stall at once: then the call's end and the deadline fall into one round of it."""
+    room.fails(Fault(kind="stall", seconds=30.0))
+    asked = asyncio.create_task(room.ask(LONG, deadline_seconds=1.0))
+    await asyncio.sleep(0.9)
+    time.sleep(0.15)  # noqa: ASYNC251  the loop itself is to be late
+    answer = await asked
+    assert answer.partial and answer.stopped == "cut" and f"You said: {LONG}".startswith(answer.text)
 
 
 @pytest.mark.parametrize("kind", ["stall", "no_answer", "slow"])
@@ -603,13 +625,31 @@ async def test_an_answer_of_a_megabyte_is_cut_and_says_so(room: Room, size: int)
 @needs("counts")
 @pytest.mark.parametrize(
     ("told", "counted"),
-    [(7, (7, 7)), (10**30, (MOST_TOKENS,) * 2), (0, ESTIMATE), (-(10**12), ESTIMATE), (-(10**30), ESTIMATE)],
+    [
+        *((7, (7, 7)), (7.0, (7, 7)), (10**30, (MOST_TOKENS,) * 2), (1e300, (MOST_TOKENS,) * 2)),
+        *((told, ESTIMATE) for told in (0, -(10**12), -(10**30), "7", True, [7], {"a": 7})),
+    ],
 )
-async def test_what_an_answer_cost_can_be_counted(room: Room, told: int, counted: tuple[int, int]) -> None:
-    """Whatever the provider says: no figure is too large for a column, none makes up for others, and nothing is free."""
-    wire = room.wire
-    answer = await room.fate_of(wire.begin + hello(room) + wire.cost % (told, told) + wire.end)
+async def test_what_an_answer_cost_can_be_counted(room: Room, told: object, counted: tuple[int, int]) -> None:
+    """Whatever the provider says: no figure is too large for a column, none makes up for others, and nothing is free. What is
+    no figure is no count, and costs nobody the answer.
+    """
+    wire, said = room.wire, msgspec.json.encode(told)
+    begin = wire.begin.replace(b'{"input_tokens":1,"output_tokens":1}', b"{}")
+    answer = await room.fate_of(begin + hello(room) + wire.cost.replace(b"%d", said) + wire.end)
     assert isinstance(answer, Answer) and (answer.input_tokens, answer.output_tokens) == counted
+
+
+@needs("counts")
+@pytest.mark.parametrize("told", [b'"none"', b"[]", b"7", b"null", b'{"prompt_tokens_details":0}'])
+async def test_a_count_of_another_shape_is_none(room: Room, told: bytes) -> None:
+    """The answer is whole; what it cost is by estimate."""
+    wire = room.wire
+    begin = wire.begin.replace(b'{"input_tokens":1,"output_tokens":1}', told)
+    cost = re.sub(rb'"usage":\{.*?\}', b'"usage":' + told, wire.cost)
+    answer = await room.fate_of(begin + hello(room) + cost + wire.end)
+    assert isinstance(answer, Answer) and (answer.text, answer.partial) == ("hello", False)
+    assert (answer.input_tokens, answer.output_tokens) == ESTIMATE
 
 
 @pytest.mark.parametrize("status", [402, 403, 404, 413, 422])

@@ -103,6 +103,32 @@ async def test_only_the_mark_is_an_end(room: Room, without_pauses: None) -> None
     assert isinstance(fate, AssistantBusy) and room.served == TRIES
 
 
+@pytest.mark.parametrize("kind", ["content_filter", "content_policy_violation"])
+async def test_a_filter_that_stops_an_answer_from_going_on_withdraws_it(room: Room, kind: str) -> None:
+    """Told as an error, it is what `finish_reason` tells of as well: the first half is not sent."""
+    half = chunks(choice("half of what no filter lets through"), choice(finished="length"))
+    fate = await room.fate_of_each(half, b'data: {"error":{"code":"%s"}}\n\n' % kind.encode())
+    assert isinstance(fate, AssistantRefused) and room.served == 2
+
+
+@pytest.mark.parametrize("kind", ["content_filter", "content_policy_violation"])
+async def test_a_filter_that_refuses_the_next_call_withdraws_what_was_said(room: Room, kind: str) -> None:
+    """Azure's 400."""
+    calls = 0
+
+    async def filtering(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            body = chunks(choice("half of what no filter lets through"), choice(finished="length"))
+            return web.Response(body=body, content_type="text/event-stream")
+        return web.json_response({"error": {"code": kind, "message": "filtered"}}, status=400)
+
+    async with served(filtering) as url:
+        assert isinstance(await room.fate(base_url=url), AssistantRefused)
+        assert calls == 2
+
+
 @pytest.mark.parametrize(("reason", "partial"), [
     ("stop", False), ("eos", False), (None, False), ("tool_calls", True), ("function_call", True),
 ])  # fmt: skip
@@ -190,6 +216,22 @@ async def test_what_a_server_does_not_take_is_learnt_once(room: Room) -> None:
         assert (bodies[-1]["max_completion_tokens"], "stream_options" in bodies[-1]) == (7, False)
         await room.ask("question", base_url=url, model="another")
         assert len(bodies) == 7
+
+
+async def test_what_a_refusal_quotes_is_nothing_learnt(room: Room) -> None:
+    """A 422 that quotes the question, as FastAPI's do: one person's words change nothing for those who ask after them."""
+
+    async def quoting(request: web.Request) -> web.Response:
+        body = msgspec.json.decode(await request.read(), type=dict)
+        asked = body["messages"][-1]["content"]
+        if "max_tokens" in body and asked == "question":
+            return web.Response(body=chunks(choice("hello")), content_type="text/event-stream")
+        return web.json_response({"detail": [{"type": "missing", "loc": ["body"], "input": body}]}, status=422)
+
+    async with served(quoting) as url:
+        fate = await room.fate("what is max_completion_tokens?", base_url=url)
+        assert isinstance(fate, AssistantRefused)
+        assert (await room.ask("question", base_url=url)).text == "hello"
 
 
 async def test_a_server_that_takes_nothing_is_not_asked_for_ever(room: Room) -> None:

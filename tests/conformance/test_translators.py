@@ -348,6 +348,19 @@ async def test_remarks_around_the_marks_are_dropped() -> None:
     assert (await asking(Talker())).text == "Actions are by intentions."
 
 
+async def test_what_an_answer_without_marks_cost_is_counted() -> None:
+    """It was paid for like the one behind it, which is used."""
+    says = iter(["Actions are by intentions.", "<{mark}>Actions are by intentions.</{mark}>"])
+
+    class Talker:
+        async def ask(self, client: Any, settings: Any, question: Any, **_: Any) -> Any:
+            mark = question.lines[0].text.partition("\n")[0].strip("<>")
+            return Answered(next(says).replace("{mark}", mark))
+
+    made = await asking(Talker())
+    assert (made.input_tokens, made.output_tokens) == (2 * Answered.input_tokens, 2 * Answered.output_tokens)
+
+
 class Answered:
     partial, stopped, input_tokens, output_tokens = False, "end_turn", 7, 5
 

@@ -136,6 +136,14 @@ async def test_an_answer_that_is_only_too_long_stands(stopped: str) -> None:
     assert turn.models == ["first"]
 
 
+async def test_an_answer_whose_parts_are_too_long_together_stands() -> None:
+    """Each was within its bounds, and we cut what they make: the fallback has no more room than that either."""
+    turn = Turn(Scripted(says("word " * 30_000)))
+    answer = await turn.ask()
+    assert turn.models == ["first"]
+    assert (answer.partial, answer.long) == (True, True)
+
+
 async def test_what_is_kept_of_a_cut_answer_can_be_kept() -> None:
     """PostgreSQL takes no U+0000 and no half characters, in JSON neither."""
     turn = Turn(Scripted(says("a\0b \ud83d c", partial=True), AssistantBusy("busy")))
