@@ -224,12 +224,17 @@ SELECT json_build_object(
          AND (p.session_at IS DISTINCT FROM t.session_at OR noted.result IS NOT NULL)
        ORDER BY p.first_seq DESC LIMIT 1) told
      WHERE told.session_at = t.session_at), '{{}}'),
+  -- What was entered anew was counted when it came.
   'written', CASE WHEN l.daily > 0 THEN (
-     SELECT coalesce(sum(w.last_seq - w.first_seq + 1), 0)
+     SELECT coalesce(sum(w.messages), 0)
      FROM conversations x
      CROSS JOIN LATERAL (
-       SELECT w.id, w.begun_at, w.first_seq, w.last_seq FROM turns w
-       WHERE (w.tenant_id, w.conversation_id) = (x.tenant_id, x.id)
+       SELECT w.id, w.begun_at, own.messages
+       FROM turns w CROSS JOIN LATERAL (
+         SELECT count(*) AS messages FROM outbox o
+         WHERE (o.tenant_id, o.conversation_id) = (w.tenant_id, w.conversation_id)
+           AND o.seq BETWEEN w.first_seq AND w.last_seq AND o.replays IS NULL) own
+       WHERE (w.tenant_id, w.conversation_id) = (x.tenant_id, x.id) AND own.messages > 0
        ORDER BY w.first_seq DESC LIMIT l.daily + 1) w
      WHERE x.tenant_id = l.tenant_id AND x.contact_id = (
        SELECT v.contact_id FROM conversations v WHERE (v.tenant_id, v.id) = (l.tenant_id, l.conversation_id))

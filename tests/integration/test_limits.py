@@ -88,6 +88,25 @@ async def test_no_limit_takes_a_replay(world: World, limit: str) -> None:
     assert (await world.got(2))[1] == "You said: a question"
 
 
+async def test_what_was_entered_anew_takes_nothing_of_the_day(world: World) -> None:
+    """Two a day: one message, replayed by an operator, leaves its person the second."""
+    await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 2\n")
+    world.sandbox.faults.queue("assistant", [Fault(kind="http_401")])
+    await world.worker()
+    await world.say("one")
+    assert await world.got(1) == [FAILURE]
+    async with db.pool(world.url, "qasid_app", name="test", max_size=1) as pool:
+        [letter] = await dead.every(pool)
+        async with Replays(pool, world.url, world.settings()) as replays:
+            assert (await replays.replay(letter)).done
+    await world.got(2)
+    await world.say("two")
+    assert (await world.got(3))[1:] == ["You said: one", "You said: two"]
+    await world.say("three")
+    await world.got(4)
+    assert await outcomes(world) == ["failed", "answered", "answered", "limited"]
+
+
 async def test_what_is_paid_for_is_sent_whatever_the_day_allows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind the memo of its answer a turn is not refused any more, however much was written meanwhile."""
     await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 2\n")
