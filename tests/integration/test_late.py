@@ -11,7 +11,7 @@ from app.store.overdue import Overdue
 from tests import tenants
 from tests import world as shared
 from tests.scripted import says
-from tests.tenants import Script, configure, outcomes
+from tests.tenants import INTENTS, Script, configure, outcomes
 from tests.world import FAST, NUMBER, World, alerts, ladder
 from workers.commits import Commits
 
@@ -238,6 +238,19 @@ async def test_an_apology_of_which_nothing_can_be_seen_holds_up_no_answer(world:
     await hours_pass(world)
     await number(world, "apologise", "NEW")
     assert await world.got(1) == ["Hello! How can we help?"]
+
+
+async def test_a_question_that_was_kept_back_is_answered_by_no_yes(world: World) -> None:
+    """Nobody has read it: what is said next is taken as if nothing had been asked."""
+    await configure(world, INTENTS)
+    await held(world, "notice", "cancel")
+    await hours_pass(world, 2)  # within one session
+    await look(world)
+    await number(world, "notice", "NEW")
+    assert await world.got(1) == [NOTICE]
+    await world.say("yes")
+    assert (await world.got(2))[1] == "You said: yes"
+    assert await outcomes(world) == ["intent", "answered"]
 
 
 async def test_who_says_sorry_already_says_it_once(world: World, script: Script) -> None:
