@@ -253,6 +253,22 @@ async def test_a_question_that_was_kept_back_is_answered_by_no_yes(world: World)
     assert await outcomes(world) == ["intent", "answered"]
 
 
+async def test_an_answer_to_what_was_taken_back_grows_too_late_like_any(world: World) -> None:
+    """It was made when the message still stood; the number is mended five hours later."""
+    await number(world, "store")
+    ladder(world, FAST, token="token-2")
+    await world.worker()
+    said = await world.say("question")
+    await world.until("SELECT count(*) = 1 FROM chunks WHERE state = 'ready' AND due_at > now() AND code = 190")
+    await world.say(kind="revoke", target=said.ids[0])
+    await hours_pass(world)
+    await look(world)
+    await number(world, "store", "NEW")
+    await world.at_rest()
+    assert [line for line in world.lines() if line.accepted] == []
+    assert [letter.reason for letter in await letters(world)] == ["too late"]
+
+
 async def test_who_says_sorry_already_says_it_once(world: World, script: Script) -> None:
     """An answer that began with the apology when it was settled, and a failure."""
     await number(world, "apologise")
