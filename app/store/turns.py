@@ -202,7 +202,15 @@ turn AS MATERIALIZED (
 SELECT json_build_object(
   'version', l.version, 'done_seq', l.done_seq, 'kind', l.kind, 'correlation', coalesce(l.correlation, ''),
   'paused', coalesce(l.paused_until > qasid_now() AND l.done_seq >= coalesce(l.paused_after, 0), false), 'now', qasid_now(),
-  'stopped', l.stopped_at IS NOT NULL, 'noticed_at', l.noticed_at,
+  'stopped', l.stopped_at IS NOT NULL,
+  -- A notice may have been held for hours itself: it is for all that was written before it was sent.
+  'noticed_at', greatest(l.noticed_at, (
+     SELECT max(c.accepted_at)
+     FROM chunks c JOIN usage u ON (u.tenant_id, u.turn_id) = (c.tenant_id, c.turn_id)
+     WHERE l.noticed_at IS NOT NULL AND (c.tenant_id, c.conversation_id, c.seq) = (l.tenant_id, l.conversation_id, l.done_seq)
+       AND c.state <> 'failed' AND (u.outcome = 'late' OR EXISTS (
+         SELECT FROM chunks k
+         WHERE (k.tenant_id, k.conversation_id, k.seq) = (c.tenant_id, c.conversation_id, c.seq) AND k.reason = 'too late')))),
   -- A question waits no longer than its session lasts.
   'asking', CASE WHEN l.asking IS NOT NULL AND t.session_at = (
      SELECT p.session_at FROM turns p

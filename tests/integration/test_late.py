@@ -207,6 +207,31 @@ async def test_a_notice_is_never_too_late_itself(world: World) -> None:
     assert await letters(world) == []
 
 
+@pytest.mark.parametrize("settled_late", [True, False])
+async def test_a_notice_that_was_held_is_for_all_that_was_written_before_it_was_sent(
+    world: World, settled_late: bool
+) -> None:
+    """Settled for what came too late, or put in an answer's place, and read five hours later: all read it once."""
+    await number(world, "notice")
+    ladder(world, FAST, token="token-2")
+    await world.say("question")
+    if settled_late:
+        await hours_pass(world)
+    await world.worker()
+    await world.until("SELECT count(*) = 1 FROM chunks WHERE state = 'ready' AND due_at > now() AND code = 190")
+    if not settled_late:
+        await hours_pass(world)
+        await look(world)
+    await world.act("UPDATE lanes SET noticed_at = noticed_at - interval '6 hours'")
+    await world.say("question 2")
+    await hours_pass(world)
+    await number(world, "notice", "NEW")
+    assert await world.got(1) == [NOTICE]
+    assert (await outcomes(world))[1:] == ["late"]
+    await world.say("question 3")
+    assert (await world.got(2))[1].endswith("question 3")
+
+
 async def test_who_has_had_the_notice_is_told_nothing_twice(world: World) -> None:
     """What they wrote before it and was answered in time is left to the operator without another."""
     await held(world, "notice")
