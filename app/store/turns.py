@@ -211,9 +211,16 @@ SELECT json_build_object(
        AND c.state <> 'failed' AND (u.outcome = 'late' OR EXISTS (
          SELECT FROM chunks k
          WHERE (k.tenant_id, k.conversation_id, k.seq) = (c.tenant_id, c.conversation_id, c.seq) AND k.reason = 'too late')))),
-  -- A question waits no longer than its session lasts.
-  'asking', CASE WHEN l.asking IS NOT NULL AND t.session_at = (
-     SELECT p.session_at FROM turns p
+  -- A question waits no longer than its session lasts, and only where its person may have read it.
+  'asking', CASE WHEN l.asking IS NOT NULL AND (
+     SELECT p.session_at = t.session_at AND NOT EXISTS (
+       SELECT FROM chunks c
+       WHERE (c.tenant_id, c.conversation_id, c.seq) = (p.tenant_id, p.conversation_id, p.last_seq)
+         AND c.state IN ('failed', 'parked', 'cancelled')
+         AND NOT EXISTS (SELECT FROM chunks r WHERE (r.tenant_id, r.replays) = (c.tenant_id, c.id))
+         AND NOT EXISTS (SELECT FROM attempts a
+                         WHERE (a.tenant_id, a.chunk_id) = (c.tenant_id, c.id) AND a.state IN ('sending', 'in_doubt')))
+     FROM turns p
      WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
      ORDER BY p.first_seq DESC LIMIT 1) THEN l.asking END,
   'limited', coalesce(l.limited_at > qasid_now() - interval '1 day', false),

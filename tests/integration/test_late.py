@@ -266,7 +266,7 @@ async def test_an_apology_of_which_nothing_can_be_seen_holds_up_no_answer(world:
 
 
 async def test_a_question_that_was_kept_back_is_answered_by_no_yes(world: World) -> None:
-    """Nobody has read it: what is said next is taken as if nothing had been asked."""
+    """Nobody has read it: what is said next is taken as if nothing had been asked. Replayed, it is a question."""
     await configure(world, INTENTS)
     await held(world, "notice", "cancel")
     await hours_pass(world, 2)  # within one session
@@ -276,6 +276,20 @@ async def test_a_question_that_was_kept_back_is_answered_by_no_yes(world: World)
     await world.say("yes")
     assert (await world.got(2))[1] == "You said: yes"
     assert await outcomes(world) == ["intent", "answered"]
+
+
+async def test_a_question_that_was_kept_back_and_replayed_is_one(world: World) -> None:
+    """Its person reads it late, and the yes to it is understood."""
+    await configure(world, INTENTS)
+    await held(world, "store", "cancel")
+    await hours_pass(world, 2)
+    await look(world)
+    await world.at_rest()
+    assert [replayed.done for replayed in await replay(world)] == [True]
+    await number(world, "store", "NEW")
+    assert await world.got(1) == ["Cancel it?"]
+    await world.say("yes")
+    assert (await world.got(2))[1] == "Cancelled."
 
 
 async def test_an_answer_to_what_was_taken_back_grows_too_late_like_any(world: World) -> None:
