@@ -12,7 +12,7 @@ from tests import tenants
 from tests import world as shared
 from tests.scripted import says
 from tests.tenants import INTENTS, Script, configure, outcomes
-from tests.world import FAST, NUMBER, World, alerts, ladder
+from tests.world import ENVIRON, FAST, NUMBER, World, alerts, ladder
 from workers.commits import Commits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -290,6 +290,26 @@ async def test_a_question_that_was_kept_back_and_replayed_is_one(world: World) -
     assert await world.got(1) == ["Cancel it?"]
     await world.say("yes")
     assert (await world.got(2))[1] == "Cancelled."
+
+
+async def test_who_could_not_be_told_that_it_is_enough_is_told_the_next_time(world: World) -> None:
+    """The sentence was kept back: once in 24 hours is once that they may read it."""
+    await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 1\n")
+    await number(world, "store")
+    await world.worker()
+    await world.say("one")
+    await world.got(1)
+    ladder(world, FAST, token="token-2")
+    await world.say("two")
+    await world.until("SELECT count(*) = 1 FROM chunks WHERE state = 'ready' AND due_at > now() AND code = 190")
+    await hours_pass(world)
+    await look(world)
+    await world.at_rest()
+    ladder(world, FAST, token=ENVIRON["TOKEN"])
+    await world.say("three")
+    answers = await world.got(3)  # the refused one among them
+    assert answers[1].startswith("Sorry, I cannot answer any more")
+    assert await outcomes(world) == ["answered", "limited", "limited"]
 
 
 async def test_an_answer_to_what_was_taken_back_grows_too_late_like_any(world: World) -> None:
