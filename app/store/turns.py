@@ -205,12 +205,10 @@ SELECT json_build_object(
   'stopped', l.stopped_at IS NOT NULL,
   -- A notice may have been held for hours itself: it is for all that was written before it was sent.
   'noticed_at', greatest(l.noticed_at, (
-     SELECT max(c.accepted_at)
+     SELECT max(c.accepted_at) FILTER (WHERE c.state <> 'failed')
      FROM chunks c JOIN usage u ON (u.tenant_id, u.turn_id) = (c.tenant_id, c.turn_id)
      WHERE l.noticed_at IS NOT NULL AND (c.tenant_id, c.conversation_id, c.seq) = (l.tenant_id, l.conversation_id, l.done_seq)
-       AND c.state <> 'failed' AND (u.outcome = 'late' OR EXISTS (
-         SELECT FROM chunks k
-         WHERE (k.tenant_id, k.conversation_id, k.seq) = (c.tenant_id, c.conversation_id, c.seq) AND k.reason = 'too late')))),
+     HAVING bool_or(u.outcome = 'late' OR c.reason = 'too late'))),
   -- A question waits no longer than its session lasts, and only where its person may have read it.
   'asking', CASE WHEN l.asking IS NOT NULL AND (
      SELECT p.session_at = t.session_at AND NOT EXISTS (
