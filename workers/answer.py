@@ -127,7 +127,9 @@ class Turns:
         if before:  # its gate's wait went on while the assistant wrote
             before = msgspec.structs.replace(before, opens_in=max(0.0, before.opens_in - (watch.elapsed - opened)))
         version = opening.version if restarts < MOST_RESTARTS else None
-        release = await self._settling.settle(_lane(work, opening), found, turn, version, reply, work.spent, before)
+        release = await self._settling.settle(
+            self._lane(work, opening), found, turn, version, reply, work.spent, before
+        )
         return release or await self._next(work, restarts + 1)
 
     # --- its steps ---
@@ -138,7 +140,7 @@ class Turns:
         if work.hopeless:
             told_aside(claim, tenant, opening, chunks)
             return await self._give_up(claim, tenant)
-        lane = _lane(work, opening)
+        lane = self._lane(work, opening)
         off = not (tenant.enabled and channel.enabled)
         if off and lane.manual:  # a person's text is not let go of without a word
             return await self._give_up(claim, tenant, "its tenant or channel is disabled")
@@ -192,6 +194,19 @@ class Turns:
             return reply
         return Reply(outcome="left", model=reply.model, marks=Marks(stops=reply.marks.stops))
 
+    def _lane(self, work: _Work, opening: Opening) -> Lane:
+        """What is sent goes by the number as it is by now: its token may have been replaced while the answer was made."""
+        claim = work.claim
+        return Lane(
+            claim=claim,
+            tenant=work.tenant,
+            channel=self._directory.current.channel(claim.tenant_id, claim.channel_id),
+            to=opening.to[0],
+            manual=opening.kind == "send",
+            correlation=opening.correlation,
+            watch=work.watch,
+        )
+
     # --- what nobody can work on ---
 
     async def _give_up(self, claim: Claim, tenant: Tenant, reason: str = "it fails at every try") -> Release:
@@ -213,18 +228,6 @@ class Turns:
             tenant=tenant.slug,
             conversation=claim.conversation_id,
         )
-
-
-def _lane(work: _Work, opening: Opening) -> Lane:
-    return Lane(
-        claim=work.claim,
-        tenant=work.tenant,
-        channel=work.channel,
-        to=opening.to[0],
-        manual=opening.kind == "send",
-        correlation=opening.correlation,
-        watch=work.watch,
-    )
 
 
 def _split(opening: Opening) -> tuple[Chunk | None, list[Chunk]]:

@@ -94,8 +94,11 @@ def newest(opening: Opening) -> str:
 
 
 def newest_at(opening: Opening) -> datetime:
-    """When the newest message that is asked was written, as its provider says; now, where all of them were taken back."""
-    return max((message.sent_at for message in opening.asked if not message.revoked), default=opening.now)
+    """When the newest message that is asked was written, as its provider says; of those that were taken back, where all were:
+    what has been answered by then grows old all the same.
+    """
+    standing = [message.sent_at for message in opening.asked if not message.revoked]
+    return max(standing or [message.sent_at for message in opening.asked], default=opening.now)
 
 
 class Questions:

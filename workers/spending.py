@@ -69,18 +69,21 @@ class Spending:
 
     @contextmanager
     def turn(self, tenant: UUID) -> Iterator[Spent]:
-        """A turn of this tenant's is worked on. What it costs counts at once; behind the block its settlement has it."""
+        """A turn of this tenant's is worked on. What it costs counts at once; behind the block its settlement has it.
+
+        Left by an error it has none, as far as anybody knows: whoever has the turn next counts anew what is kept of it.
+        """
         spent = Spent()
         spending = self._spending.setdefault(tenant, set())
         spending.add(spent)
         try:
             yield spent
+            if (known := self._known.get(tenant)) is not None:
+                known.tokens += spent.tokens
         finally:
             spending.remove(spent)
             if not spending:
                 del self._spending[tenant]
-            if (known := self._known.get(tenant)) is not None:
-                known.tokens += spent.tokens
 
     async def _look(self, tenant: UUID, known: _Known) -> None:
         began = time.monotonic()

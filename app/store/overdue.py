@@ -16,17 +16,19 @@ from app.store.settlements import Ending
 # first, since no body changes once it was tried. They enter the history behind its back: hence the version.
 # The first part is parked, so that it is a dead letter, and its replay takes the others along; `due_at` is since when it is.
 # An answer that is put aside was not said: its message has no words any more, so no history brings it (its chunks have them,
-# and a replay is a message of its own). The turn's id is older than that of its answer's message.
+# and a replay is a message of its own); and who was to be told that it is enough for a day was not told. The turn's id is older
+# than that of its answer's message.
 OVERTAKE = """
 WITH held AS MATERIALIZED (
   SELECT tenant_id, conversation_id, channel_id FROM lanes
   WHERE (tenant_id, conversation_id) = (%(tenant_id)s, %(conversation_id)s) AND owner = %(worker)s AND token = %(token)s
   FOR NO KEY UPDATE),
 answer AS MATERIALIZED (
-  SELECT l.*, u.turn_id FROM held l JOIN usage u ON (u.tenant_id, u.turn_id) = (l.tenant_id, %(turn_id)s)
+  SELECT l.*, u.turn_id, u.outcome FROM held l JOIN usage u ON (u.tenant_id, u.turn_id) = (l.tenant_id, %(turn_id)s)
   WHERE u.outcome = ANY(%(outcomes)s)),
 lane AS (
-  UPDATE lanes l SET version = l.version + 1, noticed_at = CASE WHEN %(notices)s THEN qasid_now() ELSE l.noticed_at END
+  UPDATE lanes l SET version = l.version + 1, noticed_at = CASE WHEN %(notices)s THEN qasid_now() ELSE l.noticed_at END,
+                     limited_at = CASE WHEN NOT (%(aside)s AND a.outcome = 'limited') THEN l.limited_at END
   FROM answer a WHERE (l.tenant_id, l.conversation_id) = (a.tenant_id, a.conversation_id)),
 chunk AS (
   UPDATE chunks c SET state = CASE WHEN c.no = 1 THEN 'parked' ELSE 'cancelled' END, reason = 'too late',

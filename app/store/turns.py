@@ -202,10 +202,23 @@ turn AS MATERIALIZED (
 SELECT json_build_object(
   'version', l.version, 'done_seq', l.done_seq, 'kind', l.kind, 'correlation', coalesce(l.correlation, ''),
   'paused', coalesce(l.paused_until > qasid_now() AND l.done_seq >= coalesce(l.paused_after, 0), false), 'now', qasid_now(),
-  'stopped', l.stopped_at IS NOT NULL, 'noticed_at', l.noticed_at,
-  -- A question waits no longer than its session lasts.
-  'asking', CASE WHEN l.asking IS NOT NULL AND t.session_at = (
-     SELECT p.session_at FROM turns p
+  'stopped', l.stopped_at IS NOT NULL,
+  -- A notice may have been held for hours itself: it is for all that was written before it was sent.
+  'noticed_at', greatest(l.noticed_at, (
+     SELECT max(c.accepted_at) FILTER (WHERE c.state <> 'failed')
+     FROM chunks c JOIN usage u ON (u.tenant_id, u.turn_id) = (c.tenant_id, c.turn_id)
+     WHERE l.noticed_at IS NOT NULL AND (c.tenant_id, c.conversation_id, c.seq) = (l.tenant_id, l.conversation_id, l.done_seq)
+     HAVING bool_or(u.outcome = 'late' OR c.reason = 'too late'))),
+  -- A question waits no longer than its session lasts, and only where its person may have read it.
+  'asking', CASE WHEN l.asking IS NOT NULL AND (
+     SELECT p.session_at = t.session_at AND NOT EXISTS (
+       SELECT FROM chunks c
+       WHERE (c.tenant_id, c.conversation_id, c.seq) = (p.tenant_id, p.conversation_id, p.last_seq)
+         AND c.state IN ('failed', 'parked', 'cancelled')
+         AND NOT EXISTS (SELECT FROM chunks r WHERE (r.tenant_id, r.replays) = (c.tenant_id, c.id))
+         AND NOT EXISTS (SELECT FROM attempts a
+                         WHERE (a.tenant_id, a.chunk_id) = (c.tenant_id, c.id) AND a.state IN ('sending', 'in_doubt')))
+     FROM turns p
      WHERE (p.tenant_id, p.conversation_id) = (t.tenant_id, t.conversation_id) AND p.first_seq < t.first_seq
      ORDER BY p.first_seq DESC LIMIT 1) THEN l.asking END,
   'limited', coalesce(l.limited_at > qasid_now() - interval '1 day', false),
@@ -224,12 +237,17 @@ SELECT json_build_object(
          AND (p.session_at IS DISTINCT FROM t.session_at OR noted.result IS NOT NULL)
        ORDER BY p.first_seq DESC LIMIT 1) told
      WHERE told.session_at = t.session_at), '{{}}'),
+  -- What was entered anew was counted when it came.
   'written', CASE WHEN l.daily > 0 THEN (
-     SELECT coalesce(sum(w.last_seq - w.first_seq + 1), 0)
+     SELECT coalesce(sum(w.messages), 0)
      FROM conversations x
      CROSS JOIN LATERAL (
-       SELECT w.id, w.begun_at, w.first_seq, w.last_seq FROM turns w
-       WHERE (w.tenant_id, w.conversation_id) = (x.tenant_id, x.id)
+       SELECT w.id, w.begun_at, own.messages
+       FROM turns w CROSS JOIN LATERAL (
+         SELECT count(*) AS messages FROM outbox o
+         WHERE (o.tenant_id, o.conversation_id) = (w.tenant_id, w.conversation_id)
+           AND o.seq BETWEEN w.first_seq AND w.last_seq AND o.replays IS NULL) own
+       WHERE (w.tenant_id, w.conversation_id) = (x.tenant_id, x.id) AND own.messages > 0
        ORDER BY w.first_seq DESC LIMIT l.daily + 1) w
      WHERE x.tenant_id = l.tenant_id AND x.contact_id = (
        SELECT v.contact_id FROM conversations v WHERE (v.tenant_id, v.id) = (l.tenant_id, l.conversation_id))

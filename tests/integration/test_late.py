@@ -11,8 +11,8 @@ from app.store.overdue import Overdue
 from tests import tenants
 from tests import world as shared
 from tests.scripted import says
-from tests.tenants import Script, configure, outcomes
-from tests.world import FAST, NUMBER, World, alerts, ladder
+from tests.tenants import INTENTS, Script, configure, outcomes
+from tests.world import ENVIRON, FAST, NUMBER, World, alerts, ladder
 from workers.commits import Commits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -207,6 +207,31 @@ async def test_a_notice_is_never_too_late_itself(world: World) -> None:
     assert await letters(world) == []
 
 
+@pytest.mark.parametrize("settled_late", [True, False])
+async def test_a_notice_that_was_held_is_for_all_that_was_written_before_it_was_sent(
+    world: World, settled_late: bool
+) -> None:
+    """Settled for what came too late, or put in an answer's place, and read five hours later: all read it once."""
+    await number(world, "notice")
+    ladder(world, FAST, token="token-2")
+    await world.say("question")
+    if settled_late:
+        await hours_pass(world)
+    await world.worker()
+    await world.until("SELECT count(*) = 1 FROM chunks WHERE state = 'ready' AND due_at > now() AND code = 190")
+    if not settled_late:
+        await hours_pass(world)
+        await look(world)
+    await world.act("UPDATE lanes SET noticed_at = noticed_at - interval '6 hours'")
+    await world.say("question 2")
+    await hours_pass(world)
+    await number(world, "notice", "NEW")
+    assert await world.got(1) == [NOTICE]
+    assert (await outcomes(world))[1:] == ["late"]
+    await world.say("question 3")
+    assert (await world.got(2))[1].endswith("question 3")
+
+
 async def test_who_has_had_the_notice_is_told_nothing_twice(world: World) -> None:
     """What they wrote before it and was answered in time is left to the operator without another."""
     await held(world, "notice")
@@ -238,6 +263,69 @@ async def test_an_apology_of_which_nothing_can_be_seen_holds_up_no_answer(world:
     await hours_pass(world)
     await number(world, "apologise", "NEW")
     assert await world.got(1) == ["Hello! How can we help?"]
+
+
+async def test_a_question_that_was_kept_back_is_answered_by_no_yes(world: World) -> None:
+    """Nobody has read it: what is said next is taken as if nothing had been asked. Replayed, it is a question."""
+    await configure(world, INTENTS)
+    await held(world, "notice", "cancel")
+    await hours_pass(world, 2)  # within one session
+    await look(world)
+    await number(world, "notice", "NEW")
+    assert await world.got(1) == [NOTICE]
+    await world.say("yes")
+    assert (await world.got(2))[1] == "You said: yes"
+    assert await outcomes(world) == ["intent", "answered"]
+
+
+async def test_a_question_that_was_kept_back_and_replayed_is_one(world: World) -> None:
+    """Its person reads it late, and the yes to it is understood."""
+    await configure(world, INTENTS)
+    await held(world, "store", "cancel")
+    await hours_pass(world, 2)
+    await look(world)
+    await world.at_rest()
+    assert [replayed.done for replayed in await replay(world)] == [True]
+    await number(world, "store", "NEW")
+    assert await world.got(1) == ["Cancel it?"]
+    await world.say("yes")
+    assert (await world.got(2))[1] == "Cancelled."
+
+
+async def test_who_could_not_be_told_that_it_is_enough_is_told_the_next_time(world: World) -> None:
+    """The sentence was kept back: once in 24 hours is once that they may read it."""
+    await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 1\n")
+    await number(world, "store")
+    await world.worker()
+    await world.say("one")
+    await world.got(1)
+    ladder(world, FAST, token="token-2")
+    await world.say("two")
+    await world.until("SELECT count(*) = 1 FROM chunks WHERE state = 'ready' AND due_at > now() AND code = 190")
+    await hours_pass(world)
+    await look(world)
+    await world.at_rest()
+    ladder(world, FAST, token=ENVIRON["TOKEN"])
+    await world.say("three")
+    answers = await world.got(3)  # the refused one among them
+    assert answers[1].startswith("Sorry, I cannot answer any more")
+    assert await outcomes(world) == ["answered", "limited", "limited"]
+
+
+async def test_an_answer_to_what_was_taken_back_grows_too_late_like_any(world: World) -> None:
+    """It was made when the message still stood; the number is mended five hours later."""
+    await number(world, "store")
+    ladder(world, FAST, token="token-2")
+    await world.worker()
+    said = await world.say("question")
+    await world.until("SELECT count(*) = 1 FROM chunks WHERE state = 'ready' AND due_at > now() AND code = 190")
+    await world.say(kind="revoke", target=said.ids[0])
+    await hours_pass(world)
+    await look(world)
+    await number(world, "store", "NEW")
+    await world.at_rest()
+    assert [line for line in world.lines() if line.accepted] == []
+    assert [letter.reason for letter in await letters(world)] == ["too late"]
 
 
 async def test_who_says_sorry_already_says_it_once(world: World, script: Script) -> None:

@@ -1,11 +1,13 @@
 """What a person, a tenant and a conversation may have in a day or a minute, and what it costs."""
 
 import time
+from contextlib import suppress
 from uuid import uuid4
 
 import pytest
 
 from app import db, dead
+from app.errors import DatabaseUnavailable
 from app.replay import Replays
 from app.sandbox.assistant_calls import Pace
 from app.sandbox.faults import Fault
@@ -88,6 +90,25 @@ async def test_no_limit_takes_a_replay(world: World, limit: str) -> None:
     assert (await world.got(2))[1] == "You said: a question"
 
 
+async def test_what_was_entered_anew_takes_nothing_of_the_day(world: World) -> None:
+    """Two a day: one message, replayed by an operator, leaves its person the second."""
+    await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 2\n")
+    world.sandbox.faults.queue("assistant", [Fault(kind="http_401")])
+    await world.worker()
+    await world.say("one")
+    assert await world.got(1) == [FAILURE]
+    async with db.pool(world.url, "qasid_app", name="test", max_size=1) as pool:
+        [letter] = await dead.every(pool)
+        async with Replays(pool, world.url, world.settings()) as replays:
+            assert (await replays.replay(letter)).done
+    await world.got(2)
+    await world.say("two")
+    assert (await world.got(3))[1:] == ["You said: one", "You said: two"]
+    await world.say("three")
+    await world.got(4)
+    assert await outcomes(world) == ["failed", "answered", "answered", "limited"]
+
+
 async def test_what_is_paid_for_is_sent_whatever_the_day_allows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind the memo of its answer a turn is not refused any more, however much was written meanwhile."""
     await configure(world, "[tenants.noor.limits]\nmessages_per_contact_per_day = 2\n")
@@ -160,6 +181,22 @@ async def test_what_is_being_spent_counts_before_its_turn_is_settled(database: D
             assert await spending.today(tenant) == 8
             assert await spending.today(uuid4()) == 0
         assert await spending.today(tenant) == 8
+
+
+async def test_a_turn_that_is_left_by_an_error_is_counted_once(database: Database) -> None:
+    """Its answer is kept, its settlement is not, three times: the fourth claim counts what it cost, as its settlement does."""
+    tenant = uuid4()
+    async with db.pool(database.url, "qasid_courier", name="test", max_size=1) as pool:
+        spending = Spending(pool)
+        await spending.today(tenant)
+        for _ in range(3):
+            with suppress(DatabaseUnavailable), spending.turn(tenant) as spent:
+                spent.add(5, 2)
+                assert await spending.today(tenant) == 7
+                raise DatabaseUnavailable("the settlement was not answered")
+        with spending.turn(tenant) as spent:
+            spent.add(5, 2)
+        assert await spending.today(tenant) == 7
 
 
 async def test_beyond_the_days_tokens_nobody_is_asked(world: World) -> None:

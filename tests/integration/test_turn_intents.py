@@ -3,6 +3,7 @@
 import pytest
 
 from app.apply import apply
+from app.sandbox.faults import Fault
 from app.sandbox.numbers import now as sandbox_now
 from app.vault import Vault
 from tests import world as shared
@@ -36,6 +37,20 @@ async def test_a_question_is_forgotten_with_its_session(world: World) -> None:
     await world.act("UPDATE messages SET sent_at = sent_at - interval '5 hours' WHERE direction = 'out'")
     await world.say("yes")
     assert (await world.got(2))[1] == "You said: yes"
+
+
+async def test_a_question_that_could_not_be_sent_is_answered_by_no_yes(world: World) -> None:
+    """WhatsApp refuses it for good: nobody has read it, and a yes to something else cancels nothing."""
+    await configure(world, INTENTS)
+    world.sandbox.faults.queue("send", [Fault(kind="graph_error", code=131047)])
+    await world.worker()
+    await world.say("cancel")
+    await world.until("SELECT state = 'failed' FROM chunks")
+    await world.at_rest()
+    await world.say("yes")
+    [answer] = await world.got(1)
+    assert answer != "Cancelled."
+    assert await outcomes(world) == ["intent", "answered"]
 
 
 async def test_a_hand_over_is_told_to_both_and_then_leaves_the_conversation_to_people(world: World) -> None:

@@ -21,7 +21,7 @@ from tests import tenants
 from tests import world as shared
 from tests.scripted import says
 from tests.tenants import ASSISTANT, Script, channel, configure, outcomes
-from tests.world import ENVIRON, FAILURE, FAST, KEY, PERSON, World
+from tests.world import ENVIRON, FAILURE, FAST, KEY, PERSON, World, alerts, ladder
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -149,6 +149,21 @@ async def test_who_is_switched_off_while_an_answer_is_made_does_not_send_it(worl
     await world.at_rest()
     assert world.lines() == []
     assert await world.rows("SELECT outcome, output_tokens > 0 FROM usage") == [("left", True)]
+
+
+async def test_an_answer_goes_out_by_its_number_as_it_is_by_then(world: World, script: Script) -> None:
+    """The token is replaced while the assistant writes: it is not tried with the old one, and nobody is called for that."""
+    before = alerts("channel_held")
+    scripted = script()
+    scripted.takes = 4.0
+    await world.worker()
+    await world.say("question")
+    await world.until("SELECT count(*) = 1 FROM turns")
+    ladder(world, FAST, token="token-2")
+    await world.apply(token="env:NEW")
+    assert await world.got(1) == ["Fine."]
+    assert await world.rows("SELECT count(*) FROM attempts") == [(1,)]
+    assert alerts("channel_held") == before
 
 
 async def test_many_long_messages_are_matched_beside_the_event_loop(
