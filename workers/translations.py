@@ -29,7 +29,7 @@ class Finished(Struct, frozen=True, kw_only=True):
     """An answer as its person reads it: `text` in Markdown, and the sources to put below it (`app.text.citations`).
 
     `untranslated`: `text` should be in another language, and is not: people are told so. Tokens: what translating cost
-    besides the answer.
+    besides the answer, what was paid in vain among it.
     """
 
     text: str
@@ -94,13 +94,13 @@ class Translations:
             citations.translated(self._memory, round, answer.citations, notes),
             self._worded(round, spoken, answer, notes),
         )
-        steps = (spoken, sourced, worded)
+        steps, in_vain = (spoken, sourced, worded), round.translator.in_vain
         return Finished(
             text=answer.text if worded.text is None else worded.text,
             untranslated=spoken.missed or worded.text is None,
             sources=sourced.sources(answer.citations),
-            input_tokens=sum(step.input_tokens for step in steps),
-            output_tokens=sum(step.output_tokens for step in steps),
+            input_tokens=sum(step.input_tokens for step in steps) + in_vain.read,
+            output_tokens=sum(step.output_tokens for step in steps) + in_vain.written,
         )
 
     async def _worded(self, round: Round, spoken: Language, answer: Answer, notes: Notes) -> Worded:

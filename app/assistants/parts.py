@@ -46,6 +46,10 @@ class Tokens(Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             force_setattr(self, name, min(max(getattr(self, name), 0), MOST_TOKENS))
 
+    def plus(self, read: int, written: int) -> "Tokens":
+        """With so many more."""
+        return Tokens(read=self.read + read, written=self.written + written, cached=self.cached)
+
 
 def counts(told: object) -> dict[str, int]:
     """What a provider has counted, by its names. Of what is no figure there is no count: an answer does not fail for that."""

@@ -8,7 +8,7 @@ import regex
 from msgspec import Struct
 
 from app.assistants import Asking
-from app.assistants.parts import LONGEST
+from app.assistants.parts import LONGEST, Tokens
 from app.configuration import Assistant, Translation
 from app.errors import AssistantRefused, TranslatorRefused
 from app.text.markup import VISIBLE
@@ -53,6 +53,11 @@ class Translator(Protocol):
         """Its name in the memory: what another engine has translated is not used in its place."""
         ...
 
+    @property
+    def in_vain(self) -> Tokens:
+        """What it was paid for so far and nobody can use: calls whose answer was no translation."""
+        ...
+
     async def translate(
         self, client: httpx.AsyncClient, text: str, *, source: str, target: str, deadline: float
     ) -> Translated:
@@ -70,6 +75,7 @@ class Nobody:
     """The translator of a tenant that has none: whatever should be translated stands as it is."""
 
     engine = "nobody"
+    in_vain = Tokens()
 
     async def translate(
         self, client: httpx.AsyncClient, text: str, *, source: str, target: str, deadline: float

@@ -4,19 +4,23 @@ The instruction is the system prompt, the text the only message, between two mar
 the answer counts what stands between the same marks. Without them it was no translation.
 """
 
+import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import httpx
 
 from app import assistants
-from app.assistants import Asking, Line, Question
+from app.assistants import Answer, Asking, Line, Question
+from app.assistants.parts import Tokens
 from app.configuration import Assistant, AssistantSettings
-from app.errors import AssistantBusy, AssistantError, TranslatorBusy, TranslatorRefused
+from app.errors import AssistantBusy, AssistantError, TranslationError, TranslatorBusy, TranslatorRefused
 from app.translation import Recognised, Translated, checked
+
+T = TypeVar("T")
 
 # An assistant that left the marks out is asked once more; the next answer may well have them.
 TRIES = 2
@@ -54,6 +58,7 @@ class AssistantTranslator:
         self._settings = settings
         self._asking = asking
         self._assistant = assistant(settings.provider)
+        self.in_vain = Tokens()
 
     @property
     def engine(self) -> str:
@@ -65,16 +70,20 @@ class AssistantTranslator:
     ) -> Translated:
         """See the Protocol."""
         written = "" if source == "auto" else _FROM.format(source=source)
-        said, read, wrote = await self._ask(client, _TRANSLATE, text, deadline, source=written, target=target)
-        return Translated(text=checked(said, text), input_tokens=read, output_tokens=wrote)
+        words = {"source": written, "target": target}
+        said, paid = await self._ask(client, _TRANSLATE, text, lambda said: checked(said, text), deadline, **words)
+        return Translated(text=said, input_tokens=paid.read, output_tokens=paid.written)
 
     async def recognise(
         self, client: httpx.AsyncClient, text: str, among: Sequence[str], *, deadline: float
     ) -> Recognised:
         """See the Protocol."""
-        said, read, wrote = await self._ask(client, _RECOGNISE, text, deadline, among=", ".join(among))
-        code = next((code for code in among if code == said.strip()), None)
-        return Recognised(language=code, input_tokens=read, output_tokens=wrote)
+
+        def named(said: str) -> str | None:
+            return next((code for code in among if code == said.strip()), None)
+
+        code, paid = await self._ask(client, _RECOGNISE, text, named, deadline, among=", ".join(among))
+        return Recognised(language=code, input_tokens=paid.read, output_tokens=paid.written)
 
     def _bare(self, system: str) -> AssistantSettings:
         """The assistant with this instruction, and with nothing of its own: no documents, which would be paid for each time."""
@@ -89,28 +98,45 @@ class AssistantTranslator:
         )
 
     async def _ask(
-        self, client: httpx.AsyncClient, instruction: str, text: str, deadline: float, **words: str
-    ) -> tuple[str, int, int]:
-        """What stands between the marks, and the tokens that were read and written for it, by an answer without them too."""
-        read = wrote = 0
-        for _ in range(TRIES):
-            if time.monotonic() >= deadline:
-                raise TranslatorBusy("no time was left")
-            mark = f"text-{secrets.token_hex(8)}"
-            settings = self._bare(instruction.format(mark=mark, **words))
-            question = Question(lines=(Line("user", f"<{mark}>\n{text}\n</{mark}>"),))
-            try:
-                answer = await self._assistant.ask(
-                    client, settings, question, deadline=deadline, notes=_Forgetful(), asking=self._asking
-                )
-            except AssistantBusy as error:
-                raise TranslatorBusy(str(error), retry_after=error.retry_after) from error
-            except AssistantError as error:
-                raise TranslatorRefused(str(error)) from error
-            read, wrote = read + answer.input_tokens, wrote + answer.output_tokens
-            if answer.partial:
-                raise TranslatorRefused("a translation that was cut by the assistant's own limit")
-            parts = re.findall(rf"<{mark}>(.*?)</{mark}>", answer.text, re.DOTALL)
-            if len(parts) == 1:
-                return parts[0], read, wrote
-        raise TranslatorBusy("an answer that is no translation")
+        self,
+        client: httpx.AsyncClient,
+        instruction: str,
+        text: str,
+        fit: Callable[[str], T],
+        deadline: float,
+        **words: str,
+    ) -> tuple[T, Tokens]:
+        """What stands between the marks, made `fit`, and what was paid for it, by an answer without them too."""
+        paid = Tokens()
+        try:
+            for _ in range(TRIES):
+                answer, mark = await self._answer(client, instruction, text, deadline, words)
+                paid = paid.plus(answer.input_tokens, answer.output_tokens)
+                if answer.partial:
+                    raise TranslatorRefused("a translation that was cut by the assistant's own limit")
+                parts = re.findall(rf"<{mark}>(.*?)</{mark}>", answer.text, re.DOTALL)
+                if len(parts) == 1:
+                    return fit(parts[0]), paid
+            raise TranslatorBusy("an answer that is no translation")
+        except (TranslationError, asyncio.CancelledError):
+            self.in_vain = self.in_vain.plus(paid.read, paid.written)
+            raise
+
+    async def _answer(
+        self, client: httpx.AsyncClient, instruction: str, text: str, deadline: float, words: Mapping[str, str]
+    ) -> tuple[Answer, str]:
+        """The assistant's, and the mark that what counts of it stands between."""
+        if time.monotonic() >= deadline:
+            raise TranslatorBusy("no time was left")
+        mark = f"text-{secrets.token_hex(8)}"
+        question = Question(lines=(Line("user", f"<{mark}>\n{text}\n</{mark}>"),), person="")
+        settings = self._bare(instruction.format(mark=mark, **words))
+        try:
+            answer = await self._assistant.ask(
+                client, settings, question, deadline=deadline, notes=_Forgetful(), asking=self._asking
+            )
+        except AssistantBusy as error:
+            raise TranslatorBusy(str(error), retry_after=error.retry_after) from error
+        except AssistantError as error:
+            raise TranslatorRefused(str(error)) from error
+        return answer, mark

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from app import http
 from app.assistants import Asking
+from app.assistants.parts import Tokens
 from app.errors import InDoubt, NeverLeft, TranslatorBusy, TranslatorRefused
 from app.retrying import passes, retry_after, tried, watched
 from app.translation import Recognised, Translated, checked
@@ -40,6 +41,7 @@ class LibreTranslate:
     """`app.translation.Translator` for the provider `libretranslate`."""
 
     engine = "libretranslate"
+    in_vain = Tokens()  # it counts none
 
     def __init__(self, base_url: str, api_key: Secret | None, asking: Asking | None = None) -> None:
         """`asking`: under whose watch each request is made."""

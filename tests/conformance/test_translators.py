@@ -361,6 +361,26 @@ async def test_what_an_answer_without_marks_cost_is_counted() -> None:
     assert (made.input_tokens, made.output_tokens) == (2 * Answered.input_tokens, 2 * Answered.output_tokens)
 
 
+@pytest.mark.parametrize("said", ["no marks", "<{mark}> </{mark}>", "<{mark}>[Q1]</{mark}>"])
+async def test_what_was_paid_for_and_nobody_can_use_is_told(said: str) -> None:
+    """Twice without marks, or once refused: no translation, and not for nothing."""
+    calls = 0
+
+    class Talker:
+        async def ask(self, client: Any, settings: Any, question: Any, **_: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            mark = question.lines[0].text.partition("\n")[0].strip("<>")
+            return Answered(said.replace("{mark}", mark))
+
+    by = AssistantTranslator(MODEL, None, assistant=lambda provider: Talker())
+    async with http.client(total=5.0) as client:
+        with pytest.raises(TranslationError):
+            await by.translate(client, HADITH, source="ar", target="en", deadline=time.monotonic() + 5)
+    assert (by.in_vain.read, by.in_vain.written) == (calls * Answered.input_tokens, calls * Answered.output_tokens)
+    assert calls == (2 if said == "no marks" else 1)
+
+
 class Answered:
     partial, stopped, input_tokens, output_tokens = False, "end_turn", 7, 5
 

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from app import db, http
 from app.assistants import Answer, Citation
 from app.assistants.intents import Intents
-from app.assistants.parts import LONGEST, MOST_CITATIONS
+from app.assistants.parts import LONGEST, MOST_CITATIONS, Tokens
 from app.configuration import Assistant, Limits, Texts, Translation
 from app.directory import Tenant
 from app.errors import DatabaseUnavailable, TranslatorBusy, TranslatorRefused
@@ -504,6 +504,20 @@ async def test_the_tenants_assistant_translates_under_its_breaker(bench: Bench) 
     assert bench.sandbox.assistant.count == 2
 
 
+async def test_what_was_paid_for_and_is_no_translation_counts_too(bench: Bench) -> None:
+    """One that the assistant's own limit cut, three calls long: the original stands, and the turn costs what they cost."""
+    assistant = Assistant(provider="anthropic", base_url=bench.sandbox.assistant_url, api_key=Secret("k"), model="m")
+    tenant = bench.tenant(assistant=assistant, provider="assistant")
+    bench.sandbox.faults.queue("assistant", ["max_tokens"] * 3)
+    said = answer("إنما الأعمال بالنيات " * 20)
+    finished = await (await bench.worker()).finish(tenant, "?", said, Kept(), correlation="c", deadline=later())
+    assert finished.sources[0].untranslated
+    calls = bench.sandbox.assistant.calls
+    assert len(calls) == 3
+    assert finished.input_tokens == sum(call.input_tokens for call in calls)
+    assert finished.output_tokens == sum(call.output_tokens for call in calls)
+
+
 @pytest.mark.parametrize("fault", ["http_500", "no_answer"])
 async def test_while_an_engine_is_away_originals_stand_at_once(bench: Bench, fault: str) -> None:
     """After three calls without a translation nobody waits for one, in no turn; what is remembered is there."""
@@ -582,7 +596,7 @@ async def test_translations_are_together_no_longer_than_an_answer(bench: Bench) 
     """An engine that makes five times as much of each: what no longer fits stands in the original, with the note."""
 
     class Wordy:
-        engine = "wordy"
+        engine, in_vain = "wordy", Tokens()
 
         async def translate(self, client: Any, text: str, **_: Any) -> Translated:
             return Translated(text=text * 5)
