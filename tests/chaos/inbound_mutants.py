@@ -87,7 +87,7 @@ INBOUND = (
     Mutant(
         name="flush-drops-what-comes-later",
         breaks="a message whose lane is held at that instant is not written in a later flush, and is answered 200",
-        scene="busy",
+        scene="held",
         by=(1,),
         patches=(
             Patch(

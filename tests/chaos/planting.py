@@ -10,7 +10,7 @@ from tests.chaos.fleet import ROOT
 
 # What a tree needs so that the processes, and the state machine, run from it.
 PARTS = ("app", "workers", "migrations", "tests")
-Scene = Literal["busy", "frozen", "dying", "blocked", "dark", "kept", "mute", "cut", "machine", "suite"]
+Scene = Literal["busy", "held", "frozen", "dying", "blocked", "dark", "kept", "mute", "cut", "machine", "suite"]
 
 
 class Patch(Struct, frozen=True):

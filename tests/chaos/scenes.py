@@ -48,6 +48,11 @@ SCENES = {
         Shape(inbound=450, conversations=250, busiest=4, seconds=8, parts={1: 0.4, 2: 0.4, 3: 0.2}),
         rest=60.0,
     ),
+    "held": _scene(
+        "somebody holds the rows of all lanes, for half a second and again",
+        Shape(inbound=240, conversations=60, busiest=8, seconds=8, parts={1: 1.0}),
+        _row("held", 2.0, 0.5, every=1.5),
+    ),
     "frozen": _scene(
         "the database stands still for 7 s",
         Shape(inbound=240, conversations=200, busiest=3, seconds=9, parts={1: 1.0}),
