@@ -50,7 +50,7 @@ _VARIABLE = r"(?<!\w)[\p{Arabic}--[وفبكل]]"  # a letter that stands alone, 
 _BEFORE_NUMBER = _compiled(rf"(?<={_OTHER})\*\*(?=\p{{N}}|(?<!{_VARIABLE}\*\*){_SIGNS}\w)")
 # 每天**2**次, و**$5** و**-5**; not س**2 + ص**2 or س**-2 + ص**-2
 _CLOSED_BEHIND_IT = _compiled(
-    r"\*\*[^*\n]*[^\s*]\*\*(?!\p{N}|(?<=(?<!\w)\p{L}\*\*)[-+−]\p{N})"
+    r"\*\*[^*\n]++(?<=\S)\*\*(?!\p{N}|(?<=(?<!\w)\p{L}\*\*)[-+−]\p{N})"
     r"|\*\*(?:[^*\n]++|(?<=\w)\*(?=\w))++(?<=[^\s*])\*\*(?![\w*#\\\p{Ps}\p{S}]|-)"  # 服**0.5g*2片**，
 )
 # It opens though a letter stands before and a sign behind: و**«الصبر»**; closes in the mirrored case: **النية:**هي
