@@ -90,7 +90,10 @@ FACES = {
             end=b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\ndata: {"type":"message_stop"}\n\n',
             tomorrow=b'data: {"type":"of_tomorrow","delta":{"type":"dream_delta","dream":"x"}}\n\n',
             cost=b'data: {"type":"message_delta","delta":{},"usage":{"input_tokens":%d,"output_tokens":%d}}\n\n',
-            declined=(b'data: {"type":"message_delta","delta":{"stop_reason":"refusal"}}\n\n',),
+            declined=(
+                b'data: {"type":"message_delta","delta":{"stop_reason":"refusal"}}\n\n',
+                b'data: {"type":"error","error":{"type":"content_filter"}}\n\n',  # a gateway's
+            ),
         ),
     ),
     "openai": Face(
@@ -104,6 +107,7 @@ FACES = {
             declined=(
                 b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"content_filter"}]}\n\n',
                 b'data: {"choices":[{"index":0,"delta":{"refusal":"I cannot help with that."}}]}\n\n',
+                b'data: {"error":{"type":"invalid_request_error","code":"content_policy_violation"}}\n\n',
             ),
         ),
     ),

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from app import http
 from app.assistants import Call, Citation, sse
-from app.assistants.calls import FINAL
+from app.assistants.calls import DECLINES, FINAL
 from app.assistants.parts import DECLINED, Declined, Draft, Ending, Part, Tokens, counts
 from app.configuration import Document
 from app.errors import AssistantRefused, InDoubt
@@ -88,6 +88,8 @@ async def collect(response: http.Stream, documents: Sequence[Document], call: Ca
                     return part
                 case "error":
                     kind = event.error.type[:50] if event.error is not None else ""
+                    if draft.declined or kind in DECLINES:
+                        raise Declined(DECLINED)
                     if kind in FINAL:
                         raise AssistantRefused(f"error {kind} in mid-stream")
                     raise draft.cut("error in mid-stream")

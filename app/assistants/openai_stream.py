@@ -116,12 +116,14 @@ def _tokens(told: object) -> Tokens | None:
 
 
 def _fault(chunk: _Chunk, draft: Draft) -> AssistantError:
-    """An error in mid-stream, by its kind, or by its HTTP status where `code` is one."""
+    """An error in mid-stream, by its kinds, or by its HTTP status where `code` is one. A refusal comes first: a filter's error
+    is `invalid_request_error` besides.
+    """
     told = chunk.error if isinstance(chunk.error, dict) else {"code": chunk.code}
-    for each in (told.get("type"), told.get("code")):
-        kind = str(each)
-        if kind in DECLINES:
-            return Declined(f"error {kind} in mid-stream")
+    kinds = [str(each) for each in (told.get("type"), told.get("code"))]
+    if draft.declined or not DECLINES.isdisjoint(kinds):
+        return Declined(DECLINED)
+    for kind in kinds:
         if kind in FINAL or (kind.isdecimal() and int(kind[:3]) >= 400 and not passes(int(kind[:3]))):
             return AssistantRefused(f"error {kind[:50]} in mid-stream")
     return draft.cut("error in mid-stream")

@@ -36,7 +36,8 @@ _OPERATOR = _compiled(
     r"|(?<=/)\*{1,2}(?=[/.])"  # src/*/*.py
 )
 _SUFFIXED = _compiled(rf"\*++(?:{_OTHER}|{_LETTER}{{2}}|s(?!\w)|\W)")  # **2**nd, *ayah*s, **500**(mg); not **2**n
-_PREFIXED = _compiled(rf"(?<={_OTHER})\*(?={_LETTER})")
+# و*الله*; not ط*نق**2: CommonMark's own rule against that knows only runs that might open and close.
+_PREFIXED = _compiled(rf"(?<={_OTHER})\*(?={_LETTER})(?![^*\n]*+(?<=\S)\*\*(?!\*))")
 _WITHIN_WORD = _compiled(rf"(?<=[{_LATIN}])\*\*(?=[{_LATIN}])")
 _CLOSED_IN_WORD = _compiled(r"\*\*[^\s*]{2,}\*\*")  # un**frigging**believable; not x**n + y**n
 # 500**mg**, B**12**: a pair that is alone in its word, and no number sticks to another. Not 2**n+3**n, 5**10**.
@@ -49,7 +50,7 @@ _VARIABLE = r"(?<!\w)[\p{Arabic}--[وفبكل]]"  # a letter that stands alone, 
 _BEFORE_NUMBER = _compiled(rf"(?<={_OTHER})\*\*(?=\p{{N}}|(?<!{_VARIABLE}\*\*){_SIGNS}\w)")
 # 每天**2**次, و**$5** و**-5**; not س**2 + ص**2 or س**-2 + ص**-2
 _CLOSED_BEHIND_IT = _compiled(
-    r"\*\*[^*\n]*[^\s*]\*\*(?!\p{N}|(?<=(?<!\w)\p{L}\*\*)[-+−]\p{N})"
+    r"\*\*[^*\n]++(?<=\S)\*\*(?!\p{N}|(?<=(?<!\w)\p{L}\*\*)[-+−]\p{N})"
     r"|\*\*(?:[^*\n]++|(?<=\w)\*(?=\w))++(?<=[^\s*])\*\*(?![\w*#\\\p{Ps}\p{S}]|-)"  # 服**0.5g*2片**，
 )
 # It opens though a letter stands before and a sign behind: و**«الصبر»**; closes in the mirrored case: **النية:**هي

@@ -386,6 +386,16 @@ async def test_a_refusal_counts_though_its_stream_breaks_off(room: Room, behind:
         assert isinstance(fate, AssistantRefused) and room.served == 1
 
 
+@needs("declines")
+@pytest.mark.parametrize("behind", [b"", b'data: {"type":"error","error":{"type":"invalid_request_error"}}\n\n'])
+async def test_a_refusal_withdraws_what_an_earlier_call_had_said(room: Room, behind: bytes) -> None:
+    """However it is told, and whatever error stands behind it: the half of a stream that broke is not sent."""
+    wire = room.wire
+    for declined in wire.declined:
+        fate = await room.fate_of_each(wire.begin + wire.say(LONG), wire.begin + declined + behind)
+        assert isinstance(fate, AssistantRefused)
+
+
 async def test_it_waits_as_long_as_it_is_asked_to(room: Room) -> None:
     """Retry-After is kept where the deadline allows it."""
     room.fails(Fault(kind="http_429", seconds=1.0))

@@ -47,6 +47,8 @@ BOMBS = {
     "many tables with empty rows": ("|a" * 256 + "|\n" + "|-" * 256 + "|\n" + "|\n" * 256 + "\n") * 600,
     "a header of half a million letters": "|" + "h" * 500_000 + "|\n|-|\n" + "|x|\n" * 5_000,
     "lines that are all indented": "    a\n" * 29_900,
+    "a figure in bold that ends nowhere": "片**5" + "x " * 499_000,
+    "a prefix before markup that ends nowhere": "و*س" + "x " * 499_000,
     "lines in a list 50 deep": "- " * 50 + "x\n" + "y\n" * 29_000,
 }
 
