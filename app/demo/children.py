@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -35,6 +36,18 @@ class Child(Struct, frozen=True, kw_only=True):
         return f"The end of {self.log}:\n{lines}"
 
 
+def tie(demo: int) -> None:
+    """Have this process, which `demo` (its id) has just forked, end with it.
+
+    Before the exec: a child that asks for it itself, after its imports, may already have lost its parent. And by the signal's
+    default: the demo's own handler, which the fork has left to the child, would swallow what the kernel sends before the exec.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
+    if os.getppid() != demo:
+        os._exit(1)
+
+
 class Children:
     """Starts from the main thread: the kernel takes the end of the thread that started a child for the parent's end."""
 
@@ -48,14 +61,6 @@ class Children:
 
     async def start(self, *command: str) -> Child:
         """Start `qasid <command>`."""
-        demo = os.getpid()
-
-        def tie() -> None:
-            # Before the exec: a child that asks for it itself, after its imports, may already have lost its parent.
-            end_with_parent()
-            if os.getppid() != demo:
-                os._exit(1)
-
         log = self._logs / f"{command[0]}.log"
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
@@ -67,7 +72,7 @@ class Children:
                 env=self._environ,
                 pass_fds=[self._hold],
                 process_group=0,  # a Ctrl-C is for the demo, which ends them in order
-                preexec_fn=tie,
+                preexec_fn=partial(tie, os.getpid()),
             )
         child = Child(name=command[0], process=process, log=log)
         self.all.append(child)

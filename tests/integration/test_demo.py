@@ -20,6 +20,26 @@ from app.embedded import locks
 
 SECONDS = 60.0
 
+# A demo that starts a child as app/demo does, and is killed between the child's tie and its exec.
+KILLED_AMID = """
+import asyncio, os, signal, sys
+from app.demo.children import tie
+
+async def demo():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
+    parent = os.getpid()
+
+    def between():
+        tie(parent)
+        os.kill(parent, signal.SIGKILL)
+        while os.getppid() == parent:
+            pass
+
+    await asyncio.create_subprocess_exec(sys.executable, "-c", "print('outlived')", preexec_fn=between)
+
+asyncio.run(demo())
+"""
+
 
 @pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
@@ -120,6 +140,13 @@ def test_it_stays_up_until_asked_to_end(state: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=SECONDS) == 0
     wait_until_all_is_over(state)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_a_child_that_is_being_started_ends_with_a_killed_demo() -> None:
+    """Nothing is lost of the kernel's signal while the child still has the demo's handlers."""
+    done = subprocess.run([sys.executable, "-c", KILLED_AMID], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGKILL, "", "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
