@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import psycopg
+import pytest
 from msgspec import Struct
 from prometheus_client import REGISTRY
 
@@ -53,6 +54,9 @@ CONFIGURATION = (
     + '[tenants.amal]\nname = "Amal"\n'
     + CHANNEL.format(tenant="amal", slug="main", endpoint="other", address="2001")
 )
+
+# A channel more, for items that nobody could place before it was there.
+THIRD = CHANNEL.format(tenant="noor", slug="third", endpoint="meta", address="3001")
 
 
 async def configure(url: str, folder: Path, text: str = CONFIGURATION) -> None:
@@ -165,3 +169,11 @@ async def until_ready(http: httpx.AsyncClient) -> None:
     async with asyncio.timeout(30):
         while (await http.get("/readyz")).status_code != 200:
             await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def web(database: Any, tmp_path: Path) -> AsyncIterator[Receiver]:
+    """A web process on a configured database. `web = receiving.web` brings it into a file."""
+    await configure(database.url, tmp_path)
+    async with process(database.url, database.superuser_url) as receiver:
+        yield receiver

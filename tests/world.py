@@ -181,6 +181,16 @@ class World:
         path.write_text(FILE.format(url=base, number=NUMBER, **texts, **self.file))
         await apply(self.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
 
+    async def without_assistant(self, address: str) -> None:
+        """A second tenant, Amal, which has no assistant, behind this number; and a door that knows it from its start."""
+        head, _, rest = (self.folder / "qasid.toml").read_text().partition("[tenants.noor.assistant]")
+        path = self.folder / "amal.toml"
+        text = head + rest[rest.index("[tenants.noor.channels") :]
+        path.write_text(text.replace("noor", "amal").replace(NUMBER, address))
+        await apply(self.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
+        self.sandbox.register(msgspec.structs.replace(self.sandbox.numbers[NUMBER], phone_number_id=address))
+        await self.open_door()
+
     async def open_door(self) -> None:
         """One more app on the same database."""
         app = create_app(self.settings())

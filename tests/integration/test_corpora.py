@@ -29,15 +29,9 @@ from tests.receiving import ENVIRON, KEY, Receiver
 
 pytestmark = pytest.mark.anyio
 
+web = receiving.web
+
 # --- JSONTestSuite ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def web(database: Database, tmp_path: Path) -> AsyncIterator[Receiver]:
-    """A web process on a configured database."""
-    await receiving.configure(database.url, tmp_path)
-    async with receiving.process(database.url, database.superuser_url) as receiver:
-        yield receiver
 
 
 async def all_taken(web: Receiver, bodies: dict[str, bytes]) -> None:

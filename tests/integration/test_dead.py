@@ -23,11 +23,12 @@ from tests import ground as shared
 from tests import receiving
 from tests.conftest import Database
 from tests.ground import Ground
-from tests.receiving import KEY, Receiver
+from tests.receiving import KEY, THIRD, Receiver
 
 pytestmark = pytest.mark.anyio
 
 here = shared.here
+web = receiving.web
 
 
 @pytest.fixture
@@ -391,16 +392,6 @@ async def test_the_app_makes_up_nothing_that_a_person_said(here: Ground, pool: d
 
 
 # --- quarantine ---
-
-THIRD = receiving.CHANNEL.format(tenant="noor", slug="third", endpoint="meta", address="3001")
-
-
-@pytest.fixture
-async def web(database: Database, tmp_path: Path) -> AsyncIterator[Receiver]:
-    """A web process on a configured database."""
-    await receiving.configure(database.url, tmp_path)
-    async with receiving.process(database.url, database.superuser_url) as receiver:
-        yield receiver
 
 
 async def replayed(pool: db.Pool, url: str, *, again: list[UUID] | None = None) -> list[Replayed]:

@@ -13,7 +13,7 @@ from app.sandbox.files import SAID, File
 from app.sandbox.people import FILES, Spoken
 from app.vault import Vault
 from tests import world as shared
-from tests.world import ENVIRON, KEY, LOCATION, NUMBER, OTHER, PERSON, UNSUPPORTED, World
+from tests.world import ENVIRON, KEY, LOCATION, OTHER, PERSON, UNSUPPORTED, World
 from workers import hearing, room
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -55,14 +55,7 @@ async def test_a_place_is_asked_in_words(world: World) -> None:
 
 async def test_a_place_is_thanked_for_where_nobody_can_be_asked(world: World) -> None:
     """A tenant without an assistant has a sentence for it."""
-    head, _, rest = (world.folder / "qasid.toml").read_text().partition("[tenants.noor.assistant]")
-    path = world.folder / "amal.toml"
-    text = head + rest[rest.index("[tenants.noor.channels") :]
-    path.write_text(text.replace("noor", "amal").replace(NUMBER, "1002"))
-    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
-    number = msgspec.structs.replace(world.sandbox.numbers[NUMBER], phone_number_id="1002")
-    world.sandbox.register(number)
-    await world.open_door()  # one that knows the new number from its start
+    await world.without_assistant("1002")
     await world.worker()
     place = Spoken(phone_number_id="1002", sender=PERSON, kind="location")
     assert (await world.sandbox.say(place, url=world.gate.webhooks(1))).status == 200

@@ -4,20 +4,17 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
 import workers.main
-from app.apply import apply
 from app.sandbox.faults import Fault
 from app.sandbox.numbers import now as sandbox_now
 from app.sandbox.people import Spoken
 from app.store.lanes import MOST_CLAIMS
-from app.vault import Vault
 from tests import world as shared
 from tests.tenants import channel, configure, outcomes
-from tests.world import ENVIRON, FAILURE, KEY, NUMBER, PERSON, World, through_gate
+from tests.world import FAILURE, NUMBER, PERSON, World, through_gate
 from workers import typing
 from workers.typing import Typing
 
@@ -124,13 +121,7 @@ async def test_whose_turn_is_parked_was_read(world: World) -> None:
 
 async def test_who_is_answered_by_a_failure_was_read_though_nobody_is_asked(world: World) -> None:
     """A tenant without an assistant: typing was let through while nobody wrote, or the receipt comes behind."""
-    head, _, rest = (world.folder / "qasid.toml").read_text().partition("[tenants.noor.assistant]")
-    path = world.folder / "amal.toml"
-    text = head + rest[rest.index("[tenants.noor.channels") :]
-    path.write_text(text.replace("noor", "amal").replace(NUMBER, "1002"))
-    await apply(world.url, path, Vault([bytes.fromhex(KEY)]), ENVIRON)
-    world.sandbox.register(msgspec.structs.replace(world.sandbox.numbers[NUMBER], phone_number_id="1002"))
-    await world.open_door()  # one that knows the new number from its start
+    await world.without_assistant("1002")
     await world.worker()
     said = await world.sandbox.say(
         Spoken(phone_number_id="1002", sender=PERSON, text="question"), url=world.gate.webhooks(1)

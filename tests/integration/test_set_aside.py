@@ -1,7 +1,7 @@
 """Somebody is called for what goes into quarantine: once for each item, by whichever way it came."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,20 +16,13 @@ from tests import cloud_bodies as cloud
 from tests import receiving
 from tests.cloud_bodies import Json
 from tests.conftest import Database
-from tests.receiving import KEY, Receiver, alerts
+from tests.receiving import KEY, THIRD, Receiver, alerts
 
 pytestmark = pytest.mark.anyio
 
+web = receiving.web
+
 HOLOGRAM = {"type": "hologram"}
-THIRD = receiving.CHANNEL.format(tenant="noor", slug="third", endpoint="meta", address="3001")
-
-
-@pytest.fixture
-async def web(database: Database, tmp_path: Path) -> AsyncIterator[Receiver]:
-    """A web process on a configured database."""
-    await receiving.configure(database.url, tmp_path)
-    async with receiving.process(database.url, database.superuser_url) as receiver:
-        yield receiver
 
 
 @contextmanager

@@ -21,17 +21,11 @@ from tests.receiving import ENVIRON, Receiver, alerts
 
 pytestmark = pytest.mark.anyio
 
+web = receiving.web
+
 LIMIT = 4 * 1024 * 1024
 CHALLENGE = {"hub.mode": "subscribe", "hub.challenge": "1158201444", "hub.verify_token": ENVIRON["VERIFY"]}
 NOTHING = (0, 0, 0)
-
-
-@pytest.fixture
-async def web(database: Database, tmp_path: Path) -> AsyncIterator[Receiver]:
-    """A web process on a configured database."""
-    await receiving.configure(database.url, tmp_path)
-    async with receiving.process(database.url, database.superuser_url) as receiver:
-        yield receiver
 
 
 # --- the door -------------------------------------------------------------------------------------------------------
