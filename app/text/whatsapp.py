@@ -75,7 +75,7 @@ def _blocks(tokens: Iterator[Token], closing: str, *, quoted: bool) -> tuple[str
             case "blockquote_open":
                 block = _quote(_blocks(tokens, "blockquote_close", quoted=True)[0])
             case "table_open":
-                block = _table(tokens)
+                block = _LIKE_A_QUOTE.sub(">", _table(tokens))
             case "hr":
                 block = _RULE
             case _:  # the closing halves of paragraphs and headings
@@ -174,7 +174,7 @@ def _table(tokens: Iterator[Token]) -> str:
         return "\n".join(name for name, _ in header if name)
     if len(body) * sum(len(name) for name, _ in header) > _MOST_LABELS:
         lines = "\n".join(" | ".join(closed(cell) for cell, _ in row if cell) for row in rows)
-        return _LIKE_A_QUOTE.sub(">", lines.strip("\n"))
+        return lines.strip("\n")
     unsaid = {column for column in range(len(header)) if not any(row[column][0] for row in body)}
     blocks = []
     for row in body:  # the first of them also has the names of columns without any value
@@ -184,4 +184,4 @@ def _table(tokens: Iterator[Token]) -> str:
         ]
         blocks.append("\n".join(label + value if value else label.rstrip() for label, value in pairs if label or value))
         unsaid.clear()
-    return _LIKE_A_QUOTE.sub(">", "\n\n".join(block for block in blocks if block))
+    return "\n\n".join(block for block in blocks if block)
